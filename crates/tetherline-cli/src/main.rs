@@ -1,0 +1,2 @@
+//! `tether`: the Tetherline command line.
+fn main() {}

@@ -1,0 +1,36 @@
+//! Where crates meet: peers know a trait, not each other.
+
+use crate::{NamedScore, TokenId};
+
+/// Any error, boxed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One response as text and tokens, as a scorer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct TextSample<'a> {
+    /// Prompt as text.
+    pub prompt: &'a str,
+    /// Response as text, specials skipped.
+    pub response: &'a str,
+    /// Prompt token ids (policy tokenizer).
+    pub prompt_tokens: &'a [TokenId],
+    /// Response token ids (policy tokenizer), EOS included if written.
+    pub response_tokens: &'a [TokenId],
+    /// Domain tag.
+    pub domain: &'a str,
+}
+
+/// Scores responses: a reward model, a rule, a command, a gold rubric.
+pub trait Score: Send {
+    /// One [`NamedScore`] per part, each with one weighted value per sample. The score is their sum.
+    ///
+    /// # Errors
+    /// Whatever stopped the scorer; a non-finite value is the caller's to refuse.
+    fn score(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, BoxError>;
+}
+
+/// Turns tokens into text.
+pub trait Decode: Send + Sync {
+    /// Text of `tokens`, specials skipped.
+    fn decode(&self, tokens: &[TokenId]) -> String;
+}

@@ -1,0 +1,1 @@
+//! Prompt, demonstration and preference files: reading, checking, chat templates.

@@ -1,0 +1,1 @@
+//! frontdesk: the embedded world of a customer-service assistant, with its gold rubric.

@@ -1,0 +1,1 @@
+//! KL estimators and controllers for RLHF: no tensors, no tokens, no files.

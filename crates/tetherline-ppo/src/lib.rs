@@ -1,0 +1,1 @@
+//! PPO: reward shaping, GAE, clipped losses and the update.

@@ -1,0 +1,1 @@
+//! Batched sampling from a policy with log-probs captured on the way.
