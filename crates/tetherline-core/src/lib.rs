@@ -8,6 +8,7 @@
 //! **Architecture invariant**: no tensors, no files, no clock, no environment, no network.
 
 mod event;
+mod field;
 mod prompt;
 mod ragged;
 mod rollout;
@@ -15,6 +16,7 @@ mod seam;
 pub mod seeds;
 
 pub use event::{Event, Metrics, Observer, Silent, Stage};
+pub use field::FieldError;
 pub use prompt::{PromptBatch, TokenId};
 pub use ragged::{Ragged, RaggedMismatch};
 pub use rollout::{Advantages, NamedScore, Rollout, ScoredRollout, StopReason, UpdateStats};
