@@ -1,0 +1,253 @@
+//! Cached decoding of a batch of rows, one token each per step.
+//!
+//! The cache of a row keeps keys transposed (head_dim × capacity) so that scores against all keys are one
+//! small product, and values by position. Products and softmax are the ones of the full forward pass in the
+//! same order, so the logits of a step are bit for bit those of a full pass over the same tokens.
+
+use crate::chunk::{Net, Workspace};
+use crate::engine::Row;
+use crate::gemm::{A, B, NR, gemm};
+use crate::head::scalar_forward;
+use crate::linear::PackedWeights;
+use crate::mlp;
+use crate::norm;
+use crate::simd::add_assign;
+use crate::softmax::softmax_in_place;
+use crate::spec::{DecoderSpec, MlpSpec, Positions};
+
+/// Keys and values of one row for every layer.
+#[derive(Debug)]
+struct RowCache {
+    len: usize,
+    keys: Vec<f32>,   // layers × kv_heads × head_dim × capacity
+    values: Vec<f32>, // layers × kv_heads × capacity × padded head_dim
+}
+
+/// Rows that decode together. Rows may join and leave at any step.
+#[derive(Debug)]
+pub struct DecodeBatch<'a> {
+    net_spec: &'a DecoderSpec,
+    flat: &'a [f32],
+    packed: &'a PackedWeights,
+    capacity: usize,
+    rows: Vec<RowCache>,
+    buf: Buffers,
+    prefill: Workspace,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
+    x: Vec<f32>,
+    h: Vec<f32>,
+    qkv: Vec<f32>,
+    att: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    act: Vec<f32>,
+    stats: Vec<f32>,
+    scores: Vec<f32>,
+    logits: Vec<f32>,
+    scalars: Vec<f32>,
+}
+
+/// What a step produced, one entry per row of the batch.
+#[derive(Debug)]
+pub struct DecodeOutput<'b> {
+    /// Raw logits, rows × vocab; the caller may overwrite them.
+    pub logits: &'b mut [f32],
+    /// The scalar head at the position just read; empty without that head.
+    pub scalars: &'b [f32],
+}
+
+impl<'a> DecodeBatch<'a> {
+    /// An empty batch whose rows may grow to `capacity` tokens.
+    pub fn new(spec: &'a DecoderSpec, flat: &'a [f32], packed: &'a PackedWeights, capacity: usize) -> Self {
+        Self {
+            net_spec: spec,
+            flat,
+            packed,
+            capacity: capacity.min(spec.max_positions).next_multiple_of(NR),
+            rows: Vec::new(),
+            buf: Buffers::default(),
+            prefill: Workspace::default(),
+        }
+    }
+
+    /// Rows in the batch.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether the batch has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn padded_head(&self) -> usize {
+        self.net_spec.head_dim.next_multiple_of(NR)
+    }
+
+    /// Adds a row whose cache holds all of `tokens`; the next [`DecodeBatch::step`] continues after them.
+    ///
+    /// To get logits after a prompt, push all but its last token and feed that one to `step`.
+    ///
+    /// # Panics
+    /// If the tokens exceed the capacity.
+    pub fn push(&mut self, tokens: &[u32]) {
+        let s = self.net_spec;
+        let (hp, cap) = (self.padded_head(), self.capacity);
+        assert!(tokens.len() <= cap, "prompt longer than the cache");
+        let mut row = RowCache {
+            len: tokens.len(),
+            keys: vec![0.0; s.layers.len() * s.kv_heads * s.head_dim * cap],
+            values: vec![0.0; s.layers.len() * s.kv_heads * cap * hp],
+        };
+        if !tokens.is_empty() {
+            let net = Net { spec: s, flat: self.flat, packed: self.packed };
+            let all = Row { tokens, lm: 0..0, scalar: 0..0 };
+            let (keys, values) = (&mut row.keys, &mut row.values);
+            self.prefill.forward(net, &[&all], 1.0, false, |layer, qkv| {
+                for (t, at) in qkv.chunks_exact(s.qkv_dim()).take(tokens.len()).enumerate() {
+                    store(s, cap, hp, layer, t, at, keys, values);
+                }
+            });
+        }
+        self.rows.push(row);
+    }
+
+    /// Removes the rows for which `keep` is false, keeping the order of the rest.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let mut i = 0;
+        self.rows.retain(|_| {
+            i += 1;
+            keep(i - 1)
+        });
+    }
+
+    /// Feeds one token to every row and returns the logits of the next one.
+    ///
+    /// # Panics
+    /// If `tokens` is not one per row, or a row is full.
+    pub fn step(&mut self, tokens: &[u32]) -> DecodeOutput<'_> {
+        let (s, flat, packed) = (self.net_spec, self.flat, self.packed);
+        let (hp, cap, m, d) = (self.padded_head(), self.capacity, self.rows.len(), s.dim);
+        assert_eq!(tokens.len(), m, "one token per row");
+        assert!(self.rows.iter().all(|r| r.len < cap), "a row is full");
+        let (ldq, lda) = (s.qkv_dim(), s.att_dim());
+        let b = &mut self.buf;
+        b.x.resize(m * d, 0.0);
+        b.h.resize(m * d, 0.0);
+        b.qkv.resize(m * ldq, 0.0);
+        b.att.resize(m * lda, 0.0);
+        b.stats.resize(2 * m, 0.0);
+        let group = s.heads / s.kv_heads;
+        b.scores.resize(group * cap, 0.0);
+        for ((x, &t), row) in b.x.chunks_exact_mut(d).zip(tokens).zip(&self.rows) {
+            x.copy_from_slice(&flat[s.embed + t as usize * d..s.embed + (t as usize + 1) * d]);
+            if let Positions::Learned(table) = s.positions {
+                add_assign(x, &flat[table + row.len * d..table + (row.len + 1) * d]);
+            }
+        }
+        for (l, layer) in s.layers.iter().enumerate() {
+            norm::forward(&layer.norm1, flat, d, &b.x, &mut b.h, &mut b.stats);
+            let (q_dim, kv_dim) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+            packed.forward(&layer.q, flat, m, &b.h, d, &mut b.qkv, ldq, false);
+            packed.forward(&layer.k, flat, m, &b.h, d, &mut b.qkv[q_dim..], ldq, false);
+            packed.forward(&layer.v, flat, m, &b.h, d, &mut b.qkv[q_dim + kv_dim..], ldq, false);
+            for (i, row) in self.rows.iter_mut().enumerate() {
+                let qkv = &mut b.qkv[i * ldq..(i + 1) * ldq];
+                if let Positions::Rope(table) = &s.positions {
+                    table.rotate(qkv, s.heads + s.kv_heads, s.head_dim, row.len, false);
+                }
+                store(s, cap, hp, l, row.len, qkv, &mut row.keys, &mut row.values);
+                attend(s, cap, hp, l, row, qkv, &mut b.scores, &mut b.att[i * lda..(i + 1) * lda]);
+            }
+            packed.forward(&layer.out, flat, m, &b.att, lda, &mut b.x, d, true);
+            norm::forward(&layer.norm2, flat, d, &b.x, &mut b.h, &mut b.stats);
+            let hidden = layer.mlp.hidden();
+            b.up.resize(m * hidden, 0.0);
+            b.act.resize(m * hidden, 0.0);
+            let down = match &layer.mlp {
+                MlpSpec::Gated { gate, up, down, act } => {
+                    b.gate.resize(m * hidden, 0.0);
+                    packed.forward(gate, flat, m, &b.h, d, &mut b.gate, hidden, false);
+                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, false);
+                    mlp::gated(*act, &b.gate, &b.up, &mut b.act);
+                    down
+                }
+                MlpSpec::Plain { up, down, act } => {
+                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, false);
+                    mlp::plain(*act, &b.up, &mut b.act);
+                    down
+                }
+            };
+            packed.forward(down, flat, m, &b.act, hidden, &mut b.x, d, true);
+        }
+        norm::forward(&s.final_norm, flat, d, &b.x, &mut b.h, &mut b.stats);
+        b.logits.clear();
+        if let Some(head) = &s.lm_head {
+            b.logits.resize(m * s.vocab, 0.0);
+            packed.forward(head, flat, m, &b.h, d, &mut b.logits, s.vocab, false);
+        }
+        b.scalars.clear();
+        if let Some(head) = &s.scalar_head {
+            b.scalars.extend(b.h.chunks_exact(d).map(|h| scalar_forward(head, flat, h)));
+        }
+        for row in &mut self.rows {
+            row.len += 1;
+        }
+        DecodeOutput { logits: &mut b.logits, scalars: &b.scalars }
+    }
+}
+
+/// Writes the keys and values of position `t` into the cache.
+fn store(
+    s: &DecoderSpec,
+    cap: usize,
+    hp: usize,
+    layer: usize,
+    t: usize,
+    qkv: &[f32],
+    keys: &mut [f32],
+    values: &mut [f32],
+) {
+    let hd = s.head_dim;
+    for g in 0..s.kv_heads {
+        let k = &qkv[(s.heads + g) * hd..][..hd];
+        let v = &qkv[(s.heads + s.kv_heads + g) * hd..][..hd];
+        let base = (layer * s.kv_heads + g) * hd * cap;
+        for (i, x) in k.iter().enumerate() {
+            keys[base + i * cap + t] = *x;
+        }
+        let base = (layer * s.kv_heads + g) * cap * hp + t * hp;
+        values[base..base + hd].copy_from_slice(v);
+    }
+}
+
+/// Attention of the newest position of one row over its whole cache (that position included).
+fn attend(
+    s: &DecoderSpec,
+    cap: usize,
+    hp: usize,
+    layer: usize,
+    row: &RowCache,
+    qkv: &[f32],
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
+    let (hd, visible) = (s.head_dim, row.len + 1);
+    let group = s.heads / s.kv_heads;
+    let scale = 1.0 / (hd as f32).sqrt();
+    for g in 0..s.kv_heads {
+        let keys = &row.keys[(layer * s.kv_heads + g) * hd * cap..][..hd * cap];
+        let values = &row.values[(layer * s.kv_heads + g) * cap * hp..][..cap * hp];
+        let q = A::rows(&qkv[g * group * hd..], hd);
+        let k = B { data: keys, row: cap, panel: NR };
+        gemm(group, visible, hd, q, k, scores, cap, false);
+        for r in scores.chunks_exact_mut(cap).take(group) {
+            softmax_in_place(&mut r[..visible], scale);
+        }
+        let v = B { data: values, row: hp, panel: NR };
+        gemm(group, hd, visible, A::rows(scores, cap), v, &mut out[g * group * hd..], hd, false);
+    }
+}

@@ -1,0 +1,380 @@
+//! Threads, chunks and gradient shards: a batch of rows forward, or forward and backward.
+//!
+//! Work is a list of *units*: the rows that one term of the loss needs together (one response for PPO, a
+//! chosen and a rejected answer for a reward model). Units are grouped into chunks of a fixed number of
+//! tokens and chunks into a number of shards that depends on the batch alone; threads take shards. Each
+//! shard has its own gradient, and shards are summed in order.
+
+use crate::chunk::{Net, Workspace};
+use crate::linear::PackedWeights;
+use crate::softmax::kl_of_logits;
+use crate::spec::DecoderSpec;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Gradient shards of a step; also the largest useful number of threads.
+const SHARDS: usize = 8;
+
+/// One sequence and what is wanted of it.
+#[derive(Clone, Debug)]
+pub struct Row<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// Positions whose *next* token is scored: log-prob and entropy. Must end before the last position.
+    pub lm: Range<usize>,
+    /// Positions whose scalar (value, reward) is wanted.
+    pub scalar: Range<usize>,
+}
+
+/// Outputs of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct RowOutput<'a> {
+    /// log p of each scored token under softmax(logits / T), nats.
+    pub logprobs: &'a [f32],
+    /// Entropy of each of those distributions, nats per token.
+    pub entropy: &'a [f32],
+    /// Scalars at the wanted positions.
+    pub scalars: &'a [f32],
+}
+
+/// Gradient of the loss with respect to one row's outputs; all zero when handed over.
+#[derive(Debug)]
+pub struct RowGrad<'a> {
+    /// d loss / d logprobs.
+    pub logprobs: &'a mut [f32],
+    /// d loss / d entropy.
+    pub entropy: &'a mut [f32],
+    /// d loss / d scalars.
+    pub scalars: &'a mut [f32],
+}
+
+/// Owned outputs of one row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowResult {
+    /// As [`RowOutput::logprobs`].
+    pub logprobs: Vec<f32>,
+    /// As [`RowOutput::entropy`].
+    pub entropy: Vec<f32>,
+    /// As [`RowOutput::scalars`].
+    pub scalars: Vec<f32>,
+}
+
+/// Policy and reference on the same row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PairRow {
+    /// The policy's outputs.
+    pub policy: RowResult,
+    /// log π_ref of each scored token, nats.
+    pub ref_logprobs: Vec<f32>,
+    /// Exact full-vocabulary KL(π‖π_ref) at each scored position, nats per token.
+    pub kl_exact: Vec<f32>,
+}
+
+/// A loss that is a sum over units, seen one unit at a time with everything else already a constant.
+pub trait UnitLoss: Sync {
+    /// What the loss remembers of a unit.
+    type Stats: Send;
+
+    /// Fills the gradients of the unit's rows and returns its statistics.
+    fn unit(&self, unit: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> Self::Stats;
+}
+
+/// Threads and their reused buffers.
+#[derive(Debug)]
+pub struct Engine {
+    threads: usize,
+    workspaces: Mutex<Vec<Workspace>>,
+    shards: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Engine {
+    /// An engine that uses at most `threads` threads.
+    pub fn new(threads: usize) -> Self {
+        let threads = threads.clamp(1, 256);
+        Self { threads, workspaces: Mutex::default(), shards: Mutex::default() }
+    }
+
+    /// Threads used.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn take_workspace(&self) -> Workspace {
+        lock(&self.workspaces).pop().unwrap_or_default()
+    }
+
+    fn return_workspace(&self, ws: Workspace) {
+        lock(&self.workspaces).push(ws);
+    }
+
+    /// Runs `job(worker-local workspace, task index)` for every task, tasks handed out in order.
+    fn parallel(&self, tasks: usize, job: impl Fn(&mut Workspace, usize) + Sync) {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            let mut ws = self.take_workspace();
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= tasks {
+                    break;
+                }
+                job(&mut ws, task);
+            }
+            self.return_workspace(ws);
+        };
+        let threads = self.threads.min(tasks);
+        if threads <= 1 {
+            worker();
+            return;
+        }
+        std::thread::scope(|s| {
+            for _ in 1..threads {
+                s.spawn(worker);
+            }
+            worker();
+        });
+    }
+
+    /// Outputs of every row at temperature `temperature`.
+    ///
+    /// # Panics
+    /// If a token or position is out of range; callers check user input first.
+    pub fn forward(
+        &self,
+        spec: &DecoderSpec,
+        flat: &[f32],
+        packed: &PackedWeights,
+        rows: &[Row<'_>],
+        temperature: f32,
+    ) -> Vec<RowResult> {
+        let net = Net { spec, flat, packed };
+        let chunks = chunks_of(spec, rows.len(), |i| rows[i].tokens.len());
+        let out: Vec<Mutex<RowResult>> = rows.iter().map(|_| Mutex::default()).collect();
+        self.parallel(chunks.len(), |ws, c| {
+            let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
+            ws.forward(net, &picked, 1.0 / temperature, false, |_, _| {});
+            for (i, o) in outputs(ws, &picked).into_iter().enumerate() {
+                *lock(&out[chunks[c].start + i]) = o.to_owned_result();
+            }
+        });
+        out.into_iter().map(unlock).collect()
+    }
+
+    /// Policy and reference on the same rows: log-probs of both and their exact KL.
+    ///
+    /// # Panics
+    /// If the vocabularies differ, or as [`Engine::forward`].
+    pub fn forward_pair(
+        &self,
+        policy: (&DecoderSpec, &[f32], &PackedWeights),
+        reference: (&DecoderSpec, &[f32], &PackedWeights),
+        rows: &[Row<'_>],
+        temperature: f32,
+    ) -> Vec<PairRow> {
+        let vocab = policy.0.vocab;
+        assert_eq!(vocab, reference.0.vocab, "policy and reference must share a vocabulary");
+        let scale = 1.0 / temperature;
+        let p_net = Net { spec: policy.0, flat: policy.1, packed: policy.2 };
+        let r_net = Net { spec: reference.0, flat: reference.1, packed: reference.2 };
+        let chunks = chunks_of(policy.0, rows.len(), |i| rows[i].tokens.len());
+        let out: Vec<Mutex<PairRow>> = rows.iter().map(|_| Mutex::default()).collect();
+        self.parallel(chunks.len(), |ws, c| {
+            let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
+            ws.forward(p_net, &picked, scale, false, |_, _| {});
+            let owned: Vec<RowResult> =
+                outputs(ws, &picked).into_iter().map(|o| o.to_owned_result()).collect();
+            let bare: Vec<Row<'_>> = picked.iter().map(|r| Row { scalar: 0..0, ..(*r).clone() }).collect();
+            let mut other = self.take_workspace();
+            other.forward(r_net, &bare.iter().collect::<Vec<_>>(), scale, false, |_, _| {});
+            let mut at = 0;
+            for (i, policy) in owned.into_iter().enumerate() {
+                let span = at..at + policy.logprobs.len();
+                at = span.end;
+                let kl_exact = span
+                    .clone()
+                    .map(|m| {
+                        let zp = &ws.lm.logits[m * vocab..(m + 1) * vocab];
+                        let zq = &other.lm.logits[m * vocab..(m + 1) * vocab];
+                        kl_of_logits(zp, ws.lm.lse[m], zq, other.lm.lse[m], scale)
+                    })
+                    .collect();
+                let ref_logprobs = other.lm.logprobs[span].to_vec();
+                *lock(&out[chunks[c].start + i]) = PairRow { policy, ref_logprobs, kl_exact };
+            }
+            self.return_workspace(other);
+        });
+        out.into_iter().map(unlock).collect()
+    }
+
+    /// Hidden states (t × dim, after the final norm) and logits (t × vocab) of one sequence.
+    pub fn hidden_and_logits(
+        &self,
+        spec: &DecoderSpec,
+        flat: &[f32],
+        packed: &PackedWeights,
+        tokens: &[u32],
+    ) -> (Vec<f32>, Vec<f32>) {
+        let mut ws = self.take_workspace();
+        // The last position has no next token; score a repeated one and drop nothing.
+        let mut padded = tokens.to_vec();
+        padded.push(tokens.last().copied().unwrap_or(0));
+        let row = Row { tokens: &padded, lm: 0..tokens.len(), scalar: 0..0 };
+        let fits = padded.len() <= spec.max_positions;
+        let row = if fits { row } else { Row { tokens, lm: 0..tokens.len() - 1, scalar: 0..0 } };
+        ws.forward(Net { spec, flat, packed }, &[&row], 1.0, false, |_, _| {});
+        let hidden = ws.hidden[..tokens.len() * spec.dim].to_vec();
+        let logits = ws.lm.logits[..row.lm.len() * spec.vocab].to_vec();
+        self.return_workspace(ws);
+        (hidden, logits)
+    }
+
+    /// Forward and backward of the summed unit losses; the gradient is **added** to `grad`.
+    ///
+    /// `units[u]` lists the rows of unit `u`. Returns each unit's statistics in order.
+    ///
+    /// # Panics
+    /// As [`Engine::forward`]; if `grad` is not one float per parameter.
+    pub fn step<L: UnitLoss>(
+        &self,
+        spec: &DecoderSpec,
+        flat: &[f32],
+        packed: &PackedWeights,
+        units: &[Vec<Row<'_>>],
+        temperature: f32,
+        loss: &L,
+        grad: &mut [f32],
+    ) -> Vec<L::Stats> {
+        assert_eq!(grad.len(), spec.n_params, "gradient length");
+        let net = Net { spec, flat, packed };
+        let scale = 1.0 / temperature;
+        let chunks = chunks_of(spec, units.len(), |u| units[u].iter().map(|r| r.tokens.len()).sum());
+        let shards = SHARDS.min(chunks.len());
+        let mut buffers = std::mem::take(&mut *lock(&self.shards));
+        buffers.resize_with(shards.max(buffers.len()), Vec::new);
+        let locked: Vec<Mutex<&mut Vec<f32>>> = buffers.iter_mut().take(shards).map(Mutex::new).collect();
+        let stats: Vec<Mutex<Option<L::Stats>>> = units.iter().map(|_| Mutex::new(None)).collect();
+
+        self.parallel(shards, |ws, shard| {
+            let mut buffer = lock(&locked[shard]);
+            buffer.clear();
+            buffer.resize(spec.n_params, 0.0);
+            // Chunks of a shard are spread over the batch, so long rows spread too.
+            for chunk in chunks.iter().skip(shard).step_by(shards) {
+                let picked: Vec<&Row<'_>> = units[chunk.clone()].iter().flatten().collect();
+                ws.forward(net, &picked, scale, true, |_, _| {});
+                zeroed(&mut ws.g_logprobs, ws.lm.logprobs.len());
+                zeroed(&mut ws.g_entropy, ws.lm.entropy.len());
+                zeroed(&mut ws.g_scalars, ws.scalars.len());
+                let (mut lm, mut sc) = (0, 0);
+                for u in chunk.clone() {
+                    let n = units[u].len();
+                    let mut outs = Vec::with_capacity(n);
+                    let (mut gl, mut ge, mut gs) =
+                        (&mut ws.g_logprobs[lm..], &mut ws.g_entropy[lm..], &mut ws.g_scalars[sc..]);
+                    let mut grads = Vec::with_capacity(n);
+                    for row in &units[u] {
+                        let a = if ws.lm.logprobs.is_empty() { 0 } else { row.lm.len() };
+                        let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() };
+                        outs.push(RowOutput {
+                            logprobs: &ws.lm.logprobs[lm..lm + a],
+                            entropy: &ws.lm.entropy[lm..lm + a],
+                            scalars: &ws.scalars[sc..sc + b],
+                        });
+                        let (l, rest) = gl.split_at_mut(a);
+                        gl = rest;
+                        let (e, rest) = ge.split_at_mut(a);
+                        ge = rest;
+                        let (s, rest) = gs.split_at_mut(b);
+                        gs = rest;
+                        grads.push(RowGrad { logprobs: l, entropy: e, scalars: s });
+                        lm += a;
+                        sc += b;
+                    }
+                    *lock(&stats[u]) = Some(loss.unit(u, &outs, &mut grads));
+                }
+                ws.backward(net, scale, &mut buffer);
+            }
+        });
+
+        drop(locked);
+        self.reduce(&buffers[..shards], grad);
+        *lock(&self.shards) = buffers;
+        stats.into_iter().filter_map(unlock).collect()
+    }
+
+    /// grad += Σ shards, in shard order, threads splitting the parameters.
+    fn reduce(&self, shards: &[Vec<f32>], grad: &mut [f32]) {
+        let part = grad.len().div_ceil(self.threads).max(1);
+        std::thread::scope(|s| {
+            for (i, out) in grad.chunks_mut(part).enumerate() {
+                s.spawn(move || {
+                    let from = i * part;
+                    for shard in shards {
+                        crate::simd::add_assign(out, &shard[from..from + out.len()]);
+                    }
+                });
+            }
+        });
+    }
+}
+
+impl RowOutput<'_> {
+    fn to_owned_result(self) -> RowResult {
+        RowResult {
+            logprobs: self.logprobs.to_vec(),
+            entropy: self.entropy.to_vec(),
+            scalars: self.scalars.to_vec(),
+        }
+    }
+}
+
+/// The outputs of each row of the workspace's last forward pass.
+fn outputs<'w>(ws: &'w Workspace, rows: &[&Row<'_>]) -> Vec<RowOutput<'w>> {
+    let (mut lm, mut sc) = (0, 0);
+    rows.iter()
+        .map(|row| {
+            let a = if ws.lm.logprobs.is_empty() { 0 } else { row.lm.len() };
+            let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() };
+            let out = RowOutput {
+                logprobs: &ws.lm.logprobs[lm..lm + a],
+                entropy: &ws.lm.entropy[lm..lm + a],
+                scalars: &ws.scalars[sc..sc + b],
+            };
+            lm += a;
+            sc += b;
+            out
+        })
+        .collect()
+}
+
+/// Groups consecutive units into chunks of about as many tokens as keep a chunk's activations in cache.
+fn chunks_of(spec: &DecoderSpec, units: usize, tokens: impl Fn(usize) -> usize) -> Vec<Range<usize>> {
+    let target = spec.dim.clamp(144, 512);
+    let mut chunks = Vec::new();
+    let (mut start, mut size) = (0, 0);
+    for u in 0..units {
+        let n = tokens(u);
+        if u > start && size + n > target {
+            chunks.push(start..u);
+            (start, size) = (u, 0);
+        }
+        size += n;
+    }
+    if start < units {
+        chunks.push(start..units);
+    }
+    chunks
+}
+
+fn zeroed(v: &mut Vec<f32>, n: usize) {
+    v.clear();
+    v.resize(n, 0.0);
+}
+
+fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn unlock<T>(m: Mutex<T>) -> T {
+    m.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

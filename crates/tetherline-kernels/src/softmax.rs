@@ -1,0 +1,216 @@
+//! Softmax over one row, and what is read off it. Natural logs, nats.
+//!
+//! Sums run over 16 fixed lanes and fold in a fixed tree, so a row gives the same bits wherever it is
+//! computed.
+
+use crate::simd::{exp, fma, fold};
+
+/// max of a row (NaN if any element is NaN).
+#[inline(always)]
+fn row_max(z: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let whole = z.len() - z.len() % 16;
+    for c in z[..whole].chunks_exact(16) {
+        for i in 0..16 {
+            lanes[i] = if c[i] > lanes[i] { c[i] } else { lanes[i] };
+        }
+    }
+    for &x in &z[whole..] {
+        lanes[0] = if x > lanes[0] { x } else { lanes[0] };
+    }
+    lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+simd_fn! {
+    /// In place p = softmax(scale·z); returns log Σ exp(scale·z).
+    pub(crate) fn softmax_in_place(z: &mut [f32], scale: f32) -> f32 {
+        let max = row_max(z);
+        let mut lanes = [0.0f32; 16];
+        let whole = z.len() - z.len() % 16;
+        let (head, tail) = z.split_at_mut(whole);
+        for c in head.chunks_exact_mut(16) {
+            for i in 0..16 {
+                c[i] = exp::<FMA>((c[i] - max) * scale);
+                lanes[i] += c[i];
+            }
+        }
+        for (i, x) in tail.iter_mut().enumerate() {
+            *x = exp::<FMA>((*x - max) * scale);
+            lanes[i] += *x;
+        }
+        let sum = fold(lanes);
+        let inv = 1.0 / sum;
+        for x in z.iter_mut() {
+            *x *= inv;
+        }
+        max * scale + sum.ln()
+    }
+}
+
+simd_fn! {
+    /// In place p = exp(scale·z − lse).
+    pub(crate) fn exp_scaled_in_place(z: &mut [f32], scale: f32, lse: f32) {
+        for x in z.iter_mut() {
+            *x = exp::<FMA>(fma::<FMA>(*x, scale, -lse));
+        }
+    }
+}
+
+simd_fn! {
+    /// (log Σ exp(scale·z), entropy) of a row of logits.
+    pub(crate) fn lse_entropy(z: &[f32], scale: f32) -> (f32, f32) {
+        let max = row_max(z);
+        let mut sums = [0.0f32; 16];
+        let mut dots = [0.0f32; 16];
+        let whole = z.len() - z.len() % 16;
+        for c in z[..whole].chunks_exact(16) {
+            for i in 0..16 {
+                let y = (c[i] - max) * scale;
+                let e = exp::<FMA>(y);
+                sums[i] += e;
+                dots[i] = fma::<FMA>(e, y, dots[i]);
+            }
+        }
+        for (i, &x) in z[whole..].iter().enumerate() {
+            let y = (x - max) * scale;
+            let e = exp::<FMA>(y);
+            sums[i] += e;
+            // e·y is 0·(−∞) for an excluded token.
+            dots[i] += if e > 0.0 { e * y } else { 0.0 };
+        }
+        let sum = fold(sums);
+        let log_sum = sum.ln();
+        (max * scale + log_sum, log_sum - fold(dots) / sum)
+    }
+}
+
+simd_fn! {
+    /// Gradient of g_lp·log p\[target\] + g_h·H with respect to the logits, in place of the logits:
+    /// scale·( g_lp·(1\[j = target\] − pⱼ) − g_h·pⱼ·(log pⱼ + H) ).
+    pub(crate) fn logits_gradient(
+        z: &mut [f32], scale: f32, lse: f32, entropy: f32, target: usize, g_lp: f32, g_h: f32,
+    ) {
+        if g_h == 0.0 {
+            let w = -g_lp * scale;
+            for x in z.iter_mut() {
+                *x = w * exp::<FMA>(fma::<FMA>(*x, scale, -lse));
+            }
+        } else {
+            for x in z.iter_mut() {
+                let lp = fma::<FMA>(*x, scale, -lse);
+                let p = exp::<FMA>(lp);
+                *x = -scale * p * (g_lp + g_h * (lp + entropy));
+            }
+        }
+        z[target] += g_lp * scale;
+    }
+}
+
+simd_fn! {
+    /// KL(p‖q) = Σ p·(log p − log q) of two rows of logits with their log-sums, nats per token.
+    pub(crate) fn kl_of_logits(zp: &[f32], lse_p: f32, zq: &[f32], lse_q: f32, scale: f32) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        let n = zp.len().min(zq.len());
+        let whole = n - n % 16;
+        for (a, b) in zp[..whole].chunks_exact(16).zip(zq[..whole].chunks_exact(16)) {
+            for i in 0..16 {
+                let lp = fma::<FMA>(a[i], scale, -lse_p);
+                let lq = fma::<FMA>(b[i], scale, -lse_q);
+                // p·log(p/q) − p + q is ≥ 0 term by term and has the same sum, so rounding
+                // cannot make a tiny divergence negative.
+                let p = exp::<FMA>(lp);
+                let q = exp::<FMA>(lq);
+                lanes[i] += fma::<FMA>(p, lp - lq, q - p);
+            }
+        }
+        for i in whole..n {
+            let lp = fma::<FMA>(zp[i], scale, -lse_p);
+            let lq = fma::<FMA>(zq[i], scale, -lse_q);
+            let p = exp::<FMA>(lp);
+            let q = exp::<FMA>(lq);
+            lanes[i - whole] += fma::<FMA>(p, lp - lq, q - p);
+        }
+        fold(lanes)
+    }
+}
+
+/// In place log-softmax of `z / temperature`; returns the entropy in nats. The one function that turns
+/// a row of logits into log-probs outside a training step (the sampler uses it).
+pub fn log_softmax_in_place(z: &mut [f32], temperature: f32) -> f32 {
+    let scale = 1.0 / temperature;
+    let (lse, entropy) = lse_entropy(z, scale);
+    shift(z, scale, lse);
+    entropy
+}
+
+simd_fn! {
+    /// z = scale·z − lse.
+    fn shift(z: &mut [f32], scale: f32, lse: f32) {
+        for x in z.iter_mut() {
+            *x = fma::<FMA>(*x, scale, -lse);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Vec<f32> {
+        (0..37).map(|i| ((i * 7919 % 101) as f32) * 0.07 - 3.0).collect()
+    }
+
+    fn exact(z: &[f32], t: f64) -> (Vec<f64>, f64) {
+        let s: Vec<f64> = z.iter().map(|&x| f64::from(x) / t).collect();
+        let m = s.iter().copied().fold(f64::MIN, f64::max);
+        let lse = m + s.iter().map(|x| (x - m).exp()).sum::<f64>().ln();
+        let lp: Vec<f64> = s.iter().map(|x| x - lse).collect();
+        let h = -lp.iter().map(|l| l * l.exp()).sum::<f64>();
+        (lp, h)
+    }
+
+    #[test]
+    fn log_softmax_and_entropy_match_f64() {
+        for t in [1.0, 0.7] {
+            let (want, h) = exact(&row(), t);
+            let mut z = row();
+            let got_h = log_softmax_in_place(&mut z, t as f32);
+            assert!((f64::from(got_h) - h).abs() < 1e-5);
+            for (a, b) in z.iter().zip(&want) {
+                assert!((f64::from(*a) - b).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn logits_gradient_matches_finite_differences() {
+        let (t, target, g_lp, g_h) = (0.7, 5, 0.8, -0.3);
+        let f = |z: &[f32]| {
+            let (lp, h) = exact(z, t);
+            g_lp * lp[target] + g_h * h
+        };
+        let z = row();
+        let (lse, h) = lse_entropy(&z, 1.0 / t as f32);
+        let mut g = z.clone();
+        logits_gradient(&mut g, 1.0 / t as f32, lse, h, target, g_lp as f32, g_h as f32);
+        for j in 0..z.len() {
+            let (mut up, mut down) = (z.clone(), z.clone());
+            up[j] += 1e-2;
+            down[j] -= 1e-2;
+            let fd = (f(&up) - f(&down)) / f64::from(up[j] - down[j]);
+            assert!((f64::from(g[j]) - fd).abs() < 1e-4, "{j}: {} vs {fd}", g[j]);
+        }
+    }
+
+    #[test]
+    fn kl_matches_f64_and_is_zero_for_equal_rows() {
+        let p = row();
+        let q: Vec<f32> = p.iter().enumerate().map(|(i, x)| x + (i as f32 * 0.9).sin()).collect();
+        let (lp, _) = exact(&p, 1.0);
+        let (lq, _) = exact(&q, 1.0);
+        let want: f64 = lp.iter().zip(&lq).map(|(a, b)| a.exp() * (a - b)).sum();
+        let (a, b) = (lse_entropy(&p, 1.0).0, lse_entropy(&q, 1.0).0);
+        assert!((f64::from(kl_of_logits(&p, a, &q, b, 1.0)) - want).abs() < 1e-5);
+        assert_eq!(kl_of_logits(&p, a, &p, a, 1.0), 0.0);
+    }
+}

@@ -1,0 +1,240 @@
+//! Laws of the whole decoder on tiny random models: gradients by finite differences, cached decoding bit
+//! for bit equal to the full pass, and bits that do not depend on threads or batch.
+
+use tetherline_kernels::rope::RopeTable;
+use tetherline_kernels::{
+    Activation, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind, NormSpec,
+    PackedWeights, Positions, Row, RowGrad, RowOutput, UnitLoss,
+};
+
+struct Build {
+    at: usize,
+    id: usize,
+}
+
+impl Build {
+    fn take(&mut self, n: usize) -> usize {
+        self.at += n;
+        self.at - n
+    }
+    fn linear(&mut self, n_in: usize, n_out: usize, layout: Layout, bias: bool) -> LinearSpec {
+        let weight = self.take(n_in * n_out);
+        let bias = bias.then(|| self.take(n_out));
+        let stride = if layout == Layout::OutIn { n_in } else { n_out };
+        self.id += 1;
+        LinearSpec { id: self.id - 1, weight, stride, bias, n_in, n_out, layout }
+    }
+    fn norm(&mut self, kind: NormKind, dim: usize) -> NormSpec {
+        let weight = self.take(dim);
+        let bias = (kind == NormKind::Layer).then(|| self.take(dim));
+        NormSpec { kind, weight, bias, eps: 1e-5 }
+    }
+}
+
+/// `gpt`: LayerNorm, learned positions, biases, plain GELU block, (in, out) weights; else Llama-like.
+fn decoder(gpt: bool) -> (DecoderSpec, Vec<f32>) {
+    let (dim, heads, kv_heads, head_dim, vocab, ffn, max) = (24, 4, if gpt { 4 } else { 2 }, 6, 37, 40, 128);
+    let mut b = Build { at: 0, id: 0 };
+    let embed = b.take(vocab * dim);
+    let positions = if gpt {
+        Positions::Learned(b.take(max * dim))
+    } else {
+        Positions::Rope(RopeTable::new(vec![1.0, 0.1, 0.01], 1.0, max))
+    };
+    let (layout, kind) = if gpt { (Layout::InOut, NormKind::Layer) } else { (Layout::OutIn, NormKind::Rms) };
+    let layers = (0..2)
+        .map(|_| LayerSpec {
+            norm1: b.norm(kind, dim),
+            q: b.linear(dim, heads * head_dim, layout, gpt),
+            k: b.linear(dim, kv_heads * head_dim, layout, gpt),
+            v: b.linear(dim, kv_heads * head_dim, layout, gpt),
+            out: b.linear(heads * head_dim, dim, layout, gpt),
+            norm2: b.norm(kind, dim),
+            mlp: if gpt {
+                MlpSpec::Plain {
+                    up: b.linear(dim, ffn, layout, true),
+                    down: b.linear(ffn, dim, layout, true),
+                    act: Activation::GeluTanh,
+                }
+            } else {
+                MlpSpec::Gated {
+                    gate: b.linear(dim, ffn, layout, false),
+                    up: b.linear(dim, ffn, layout, false),
+                    down: b.linear(ffn, dim, layout, false),
+                    act: Activation::Silu,
+                }
+            },
+        })
+        .collect();
+    let final_norm = b.norm(kind, dim);
+    let lm_head = LinearSpec {
+        id: b.id,
+        weight: embed,
+        stride: dim,
+        bias: None,
+        n_in: dim,
+        n_out: vocab,
+        layout: Layout::OutIn,
+    };
+    b.id += 1;
+    let scalar_head = b.linear(dim, 1, Layout::OutIn, true);
+    let spec = DecoderSpec {
+        dim,
+        heads,
+        kv_heads,
+        head_dim,
+        vocab,
+        max_positions: max,
+        embed,
+        positions,
+        layers,
+        final_norm,
+        lm_head: Some(lm_head),
+        scalar_head: Some(scalar_head),
+        n_params: b.at,
+    };
+    let mut s = 17u64;
+    let flat = (0..b.at)
+        .map(|_| {
+            s = s.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((s >> 33) as f32 / (1u64 << 31) as f32 - 0.5) * 0.7
+        })
+        .collect();
+    (spec, flat)
+}
+
+fn sequences() -> Vec<Vec<u32>> {
+    [3usize, 1 + 16, 70, 49, 2, 33]
+        .iter()
+        .map(|&n| (0..n).map(|i| ((i * 7 + n * 13) % 37) as u32).collect())
+        .collect()
+}
+
+fn rows(seqs: &[Vec<u32>]) -> Vec<Row<'_>> {
+    seqs.iter().map(|t| Row { tokens: t, lm: 0..t.len() - 1, scalar: 0..t.len() }).collect()
+}
+
+/// Σ over tokens of fixed weights times log-prob, entropy and scalar.
+struct Weighted;
+
+fn weight(i: usize, k: usize) -> f32 {
+    ((i * 31 + k * 17) % 11) as f32 * 0.1 - 0.4
+}
+
+impl UnitLoss for Weighted {
+    type Stats = f64;
+    fn unit(&self, _unit: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> f64 {
+        let mut sum = 0.0;
+        for (o, g) in rows.iter().zip(grads) {
+            for i in 0..o.logprobs.len() {
+                g.logprobs[i] = weight(i, 0);
+                g.entropy[i] = weight(i, 1);
+                sum += f64::from(weight(i, 0) * o.logprobs[i]) + f64::from(weight(i, 1) * o.entropy[i]);
+            }
+            for i in 0..o.scalars.len() {
+                g.scalars[i] = weight(i, 2);
+                sum += f64::from(weight(i, 2) * o.scalars[i]);
+            }
+        }
+        sum
+    }
+}
+
+fn loss(spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>], threads: usize) -> (f64, Vec<f32>) {
+    let packed = PackedWeights::new(spec, flat, true, 1);
+    let units: Vec<Vec<Row<'_>>> = rows(seqs).into_iter().map(|r| vec![r]).collect();
+    let mut grad = vec![0.0; spec.n_params];
+    let stats = Engine::new(threads).step(spec, flat, &packed, &units, 0.8, &Weighted, &mut grad);
+    (stats.iter().sum(), grad)
+}
+
+#[test]
+fn every_parameter_has_the_gradient_that_finite_differences_say() {
+    for gpt in [false, true] {
+        let (spec, flat) = decoder(gpt);
+        let seqs = sequences();
+        let (_, grad) = loss(&spec, &flat, &seqs, 1);
+        let scale = (grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() / grad.len() as f64).sqrt();
+        // One random direction per block of parameters: every block is tested, noise averages out.
+        let block = 60;
+        for (k, from) in (0..spec.n_params).step_by(block).enumerate() {
+            let to = (from + block).min(spec.n_params);
+            let dir = |i: usize| if (i * 2_654_435_761 + k) & 64 == 0 { 1.0f32 } else { -1.0 };
+            let h = 2e-3;
+            let shifted = |sign: f32| {
+                let mut f = flat.clone();
+                for (i, x) in f.iter_mut().enumerate().take(to).skip(from) {
+                    *x += sign * h * dir(i);
+                }
+                loss(&spec, &f, &seqs, 2).0
+            };
+            let want = (shifted(1.0) - shifted(-1.0)) / (2.0 * f64::from(h));
+            let got: f64 = (from..to).map(|i| f64::from(grad[i] * dir(i))).sum();
+            let tol = 0.01 * want.abs() + 0.03 * scale * (block as f64).sqrt();
+            assert!(
+                (got - want).abs() < tol,
+                "gpt {gpt}, parameters {from}..{to}: {got} vs {want} (tol {tol})"
+            );
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    for gpt in [false, true] {
+        let (spec, flat) = decoder(gpt);
+        let (l1, g1) = loss(&spec, &flat, &sequences(), 1);
+        for threads in [2, 3, 8] {
+            let (l, g) = loss(&spec, &flat, &sequences(), threads);
+            assert_eq!(l.to_bits(), l1.to_bits());
+            assert!(g.iter().zip(&g1).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
+        }
+    }
+}
+
+#[test]
+fn cached_decoding_gives_the_bits_of_the_full_pass() {
+    for gpt in [false, true] {
+        let (spec, flat) = decoder(gpt);
+        let packed = PackedWeights::new(&spec, &flat, false, 1);
+        let engine = Engine::new(1);
+        let seqs = sequences();
+        let full: Vec<_> =
+            seqs.iter().map(|t| engine.hidden_and_logits(&spec, &flat, &packed, t).1).collect();
+        // All rows in one batch, each with half of its tokens as a prompt.
+        let mut batch = DecodeBatch::new(&spec, &flat, &packed, 128);
+        for t in &seqs {
+            batch.push(&t[..t.len() / 2]);
+        }
+        let mut alive: Vec<usize> = (0..seqs.len()).collect();
+        let mut at: Vec<usize> = seqs.iter().map(|t| t.len() / 2).collect();
+        while !alive.is_empty() {
+            let tokens: Vec<u32> = alive.iter().map(|&r| seqs[r][at[r]]).collect();
+            let out = batch.step(&tokens);
+            for (&r, z) in alive.iter().zip(out.logits.chunks_exact(spec.vocab)) {
+                let want = &full[r][at[r] * spec.vocab..(at[r] + 1) * spec.vocab];
+                assert_eq!(z, want, "gpt {gpt}, row {r}, position {}", at[r]);
+            }
+            let mut keep = Vec::new();
+            for &r in &alive {
+                at[r] += 1;
+                keep.push(at[r] < seqs[r].len());
+            }
+            batch.retain(|i| keep[i]);
+            alive = alive.into_iter().zip(keep).filter_map(|(r, k)| k.then_some(r)).collect();
+        }
+    }
+}
+
+#[test]
+fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
+    let (spec, flat) = decoder(false);
+    let packed = PackedWeights::new(&spec, &flat, false, 1);
+    let seqs = sequences();
+    let m = (&spec, &flat[..], &packed);
+    for pair in Engine::new(2).forward_pair(m, m, &rows(&seqs), 1.0) {
+        assert_eq!(pair.policy.logprobs, pair.ref_logprobs);
+        assert!(pair.kl_exact.iter().all(|&k| k == 0.0));
+        assert!(!pair.policy.scalars.is_empty());
+    }
+}
