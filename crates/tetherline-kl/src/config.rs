@@ -1,0 +1,233 @@
+//! The `[kl]` section of a recipe: one law, by name.
+//!
+//! ```toml
+//! [kl.adaptive]      # or fixed, ziegler, …
+//! init = 0.2         # reward units per nat
+//! target = 6.0       # nats per sequence
+//! horizon = 10000    # episodes
+//! ```
+//!
+//! The facade parses TOML; this crate derives serde and validates.
+
+use crate::controller::KlController;
+use crate::law::{Adaptive, Fixed, Law, Ziegler};
+use crate::policy::KlPolicy;
+use crate::units::NatsPerSequence;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A KL controller's configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Sections", into = "Sections")]
+pub struct KlConfig {
+    /// The law that moves β.
+    pub law: Law,
+}
+
+/// A configuration value that is out of range.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{field}: {problem}")]
+#[non_exhaustive]
+pub struct KlConfigError {
+    /// Dotted path inside `[kl]`, e.g. `adaptive.horizon`; empty where it is the section itself.
+    pub field: String,
+    /// What is wrong and what is allowed.
+    pub problem: String,
+}
+
+impl KlConfigError {
+    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+pub(crate) fn require(
+    ok: bool,
+    field: &str,
+    value: impl std::fmt::Display,
+    range: &str,
+) -> Result<(), KlConfigError> {
+    if ok { Ok(()) } else { Err(KlConfigError::new(field, format!("must be {range}, got {value}"))) }
+}
+
+pub(crate) fn positive(value: f64, field: &str) -> Result<(), KlConfigError> {
+    require(value.is_finite() && value > 0.0, field, value, "finite and > 0")
+}
+
+/// 0 < beta_min ≤ init ≤ beta_max < ∞.
+pub(crate) fn beta_bounds(law: &str, init: f64, min: f64, max: f64) -> Result<(), KlConfigError> {
+    positive(init, &format!("{law}.init"))?;
+    positive(min, &format!("{law}.beta_min"))?;
+    positive(max, &format!("{law}.beta_max"))?;
+    require(min <= max, &format!("{law}.beta_min"), min, &format!("≤ beta_max ({max})"))?;
+    let range = format!("between beta_min ({min}) and beta_max ({max})");
+    require((min..=max).contains(&init), &format!("{law}.init"), init, &range)
+}
+
+impl From<Law> for KlConfig {
+    fn from(law: Law) -> Self {
+        Self { law }
+    }
+}
+
+impl KlConfig {
+    /// A constant β.
+    #[must_use]
+    pub fn fixed(init: f64) -> Self {
+        Law::Fixed(Fixed { init }).into()
+    }
+
+    /// The target KL; `None` for an open-loop law.
+    #[must_use]
+    pub fn target(&self) -> Option<NatsPerSequence> {
+        self.law.target().map(NatsPerSequence)
+    }
+
+    /// The initial β, reward units per nat.
+    #[must_use]
+    pub fn init(&self) -> f64 {
+        self.law.init()
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first [`KlConfigError`], with the field's path inside `[kl]`.
+    pub fn validate(&self) -> Result<(), KlConfigError> {
+        self.law.validate()
+    }
+
+    /// What is allowed but probably not meant, in words, given the episodes per update if known.
+    #[must_use]
+    pub fn warnings(&self, episodes_per_update: Option<u64>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let (Law::Ziegler(c), Some(n)) = (&self.law, episodes_per_update)
+            && 0.2 * n as f64 >= c.horizon
+            && c.beta_min.is_none()
+        {
+            warnings.push(format!(
+                "ziegler.horizon: {n} episodes per update against a horizon of {} can make β zero or \
+                 negative in one step; use a horizon above {}, set beta_min, or use `adaptive`",
+                c.horizon,
+                0.2 * n as f64
+            ));
+        }
+        warnings
+    }
+
+    /// Validates and builds the controller.
+    ///
+    /// # Errors
+    /// As [`Self::validate`].
+    pub fn build(&self) -> Result<Box<dyn KlController + Send>, KlConfigError> {
+        Ok(Box::new(KlPolicy::new(self.clone())?))
+    }
+}
+
+/// The section as it stands in a file: every law is an optional table, exactly one must be there.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sections {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fixed: Option<Fixed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ziegler: Option<Ziegler>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adaptive: Option<Adaptive>,
+}
+
+impl TryFrom<Sections> for KlConfig {
+    type Error = KlConfigError;
+
+    fn try_from(s: Sections) -> Result<Self, KlConfigError> {
+        let mut laws: Vec<Law> = Vec::new();
+        laws.extend(s.fixed.map(Law::Fixed));
+        laws.extend(s.ziegler.map(Law::Ziegler));
+        laws.extend(s.adaptive.map(Law::Adaptive));
+        match laws.len() {
+            1 => Ok(Self { law: laws.remove(0) }),
+            0 => Err(KlConfigError::new("kl", "needs one law: fixed, ziegler or adaptive")),
+            _ => {
+                let names: Vec<_> = laws.iter().map(Law::name).collect();
+                Err(KlConfigError::new(
+                    "kl",
+                    format!("has {} laws ({}): keep one", names.len(), names.join(", ")),
+                ))
+            }
+        }
+    }
+}
+
+impl From<KlConfig> for Sections {
+    fn from(config: KlConfig) -> Self {
+        let mut s = Self::default();
+        match config.law {
+            Law::Fixed(c) => s.fixed = Some(c),
+            Law::Ziegler(c) => s.ziegler = Some(c),
+            Law::Adaptive(c) => s.adaptive = Some(c),
+        }
+        s
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_read_by_name_and_round_trip() {
+        let text = "[adaptive]\ninit = 0.2\ntarget = 6.0\nhorizon = 10000\n";
+        let config: KlConfig = toml::from_str(text).unwrap();
+        assert_eq!(config, Law::Adaptive(Adaptive::new(0.2, 6.0, 10_000.0)).into());
+        assert_eq!(config.target(), Some(NatsPerSequence(6.0)));
+        assert_eq!(toml::from_str::<KlConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        let json = serde_json::to_string(&KlConfig::fixed(0.05)).unwrap();
+        assert_eq!(json, r#"{"fixed":{"init":0.05}}"#);
+        assert_eq!(serde_json::from_str::<KlConfig>(&json).unwrap(), KlConfig::fixed(0.05));
+    }
+
+    #[test]
+    fn typos_none_and_two_are_refused_in_words() {
+        let error = |text: &str| toml::from_str::<KlConfig>(text).unwrap_err().to_string();
+        assert!(error("[adaptve]\ninit = 1.0").contains("adaptve"));
+        let horizn = error("[adaptive]\ninit = 0.2\ntarget = 6.0\nhorizn = 3");
+        assert!(horizn.contains("horizn") && horizn.contains("line 4"), "{horizn}");
+        assert!(error("").contains("needs one law"));
+        assert!(
+            error("[fixed]\ninit = 1.0\n[ziegler]\ninit=1.0\ntarget=1.0\nhorizon=1.0")
+                .contains("fixed, ziegler")
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_field() {
+        let field = |law: Law| KlConfig::from(law).validate().unwrap_err().field;
+        assert_eq!(field(Law::Fixed(Fixed { init: -0.1 })), "fixed.init");
+        assert_eq!(field(Law::Fixed(Fixed { init: f64::NAN })), "fixed.init");
+        let good = Adaptive::new(0.2, 6.0, 1e4);
+        assert_eq!(field(Law::Adaptive(Adaptive { horizon: 0.0, ..good })), "adaptive.horizon");
+        assert_eq!(field(Law::Adaptive(Adaptive { target: -1.0, ..good })), "adaptive.target");
+        assert_eq!(field(Law::Adaptive(Adaptive { init: 0.0, ..good })), "adaptive.init");
+        assert_eq!(field(Law::Adaptive(Adaptive { init: 11.0, ..good })), "adaptive.init");
+        assert_eq!(field(Law::Adaptive(Adaptive { beta_min: 0.0, ..good })), "adaptive.beta_min");
+        assert_eq!(field(Law::Adaptive(Adaptive { beta_min: 20.0, ..good })), "adaptive.beta_min");
+        assert_eq!(field(Law::Adaptive(Adaptive { beta_max: f64::INFINITY, ..good })), "adaptive.beta_max");
+        let z = Ziegler::new(0.2, 6.0, 1e4);
+        assert_eq!(field(Law::Ziegler(Ziegler { target: 0.0, ..z })), "ziegler.target");
+        assert_eq!(field(Law::Ziegler(Ziegler { horizon: f64::NAN, ..z })), "ziegler.horizon");
+        assert_eq!(field(Law::Ziegler(Ziegler { init: 0.0, ..z })), "ziegler.init");
+        assert_eq!(field(Law::Ziegler(Ziegler { beta_min: Some(-1.0), ..z })), "ziegler.beta_min");
+        assert_eq!(field(Law::Ziegler(Ziegler { beta_max: Some(0.1), ..z })), "ziegler.beta_max");
+        assert!(KlConfig::fixed(0.0).validate().is_ok(), "β = 0 is the untethered run");
+        let message = KlConfig::fixed(-1.0).build().unwrap_err().to_string();
+        assert_eq!(message, "fixed.init: must be finite and ≥ 0, got -1");
+    }
+
+    #[test]
+    fn a_step_too_long_for_the_horizon_warns() {
+        let z = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, 6.0, 100.0)));
+        assert!(z.warnings(Some(499)).is_empty());
+        assert!(z.warnings(Some(500))[0].contains("ziegler.horizon"));
+        assert!(z.warnings(None).is_empty());
+    }
+}

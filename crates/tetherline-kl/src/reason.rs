@@ -1,0 +1,257 @@
+//! Why a decision was taken: an enum with its numbers, and a sentence rendered only when it is read.
+
+use serde::de::Error as _;
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::sync::Arc;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident $code:literal { $($(#[$fdoc:meta])* $field:ident: $ty:ty),* } => $text:literal );* $(;)?) => {
+        /// Why a decision was taken, with its numbers. KL in nats per sequence.
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])* $name { $($(#[$fdoc])* $field: $ty),* },)*
+            /// Read back from a log, where only the code and the sentence are kept.
+            Recorded {
+                /// The code.
+                code: ReasonCode,
+                /// The sentence.
+                text: String,
+            },
+        }
+
+        /// The kind of a [`Reason`]; serialised in `snake_case`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ReasonCode { $($(#[$doc])* $name),* }
+
+        impl ReasonCode {
+            /// Every code, in order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code as it stands in a log.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+        }
+
+        impl Reason {
+            /// The kind of this reason.
+            #[must_use]
+            pub fn code(&self) -> ReasonCode {
+                match self {
+                    $(Self::$name { .. } => ReasonCode::$name,)*
+                    Self::Recorded { code, .. } => *code,
+                }
+            }
+        }
+
+        impl std::fmt::Display for Reason {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self {
+                    $(Self::$name { $($field),* } => write!(f, $text),)*
+                    Self::Recorded { text, .. } => f.write_str(text),
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Nothing has been observed yet.
+    Start "start" {} => "no observation yet: β is at its initial value";
+    /// The law is a constant.
+    Fixed "fixed" {
+        /// The coefficient.
+        beta: f64
+    } => "β is fixed at {beta}";
+    /// The law raised β.
+    BetaRaised "beta_raised" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Measured KL.
+        kl: f64,
+        /// Target KL.
+        target: f64,
+        /// β before.
+        from: f64,
+        /// β after.
+        to: f64
+    } => "KL of {domain} is {kl:.4}, target {target:.4} nats per sequence: β {from:.6} → {to:.6}";
+    /// The law lowered β.
+    BetaLowered "beta_lowered" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Measured KL.
+        kl: f64,
+        /// Target KL.
+        target: f64,
+        /// β before.
+        from: f64,
+        /// β after.
+        to: f64
+    } => "KL of {domain} is {kl:.4}, target {target:.4} nats per sequence: β {from:.6} → {to:.6}";
+    /// The law saw the measurement and left β alone.
+    BetaHeld "beta_held" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Measured KL.
+        kl: f64,
+        /// Target KL.
+        target: f64,
+        /// β.
+        beta: f64
+    } => "KL of {domain} is {kl:.4}, target {target:.4} nats per sequence: β stays at {beta:.6}";
+    /// β wanted to move further but is at its bound.
+    AtBound "at_bound" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Measured KL.
+        kl: f64,
+        /// Target KL.
+        target: f64,
+        /// β, equal to the bound.
+        beta: f64
+    } => "β of {domain} is at its bound {beta} with KL {kl:.4} against a target of {target:.4} nats per sequence";
+    /// The published linear form made β negative.
+    CrossedZero "crossed_zero" {
+        /// Domain.
+        domain: Arc<str>,
+        /// β after.
+        beta: f64,
+        /// Sequences in the step.
+        n: u64
+    } => "β of {domain} is {beta:.6}, below zero: a step of {n} episodes is too long for the horizon of the linear form (use `adaptive`, or set beta_min)";
+    /// The published linear form left the range of an `f64`.
+    Overflow "overflow" {
+        /// Domain.
+        domain: Arc<str>,
+        /// β, held.
+        beta: f64
+    } => "β of {domain} would leave the range of a number and is held at {beta:e}";
+    /// A number is not finite, or cannot be what it is named.
+    NotFinite "not_finite" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Field of the observation.
+        field: &'static str
+    } => "{field} of {domain} is not a usable number: β is held and the batch should not be learned from";
+    /// Significantly negative KL.
+    NegativeKl "negative_kl" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Measured KL.
+        kl: f64,
+        /// Its standard error.
+        stderr: f64
+    } => "KL of {domain} is {kl:.4} ± {stderr:.4} nats per sequence, and a KL is never negative: suspect the mask, the temperature, dropout or log-probs of another engine; β is held";
+    /// The measurement says less than its noise.
+    TooNoisy "too_noisy" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Standard error.
+        stderr: f64,
+        /// Target KL.
+        target: f64
+    } => "the standard error of {domain}, {stderr:.4}, exceeds the target of {target:.4} nats per sequence: β is held until more sequences are measured";
+    /// No domain had a single sequence.
+    AllAbsent "all_absent" {} => "no domain has a measured sequence: there is nothing to control on";
+    /// The step was seen before.
+    DuplicateStep "duplicate_step" {
+        /// Step of the observation.
+        step: u64
+    } => "step {step} was observed before: its decision stands and nothing moves";
+    /// The step is older than the last one.
+    StepBackwards "step_backwards" {
+        /// Step of the observation.
+        step: u64,
+        /// Last step seen.
+        last: u64
+    } => "step {step} is older than the last one, {last}: steps never run backwards, so nothing moves";
+    /// A trial measurement that no part judges.
+    NotJudged "not_judged" {
+        /// Trial number.
+        trial: u32
+    } => "trial {trial} is accepted: no trust region is configured";
+}
+
+impl Reason {
+    /// The sentence, with its numbers.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl std::fmt::Display for ReasonCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for ReasonCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ReasonCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        Self::ALL
+            .iter()
+            .find(|c| c.as_str() == code)
+            .copied()
+            .ok_or_else(|| D::Error::custom(format!("unknown reason code `{code}`")))
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut s = serializer.serialize_struct("Reason", 2)?;
+        s.serialize_field("code", &self.code())?;
+        s.serialize_field("text", &self.text())?;
+        s.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Recorded {
+            code: ReasonCode,
+            text: String,
+        }
+        let Recorded { code, text } = Recorded::deserialize(deserializer)?;
+        Ok(Self::Recorded { code, text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_has_its_numbers_and_survives_a_log() {
+        let reason =
+            Reason::BetaRaised { domain: "medical".into(), kl: 9.0, target: 6.0, from: 0.2, to: 0.21 };
+        assert_eq!(
+            reason.text(),
+            "KL of medical is 9.0000, target 6.0000 nats per sequence: β 0.200000 → 0.210000"
+        );
+        let json = serde_json::to_string(&reason).unwrap();
+        assert!(json.starts_with(r#"{"code":"beta_raised","text":"#), "{json}");
+        let back: Reason = serde_json::from_str(&json).unwrap();
+        assert_eq!((back.code(), back.text()), (reason.code(), reason.text()));
+        assert!(serde_json::from_str::<Reason>(r#"{"code":"nope","text":""}"#).is_err());
+    }
+
+    #[test]
+    fn codes_are_distinct() {
+        let codes: std::collections::BTreeSet<_> = ReasonCode::ALL.iter().map(|c| c.as_str()).collect();
+        assert_eq!(codes.len(), ReasonCode::ALL.len());
+    }
+}
