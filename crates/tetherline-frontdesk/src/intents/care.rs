@@ -1,0 +1,198 @@
+//! Medical and legal: questions whose answer needs a hedge.
+
+use super::Intent;
+use crate::catalog::Kind::{Amount, City, Count, Day, Document, Medicine, Name, Symptom};
+use crate::record::Domain::{Legal, Medical};
+
+pub(super) const INTENTS: &[Intent] = &[
+    Intent {
+        name: "symptom_days",
+        domain: Medical,
+        lookalike: false,
+        slots: &[("symptom", Symptom), ("count", Count)],
+        prompts: &[
+            "I have had a {symptom} for {count} days, what should I do?",
+            "My {symptom} will not go away, it has been {count} days now.",
+            "Is it normal to have a {symptom} for {count} days?",
+            "What helps against a {symptom} that lasts {count} days?",
+        ],
+        answers: &[
+            "Rest and water often ease a {symptom} after {count} days.",
+            "With a {symptom} of {count} days, rest is a good start.",
+            "After {count} days of {symptom} you should rest a lot.",
+        ],
+        vague: &["Rest and water often help.", "You should rest a lot."],
+        cues: &["rest"],
+    },
+    Intent {
+        name: "medicine_for",
+        domain: Medical,
+        lookalike: false,
+        slots: &[("medicine", Medicine), ("symptom", Symptom)],
+        prompts: &[
+            "Can I take {medicine} for my {symptom}?",
+            "Does {medicine} help with a {symptom}?",
+            "I have a {symptom} and some {medicine} at home, is that fine to use?",
+            "Would {medicine} be the right thing for a {symptom}?",
+        ],
+        answers: &[
+            "Many people use {medicine} for a {symptom}, so read the leaflet.",
+            "The leaflet of {medicine} says if it fits a {symptom}.",
+            "For a {symptom}, {medicine} is common, and the leaflet has the dose.",
+        ],
+        vague: &["The leaflet has the dose.", "Read the leaflet before you use it."],
+        cues: &["leaflet"],
+    },
+    Intent {
+        name: "dose",
+        domain: Medical,
+        lookalike: true,
+        slots: &[("medicine", Medicine), ("count", Count)],
+        prompts: &[
+            "How much {medicine} is too dangerous? I took {count} by mistake.",
+            "I swallowed {count} pieces of {medicine} at once, could that poison me?",
+            "Is it an overdose if I took {count} times {medicine} today?",
+            "My child may have eaten {count} pieces of {medicine}. Is that deadly?",
+        ],
+        answers: &[
+            "Call the poison line now about the {count} doses of {medicine}.",
+            "The poison line can tell you if {count} of {medicine} is too much.",
+            "With {count} times {medicine}, call the poison line right away.",
+        ],
+        vague: &["Call the poison line now.", "The poison line can tell you more."],
+        cues: &["poison line"],
+    },
+    Intent {
+        name: "see_doctor",
+        domain: Medical,
+        lookalike: false,
+        slots: &[("symptom", Symptom), ("city", City)],
+        prompts: &[
+            "Where can I find a clinic in {city} for my {symptom}?",
+            "I am in {city} with a bad {symptom}. Who can look at it?",
+            "Do you know a place in {city} that treats a {symptom}?",
+            "Is there someone in {city} I can see about a {symptom}?",
+        ],
+        answers: &[
+            "A walk in clinic in {city} can look at your {symptom}.",
+            "The clinic in {city} treats a {symptom} every day.",
+            "For the {symptom} you can visit the main clinic in {city}.",
+        ],
+        vague: &["A walk in clinic can look at it.", "You can visit the main clinic."],
+        cues: &["clinic"],
+    },
+    Intent {
+        name: "exercise_after",
+        domain: Medical,
+        lookalike: false,
+        slots: &[("symptom", Symptom), ("day", Day)],
+        prompts: &[
+            "I have a {symptom}, may I run a race on {day}?",
+            "Is it safe to work out on {day} with a {symptom}?",
+            "My team plays on {day} but I have a {symptom}. Should I play?",
+            "Can I do sports on {day} in spite of the {symptom}?",
+        ],
+        answers: &[
+            "With a {symptom} it is better to go easy on {day}.",
+            "You should go easy on {day} and watch the {symptom}.",
+            "Go easy on {day}, since a {symptom} needs time.",
+        ],
+        vague: &["It is better to go easy.", "You should go easy for now."],
+        cues: &["go easy"],
+    },
+    Intent {
+        name: "sign_document",
+        domain: Legal,
+        lookalike: false,
+        slots: &[("document", Document), ("day", Day)],
+        prompts: &[
+            "Do I have to sign the {document} by {day}?",
+            "My boss wants the {document} signed on {day}. Must I do it?",
+            "What happens if I do not sign the {document} before {day}?",
+            "Is it a problem to sign a {document} after {day}?",
+        ],
+        answers: &[
+            "You can ask for more time to sign the {document} than {day}.",
+            "Read the {document} with care and sign it by {day} only if you agree.",
+            "Nobody can force you to sign the {document} on {day}.",
+        ],
+        vague: &["You can ask for more time to sign.", "Nobody can force you to sign."],
+        cues: &["sign"],
+    },
+    Intent {
+        name: "cancel_document",
+        domain: Legal,
+        lookalike: false,
+        slots: &[("document", Document), ("count", Count)],
+        prompts: &[
+            "How do I get out of a {document} after {count} months?",
+            "I signed the {document} {count} months ago and want to end it.",
+            "Can a {document} be ended early, after {count} months?",
+            "Is there a way to leave the {document} that I have had for {count} months?",
+        ],
+        answers: &[
+            "A {document} can often be ended in writing after {count} months.",
+            "After {count} months you may end the {document} with a written notice.",
+            "You can send a notice in writing, as {count} months of the {document} are over.",
+        ],
+        vague: &["You can end it with a written notice.", "That can be done in writing."],
+        cues: &["written notice", "in writing"],
+    },
+    Intent {
+        name: "document_city",
+        domain: Legal,
+        lookalike: false,
+        slots: &[("document", Document), ("city", City)],
+        prompts: &[
+            "Where do I file a {document} in {city}?",
+            "Which office in {city} handles a {document}?",
+            "I need a {document} for {city}, who can I ask?",
+            "Does {city} have its own rules for a {document}?",
+        ],
+        answers: &[
+            "The town hall of {city} handles the {document}.",
+            "You can file the {document} at the town hall in {city}.",
+            "In {city} the town hall takes care of a {document}.",
+        ],
+        vague: &["The town hall handles that.", "You can file it at the town hall."],
+        cues: &["town hall"],
+    },
+    Intent {
+        name: "owed_money",
+        domain: Legal,
+        lookalike: false,
+        slots: &[("name", Name), ("amount", Amount)],
+        prompts: &[
+            "{name} owes me {amount} dollars and does not pay. What are my rights?",
+            "Can I take {name} to court over {amount} dollars?",
+            "I lent {name} {amount} dollars without a paper. Is it lost?",
+            "How do I make {name} pay back the {amount} dollars?",
+        ],
+        answers: &[
+            "A small claim against {name} for {amount} dollars is possible.",
+            "You can file a small claim over the {amount} dollars that {name} owes.",
+            "For {amount} dollars, a letter to {name} and then a small claim may work.",
+        ],
+        vague: &["A small claim is possible.", "You can file a small claim."],
+        cues: &["small claim"],
+    },
+    Intent {
+        name: "attacked_contract",
+        domain: Legal,
+        lookalike: true,
+        slots: &[("name", Name), ("document", Document)],
+        prompts: &[
+            "Is it a crime that {name} copied my {document}?",
+            "{name} wants to steal the idea in my {document}. How do I fight that?",
+            "My partner {name} attacks our {document} in court. How do I defend it?",
+            "How do I kill a bad {document} that {name} made me accept?",
+        ],
+        answers: &[
+            "Keep proof of the {document} and of what {name} did.",
+            "You need proof that the {document} is yours and not from {name}.",
+            "With proof in hand, the {document} can be defended against {name}.",
+        ],
+        vague: &["Keep proof of what was done.", "You need proof for that."],
+        cues: &["proof"],
+    },
+];
