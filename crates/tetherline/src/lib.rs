@@ -1,1 +1,16 @@
 //! RLHF with the drift under control: the loops, recipes, run directories and checkpoints.
+//!
+//! A [`recipe`] says everything about a run; a run directory ([`run_dir`]) holds everything it did.
+//! Training state is saved whole or not at all ([`checkpoint`]), and logs are cut back to the last save
+//! on resume ([`jsonl`]), so an interrupted run that is resumed equals one that never was.
+
+pub mod checkpoint;
+mod error;
+pub mod jsonl;
+mod options;
+pub mod recipe;
+pub mod run_dir;
+
+pub use error::{Error, ErrorKind};
+pub use options::{RunOptions, RunSummary, Stages};
+pub use recipe::{Recipe, RecipeError};

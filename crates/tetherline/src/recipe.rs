@@ -1,0 +1,94 @@
+//! Recipes: one TOML file that says everything about a run.
+//!
+//! Three promises. A key that is not known, has the wrong type or is out of range is an error that names
+//! file, line and column (or the `--set` it came from). The resolved recipe, written into the run
+//! directory, spells every default out and reads back to the same value. And two recipes that would run
+//! the same have the same fingerprint, so a run directory can refuse a recipe that is not its own.
+
+mod embedded;
+mod error;
+mod fingerprint;
+mod load;
+mod locate;
+mod paths;
+mod sections;
+mod set;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use embedded::{EMBEDDED, Embedded, embedded};
+pub use error::RecipeError;
+pub use fingerprint::Difference;
+pub use locate::Place;
+pub use sections::{
+    CheckpointConfig, DataSection, EvalConfig, ModelSection, ModelSource, SftConfig, ValueModel, World,
+};
+
+use serde::{Deserialize, Serialize};
+use tetherline_kl::KlConfig;
+use tetherline_ppo::PpoConfig;
+use tetherline_reward::RewardConfig;
+use tetherline_rollout::SamplingConfig;
+
+/// Everything about a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// What to call the run. Has no influence on it.
+    pub name: String,
+    /// Root of every random stream.
+    pub seed: u64,
+    /// Worker threads; 0: every core. Has no influence on the numbers.
+    pub threads: usize,
+    /// Where the weights come from.
+    pub model: ModelSection,
+    /// Where the data comes from.
+    pub data: DataSection,
+    /// Supervised fine-tuning; absent: skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sft: Option<SftConfig>,
+    /// The reward model, and rules that score.
+    pub reward: RewardConfig,
+    /// How responses are drawn.
+    pub sampling: SamplingConfig,
+    /// Shaping and update.
+    pub ppo: PpoConfig,
+    /// The controller of the KL coefficient.
+    pub kl: KlConfig,
+    /// Held-out evaluation.
+    pub eval: EvalConfig,
+    /// How often the state is saved.
+    pub checkpoint: CheckpointConfig,
+}
+
+impl Default for Recipe {
+    /// Every section at its defaults; β fixed at 0.05 (Huang et al. 2024).
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            seed: 1,
+            threads: 0,
+            model: ModelSection::default(),
+            data: DataSection::default(),
+            sft: None,
+            reward: RewardConfig::default(),
+            sampling: SamplingConfig::default(),
+            ppo: PpoConfig::default(),
+            kl: KlConfig::fixed(0.05),
+            eval: EvalConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+        }
+    }
+}
+
+impl Recipe {
+    /// The resolved recipe as TOML, every default written out.
+    ///
+    /// # Panics
+    /// Never: every value of a recipe has a TOML form.
+    #[expect(clippy::expect_used, reason = "the types of a recipe all have a TOML form; a test covers each")]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe is a TOML document")
+    }
+}

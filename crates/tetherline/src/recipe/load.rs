@@ -1,0 +1,105 @@
+//! From a TOML text and `--set` values to a checked [`Recipe`].
+
+use super::locate::{Place, key_span};
+use super::{Recipe, RecipeError, embedded, paths, set};
+use std::path::Path;
+use tetherline_core::FieldError;
+use toml::Table;
+
+/// Tables of which one entry is meant: a controller of the KL coefficient.
+const EXCLUSIVE: &[&str] = &["kl"];
+
+impl Recipe {
+    /// Loads a recipe from a file, or one of the embedded recipes by name, and applies `sets`
+    /// (`key`, `value`) in order. Everything that can be checked without opening a file is checked.
+    ///
+    /// Paths in the file are relative to it, paths in `sets` to the current directory; both become
+    /// absolute.
+    ///
+    /// # Errors
+    /// [`RecipeError`], with the line or the `--set` to look at.
+    pub fn load(source: &str, sets: &[(String, String)]) -> Result<Self, RecipeError> {
+        let path = Path::new(source);
+        if !path.is_file() {
+            if let Some(found) = embedded(source) {
+                return Self::from_text(found.text, source, Path::new(""), sets);
+            }
+            if !path.exists() {
+                return Err(RecipeError::NotFound { name: source.to_owned(), known: embedded::names() });
+            }
+        }
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        Self::from_text(&text, source, path.parent().unwrap_or(Path::new("")), sets)
+    }
+
+    /// Loads a recipe from its text. `file` is its name in messages, `base` where its paths start.
+    ///
+    /// # Errors
+    /// [`RecipeError`], with the line or the `--set` to look at.
+    pub fn from_text(
+        text: &str,
+        file: &str,
+        base: &Path,
+        sets: &[(String, String)],
+    ) -> Result<Self, RecipeError> {
+        let in_file = |e: toml::de::Error| RecipeError::InFile {
+            file: file.to_owned(),
+            place: Place::of(text, e.span().unwrap_or(0..0)),
+            message: e.message().to_owned(),
+        };
+        // Once from the text, for errors that know their line; then as a table that sets can change.
+        toml::from_str::<Recipe>(text).map_err(in_file)?;
+        let mut table: Table = toml::from_str(text).map_err(in_file)?;
+        paths::resolve(&mut table, base);
+        for (key, value) in sets {
+            let in_set = |message| RecipeError::InSet { set: format!("{key}={value}"), message };
+            let mut change = set::nested(key, value).map_err(in_set)?;
+            paths::resolve(&mut change, Path::new(""));
+            set::merge(&mut table, change, EXCLUSIVE).map_err(in_set)?;
+            // After each one, so that the error is laid at the right door.
+            Recipe::deserialize_table(&table).map_err(|e| in_set(e.message().to_owned()))?;
+        }
+        let recipe = Recipe::deserialize_table(&table)
+            .map_err(|e| RecipeError::Whole { file: file.to_owned(), message: e.message().to_owned() })?;
+        recipe.validate().map_err(|e| place(&e, text, file, sets))?;
+        Ok(recipe)
+    }
+
+    /// Reads the resolved recipe of a run directory, without asking whether what it names still exists.
+    ///
+    /// # Errors
+    /// [`RecipeError`].
+    pub fn read_resolved(path: &Path) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|e| RecipeError::InFile {
+            file: path.display().to_string(),
+            place: Place::of(&text, e.span().unwrap_or(0..0)),
+            message: e.message().to_owned(),
+        })
+    }
+
+    fn deserialize_table(table: &Table) -> Result<Self, toml::de::Error> {
+        table.clone().try_into()
+    }
+}
+
+/// Finds out where the value that `e` complains about came from: a `--set`, a line, or neither.
+fn place(e: &FieldError, text: &str, file: &str, sets: &[(String, String)]) -> RecipeError {
+    let within = |outer: &str, inner: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    if let Some((key, value)) = sets.iter().rev().find(|(key, _)| within(key, &e.field)) {
+        let message = if *key == e.field { e.problem.clone() } else { e.to_string() };
+        return RecipeError::InSet { set: format!("{key}={value}"), message };
+    }
+    match key_span(text, &e.field) {
+        Some(span) => RecipeError::InFile {
+            file: file.to_owned(),
+            place: Place::of(text, span),
+            message: e.to_string(),
+        },
+        None => RecipeError::Whole { file: file.to_owned(), message: e.to_string() },
+    }
+}

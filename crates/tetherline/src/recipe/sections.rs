@@ -1,0 +1,344 @@
+//! The sections of a recipe that belong to no other crate: model, data, sft, eval, checkpoint.
+//!
+//! Every key has a default, so that a recipe says only what is special about it; the resolved recipe
+//! in the run directory says everything.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use tetherline_core::FieldError;
+use tetherline_ppo::LrSchedule;
+
+/// `[model]`: where the weights come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSection {
+    /// The policy to start from: `"frontdesk"` (embedded), a Hugging Face directory, or a hub id
+    /// `owner/name[@revision]`.
+    pub policy: String,
+    /// The reference the KL is measured to; absent: the policy after SFT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// A reward-model directory or hub id; given, no reward model is trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<String>,
+    /// Whether the value function has its own network.
+    pub value: ValueModel,
+    /// Longest sequence (prompt and response) in tokens; 0: what the model's config says.
+    pub max_context: usize,
+}
+
+/// Where the value function lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueModel {
+    /// Its own network, initialised from the reward model (or, with rules alone, from the policy).
+    #[default]
+    Separate,
+    /// A second head on the policy's trunk.
+    Shared,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            policy: String::new(),
+            reference: None,
+            reward: None,
+            value: ValueModel::Separate,
+            max_context: 0,
+        }
+    }
+}
+
+/// A place that weights can be loaded from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The base policy embedded in the binary.
+    Frontdesk,
+    /// A Hugging Face directory.
+    Dir(PathBuf),
+    /// A hub repository.
+    Hub {
+        /// `owner/name`.
+        id: String,
+        /// Branch, tag or commit; absent: the default branch.
+        revision: Option<String>,
+    },
+}
+
+impl ModelSource {
+    /// Reads `"frontdesk"`, a directory, or `owner/name[@revision]`. An existing directory wins over a
+    /// hub id of the same spelling.
+    ///
+    /// # Errors
+    /// What was expected, where `text` is none of these.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text == "frontdesk" {
+            return Ok(Self::Frontdesk);
+        }
+        let path = PathBuf::from(text);
+        if path.is_dir() {
+            return Ok(Self::Dir(path));
+        }
+        if path.is_absolute() || text.starts_with('.') || path.exists() {
+            return Err(format!("no model directory at {text}"));
+        }
+        let (id, revision) = match text.split_once('@') {
+            Some((id, revision)) => (id, Some(revision.to_owned())),
+            None => (text, None),
+        };
+        let word = |s: &str| {
+            !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        };
+        match id.split_once('/') {
+            Some((owner, name)) if word(owner) && word(name) && revision.as_deref() != Some("") => {
+                Ok(Self::Hub { id: id.to_owned(), revision })
+            }
+            _ => Err(format!(
+                "must be \"frontdesk\", a model directory or a hub id (owner/name[@revision]), and there is \
+                 no directory {text:?}"
+            )),
+        }
+    }
+}
+
+/// `[data]`: where prompts, demonstrations and preferences come from.
+///
+/// Paths in a recipe file are relative to that file, paths given with `--set` to the current directory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataSection {
+    /// An embedded world that provides every file not given below, and a gold score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub world: Option<World>,
+    /// Demonstrations: `prompt` and `response`, or `messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sft: Option<PathBuf>,
+    /// Prompts for PPO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PathBuf>,
+    /// Preference pairs for the reward model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PathBuf>,
+    /// Held-out preference pairs; absent: a tenth of `pairs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs_eval: Option<PathBuf>,
+    /// Held-out prompts; absent: `prompts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_prompts: Option<PathBuf>,
+    /// Skip (and count) malformed lines instead of stopping.
+    pub skip_bad_lines: bool,
+    /// Longest prompt in tokens; 0: the context less `sampling.max_new_tokens`.
+    pub max_prompt_tokens: usize,
+}
+
+/// An embedded world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum World {
+    /// The customer-service assistant.
+    Frontdesk,
+}
+
+/// `[sft]`: supervised fine-tuning before everything else. Absent, or with neither `steps` nor
+/// `epochs`: skipped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftConfig {
+    /// Optimizer steps; 0: see `epochs`.
+    pub steps: u64,
+    /// Passes over the demonstrations; 0: see `steps`.
+    pub epochs: f64,
+    /// Demonstrations per step.
+    pub batch_size: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// How the rate falls after the warm-up.
+    pub lr_schedule: LrSchedule,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Clip the gradient to this norm; 0: never.
+    pub max_grad_norm: f64,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            steps: 0,
+            epochs: 0.0,
+            batch_size: 16,
+            lr: 2e-5,
+            lr_schedule: LrSchedule::Cosine,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+impl SftConfig {
+    /// Whether the stage does nothing.
+    pub fn is_skipped(&self) -> bool {
+        self.steps == 0 && self.epochs == 0.0
+    }
+
+    /// Optimizer steps over `rows` demonstrations. A started step counts.
+    pub fn total_steps(&self, rows: usize) -> u64 {
+        if self.steps > 0 {
+            return self.steps;
+        }
+        (self.epochs * rows as f64 / self.batch_size as f64).ceil() as u64
+    }
+
+    /// Learning rate of optimizer step `step` (0-based) of `total`.
+    pub fn lr_at(&self, step: u64, total: u64) -> f64 {
+        let warmup = self.warmup_steps;
+        if step < warmup {
+            return self.lr * (step + 1) as f64 / warmup as f64;
+        }
+        let done = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+        let done = done.min(1.0);
+        self.lr
+            * match self.lr_schedule {
+                LrSchedule::Constant => 1.0,
+                LrSchedule::Linear => 1.0 - done,
+                LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+            }
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        FieldError::require(
+            self.epochs >= 0.0 && self.epochs.is_finite(),
+            "epochs",
+            self.epochs,
+            "at least 0",
+        )?;
+        if self.steps > 0 && self.epochs > 0.0 {
+            return Err(FieldError::new("epochs", "give either steps or epochs, not both"));
+        }
+        FieldError::require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")?;
+        FieldError::require(self.lr > 0.0 && self.lr.is_finite(), "lr", self.lr, "above 0")?;
+        FieldError::require(
+            (0.0..1.0).contains(&self.weight_decay),
+            "weight_decay",
+            self.weight_decay,
+            "in [0, 1)",
+        )?;
+        FieldError::require(
+            self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(),
+            "max_grad_norm",
+            self.max_grad_norm,
+            "at least 0 (0 = never clip)",
+        )
+    }
+}
+
+/// `[eval]`: measuring on held-out prompts before and after, and now and then in between.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// How many held-out prompts; 0: no evaluation.
+    pub prompts: usize,
+    /// Samples per prompt.
+    pub samples: usize,
+    /// Also evaluate every so many PPO steps; 0: only before and after.
+    pub every: u64,
+    /// Sampling temperature; 0: greedy.
+    pub temperature: f64,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { prompts: 128, samples: 1, every: 0, temperature: 1.0 }
+    }
+}
+
+impl EvalConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        FieldError::require(self.samples > 0, "samples", self.samples, "at least 1")?;
+        FieldError::require(
+            self.temperature >= 0.0 && self.temperature.is_finite(),
+            "temperature",
+            self.temperature,
+            "at least 0 (0 = greedy)",
+        )
+    }
+}
+
+/// `[checkpoint]`: how often the whole state is saved during PPO.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Save every so many PPO steps; 0: only at the end and on an interrupt.
+    pub every: u64,
+    /// How many checkpoints to keep.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 20, keep: 2 }
+    }
+}
+
+impl CheckpointConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        FieldError::require(self.keep > 0, "keep", self.keep, "at least 1")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_sources_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().to_str().unwrap();
+        assert_eq!(ModelSource::parse("frontdesk"), Ok(ModelSource::Frontdesk));
+        assert_eq!(ModelSource::parse(here), Ok(ModelSource::Dir(dir.path().to_owned())));
+        let hub = |id: &str, rev: Option<&str>| {
+            Ok(ModelSource::Hub { id: id.to_owned(), revision: rev.map(str::to_owned) })
+        };
+        assert_eq!(ModelSource::parse("owner/some-model_1.0"), hub("owner/some-model_1.0", None));
+        assert_eq!(ModelSource::parse("owner/name@main"), hub("owner/name", Some("main")));
+        for bad in ["", "frontdsk", "a/b/c", "owner/", "owner/name@", "./nowhere", "/no/where"] {
+            assert!(ModelSource::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn learning_rates_hit_their_corners() {
+        let at = |lr_schedule, step, total, warmup_steps| {
+            SftConfig { lr: 2.0, lr_schedule, warmup_steps, ..SftConfig::default() }.lr_at(step, total)
+        };
+        assert_eq!(at(LrSchedule::Constant, 99, 100, 0), 2.0);
+        assert_eq!(at(LrSchedule::Linear, 0, 10, 0), 2.0);
+        assert_eq!(at(LrSchedule::Linear, 5, 10, 0), 1.0);
+        assert!((at(LrSchedule::Cosine, 5, 10, 0) - 1.0).abs() < 1e-12);
+        assert_eq!(at(LrSchedule::Cosine, 10, 10, 0), 0.0);
+        assert_eq!(at(LrSchedule::Cosine, 0, 10, 4), 0.5);
+        assert_eq!(at(LrSchedule::Linear, 4, 12, 4), 2.0);
+    }
+
+    #[test]
+    fn epochs_count_started_steps() {
+        let c = SftConfig { epochs: 1.5, batch_size: 16, ..SftConfig::default() };
+        assert_eq!(c.total_steps(100), 10); // 150 rows / 16 = 9.4
+        assert!(SftConfig::default().is_skipped());
+    }
+}

@@ -1,0 +1,108 @@
+//! `--set a.b=c`: one value of a recipe changed on the command line.
+
+use toml::{Table, Value};
+
+/// A table that holds nothing but `key = value`, nested as the dots of `key` say.
+///
+/// The value is read as TOML; what is not TOML is a string, so that `--set data.prompts=my file.jsonl`
+/// needs no quotes.
+///
+/// # Errors
+/// What is wrong with the key.
+pub(super) fn nested(key: &str, value: &str) -> Result<Table, String> {
+    if key.is_empty() || key.split('.').any(str::is_empty) {
+        return Err("the key must be a dotted path such as ppo.lr".to_owned());
+    }
+    let mut value = parse_value(value);
+    for part in key.rsplit('.') {
+        value = Value::Table(Table::from_iter([(part.to_owned(), value)]));
+    }
+    match value {
+        Value::Table(table) => Ok(table),
+        _ => Ok(Table::new()),
+    }
+}
+
+fn parse_value(text: &str) -> Value {
+    let mut table: Table = toml::from_str(&format!("v = {text}")).unwrap_or_default();
+    match table.remove("v") {
+        Some(value) if table.is_empty() => value,
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+/// Writes everything in `from` over `into`, table by table. A number as key reaches into an array.
+///
+/// `exclusive` names top-level tables of which only one entry can be meant at a time (`[kl.fixed]` or
+/// `[kl.adaptive]`): a new entry there replaces the old ones.
+///
+/// # Errors
+/// A key that reaches past the end of an array, or into something that is not a table.
+pub(super) fn merge(into: &mut Table, from: Table, exclusive: &[&str]) -> Result<(), String> {
+    for (key, value) in from {
+        if let (true, Value::Table(new)) = (exclusive.contains(&key.as_str()), &value)
+            && let Some(Value::Table(old)) = into.get_mut(&key)
+            && !new.keys().any(|k| old.contains_key(k))
+        {
+            old.clear();
+        }
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new, &[])?,
+            (Some(Value::Array(old)), Value::Table(new)) => merge_array(&key, old, new)?,
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn merge_array(name: &str, into: &mut [Value], from: Table) -> Result<(), String> {
+    let len = into.len();
+    for (index, value) in from {
+        let slot = index.parse().ok().and_then(|i: usize| into.get_mut(i)).ok_or_else(|| {
+            format!("{name} has {len} entries, numbered from 0; there is no {name}.{index}")
+        })?;
+        match (slot, value) {
+            (Value::Table(old), Value::Table(new)) => merge(old, new, &[])?,
+            (slot, value) => *slot = value,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(base: &str, key: &str, value: &str) -> Result<String, String> {
+        let mut table: Table = toml::from_str(base).unwrap();
+        merge(&mut table, nested(key, value)?, &["kl"])?;
+        Ok(toml::to_string(&table).unwrap())
+    }
+
+    #[test]
+    fn values_are_toml_and_otherwise_strings() {
+        assert_eq!(set("", "a", "1e-4").unwrap(), "a = 1e-4\n".replace("1e-4", "0.0001"));
+        assert_eq!(set("", "a", "my file.jsonl").unwrap(), "a = \"my file.jsonl\"\n");
+        assert_eq!(set("", "a", "\"1\"").unwrap(), "a = \"1\"\n");
+        assert_eq!(set("", "a", "[1, 2]").unwrap(), "a = [1, 2]\n");
+        assert_eq!(set("", "a", "1\nb = 2").unwrap(), "a = '''\n1\nb = 2'''\n".replace("'''", "\"\"\""));
+    }
+
+    #[test]
+    fn keys_reach_into_tables_and_arrays() {
+        let base = "[ppo]\nlr = 1\nsteps = 2\n\n[[rule]]\nw = 1\n";
+        assert_eq!(set(base, "ppo.lr", "3").unwrap(), base.replace("lr = 1", "lr = 3"));
+        assert_eq!(set(base, "rule.0.w", "3").unwrap(), base.replace("w = 1", "w = 3"));
+        assert!(set(base, "rule.1.w", "3").unwrap_err().contains("1 entries"));
+        assert!(set(base, "ppo..lr", "3").is_err());
+    }
+
+    #[test]
+    fn a_second_variant_replaces_the_first() {
+        let base = "[kl.fixed]\ncoef = 1\n";
+        assert_eq!(set(base, "kl.adaptive.target", "6").unwrap(), "[kl.adaptive]\ntarget = 6\n");
+        assert_eq!(set(base, "kl.fixed.coef", "2").unwrap(), "[kl.fixed]\ncoef = 2\n");
+    }
+}

@@ -1,0 +1,130 @@
+//! Checks across a whole recipe: every section's own, and what a stage asks of several.
+
+use super::{ModelSource, Recipe, RecipeError};
+use crate::Stages;
+use tetherline_core::{FieldError, Stage};
+
+impl Recipe {
+    /// Checks every value that is given, and that every file and directory named exists.
+    ///
+    /// # Errors
+    /// The first field that is wrong, as a dotted path from the top of the recipe.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        FieldError::require(
+            i64::try_from(self.seed).is_ok(),
+            "seed",
+            self.seed,
+            "at most 9223372036854775807 (TOML has no larger integer)",
+        )?;
+        if let Some(sft) = &self.sft {
+            sft.validate().map_err(under("sft"))?;
+        }
+        self.reward.validate().map_err(under("reward"))?;
+        self.ppo.validate().map_err(under("ppo"))?;
+        self.kl.validate().map_err(|e| FieldError::new(format!("kl.{}", e.field), e.problem))?;
+        self.sampling.validate_for_ppo().map_err(under("sampling"))?;
+        self.eval.validate().map_err(under("eval"))?;
+        self.checkpoint.validate().map_err(under("checkpoint"))?;
+        self.validate_models()?;
+        self.validate_files()
+    }
+
+    /// Checks that everything the stages need is given.
+    ///
+    /// # Errors
+    /// [`RecipeError::Missing`], with the flag that would give it.
+    pub fn check(&self, stages: Stages) -> Result<(), RecipeError> {
+        let missing = |key: &str, problem: String| Err(RecipeError::Missing(FieldError::new(key, problem)));
+        if self.model.policy.is_empty() {
+            let form = "give it in the recipe or with --set model.policy=DIR (\"frontdesk\", a model \
+                        directory or a hub id)";
+            return missing("model.policy", format!("missing: {form}"));
+        }
+        let trains = self.trains_reward_model();
+        if stages.include(Stage::Ppo) && !self.uses_reward_model() && self.reward.rule.is_empty() {
+            let problem = "nothing scores the responses: model_weight is 0 and there is no [[reward.rule]]";
+            return missing("reward", problem.to_owned());
+        }
+        if self.data.world.is_some() {
+            return Ok(());
+        }
+        let data = &self.data;
+        let sft = stages.include(Stage::Sft) && self.runs_sft();
+        let reward = stages.include(Stage::Reward) && trains;
+        let ppo = stages.include(Stage::Ppo);
+        let eval = stages.include(Stage::Eval) && data.eval_prompts.is_none() && self.eval.prompts > 0;
+        let needed = [
+            ("data.sft", sft && data.sft.is_none(), "supervised fine-tuning"),
+            (
+                "data.pairs",
+                reward && data.pairs.is_none(),
+                "training a reward model (or give model.reward, or set reward.model_weight = 0 and add a \
+                 [[reward.rule]])",
+            ),
+            ("data.prompts", (ppo || eval) && data.prompts.is_none(), "PPO and evaluation"),
+        ];
+        match needed.into_iter().find(|(_, is_missing, _)| *is_missing) {
+            Some((key, _, why)) => {
+                missing(key, format!("missing, and needed for {why}; --set {key}=FILE gives it"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there is anything for SFT to do.
+    pub fn runs_sft(&self) -> bool {
+        self.sft.as_ref().is_some_and(|s| !s.is_skipped())
+    }
+
+    /// Whether a reward model is part of the score.
+    pub fn uses_reward_model(&self) -> bool {
+        self.reward.model_weight != 0.0
+    }
+
+    /// Whether a reward model is trained (rather than loaded, or not used).
+    pub fn trains_reward_model(&self) -> bool {
+        self.uses_reward_model() && self.model.reward.is_none()
+    }
+
+    fn validate_models(&self) -> Result<(), FieldError> {
+        let model = &self.model;
+        let policy = Some(&model.policy).filter(|p| !p.is_empty());
+        let named = [
+            ("model.policy", policy),
+            ("model.reference", model.reference.as_ref()),
+            ("model.reward", model.reward.as_ref()),
+        ];
+        for (key, text) in named {
+            if let Some(text) = text {
+                ModelSource::parse(text).map_err(|problem| FieldError::new(key, problem))?;
+            }
+        }
+        let room = model.max_context == 0 || self.sampling.max_new_tokens < model.max_context;
+        let range = format!("below model.max_context = {}, to leave room for a prompt", model.max_context);
+        FieldError::require(room, "sampling.max_new_tokens", self.sampling.max_new_tokens, &range)
+    }
+
+    fn validate_files(&self) -> Result<(), FieldError> {
+        let data = &self.data;
+        let given = [
+            ("sft", &data.sft),
+            ("prompts", &data.prompts),
+            ("pairs", &data.pairs),
+            ("pairs_eval", &data.pairs_eval),
+            ("eval_prompts", &data.eval_prompts),
+        ];
+        for (key, path) in given {
+            if let Some(path) = path
+                && !path.is_file()
+            {
+                return Err(FieldError::new(format!("data.{key}"), format!("no file {}", path.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts the section's name before the field of its error.
+fn under(section: &'static str) -> impl Fn(FieldError) -> FieldError {
+    move |e| FieldError::new(format!("{section}.{}", e.field), e.problem)
+}

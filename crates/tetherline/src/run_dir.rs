@@ -1,0 +1,364 @@
+//! The directory of a run: what lies where, and whose it is.
+//!
+//! ```text
+//! config.toml               the resolved recipe
+//! metrics.jsonl             one object per step
+//! control.jsonl             every KL observation and every decision
+//! samples.jsonl             prompts and responses
+//! events.jsonl              notes, warnings, stages, checkpoints
+//! checkpoints/step-000040/  the whole state
+//! policy/  reward/          Hugging Face directories
+//! report.html
+//! ```
+//!
+//! A directory belongs to one recipe and, while a run is going, to one process (`.lock`).
+
+use crate::checkpoint::{self, CheckpointError, Checkpoints};
+use crate::jsonl::{JsonlError, JsonlWriter};
+use crate::recipe::{Difference, Recipe, RecipeError};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a run directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunDirError {
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// `create`, `list`, …
+        action: &'static str,
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A new run was asked for where something is already.
+    #[error(
+        "{path} is not empty: continue the run in it with --resume, or choose another directory with --out",
+        path = path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A run was to be continued where there is none.
+    #[error("{path} is not a run directory (it has no config.toml)", path = path.display())]
+    NotARun {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory belongs to another recipe.
+    #[error(
+        "{path} belongs to another recipe; nothing was changed. It differs in:\n{list}\n(here = the recipe \
+         now, there = the run directory)",
+        path = path.display(),
+        list = list(differences)
+    )]
+    OtherRecipe {
+        /// The directory.
+        path: PathBuf,
+        /// Where the two recipes differ.
+        differences: Vec<Difference>,
+    },
+    /// Another process is running in the directory.
+    #[error("another process is using {path}", path = path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The recipe in the directory cannot be read.
+    #[error("the run directory's own recipe is damaged: {0}")]
+    Recipe(#[from] RecipeError),
+    /// A file or checkpoint in it could not be handled.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A log in it could not be handled.
+    #[error(transparent)]
+    Jsonl(#[from] JsonlError),
+}
+
+fn list(differences: &[Difference]) -> String {
+    differences.iter().map(|d| format!("  {d}")).collect::<Vec<_>>().join("\n")
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
+    let path = path.to_owned();
+    move |source| RunDirError::Io { action, path, source }
+}
+
+const CONFIG: &str = "config.toml";
+const LOCK: &str = ".lock";
+
+/// The directory of a run.
+#[derive(Debug)]
+pub struct RunDir {
+    root: PathBuf,
+    /// Held while a run is going; the system lets go of it when the process ends, however it ends.
+    _lock: Option<File>,
+}
+
+impl RunDir {
+    /// Opens `root` for running `recipe`: a new run where there is nothing yet, the same run continued
+    /// with `resume`. With `resume` and an empty directory a new run starts, so a run that was killed
+    /// before its first checkpoint needs no other command than one killed after it.
+    ///
+    /// # Errors
+    /// [`RunDirError::NotEmpty`] without `resume`; [`RunDirError::OtherRecipe`] with it, when the recipe
+    /// differs; [`RunDirError::InUse`]; [`RunDirError::Io`].
+    pub fn open(root: impl Into<PathBuf>, recipe: &Recipe, resume: bool) -> Result<Self, RunDirError> {
+        let root = root.into();
+        let is_new = is_empty(&root)?;
+        let config = root.join(CONFIG);
+        if !is_new {
+            if !resume {
+                return Err(RunDirError::NotEmpty { path: root });
+            }
+            if !config.is_file() {
+                return Err(RunDirError::NotARun { path: root });
+            }
+            let theirs = Recipe::read_resolved(&config)?;
+            let differences = recipe.differences(&theirs);
+            if !differences.is_empty() {
+                return Err(RunDirError::OtherRecipe { path: root, differences });
+            }
+        }
+        fs::create_dir_all(&root).map_err(io_error("create", &root))?;
+        let lock = lock(&root)?;
+        checkpoint::clean(&root)?;
+        if is_new {
+            checkpoint::save_file(&config, recipe.to_toml().as_bytes())?;
+        }
+        Ok(Self { root, _lock: Some(lock) })
+    }
+
+    /// Opens a run only to read it, for the report.
+    ///
+    /// # Errors
+    /// [`RunDirError::NotARun`].
+    pub fn read(root: impl Into<PathBuf>) -> Result<Self, RunDirError> {
+        let root = root.into();
+        if root.join(CONFIG).is_file() {
+            Ok(Self { root, _lock: None })
+        } else {
+            Err(RunDirError::NotARun { path: root })
+        }
+    }
+
+    /// The recipe the directory belongs to.
+    ///
+    /// # Errors
+    /// [`RunDirError::Recipe`].
+    pub fn recipe(&self) -> Result<Recipe, RunDirError> {
+        Ok(Recipe::read_resolved(&self.config())?)
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `config.toml`.
+    pub fn config(&self) -> PathBuf {
+        self.root.join(CONFIG)
+    }
+
+    /// `metrics.jsonl`.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// `control.jsonl`.
+    pub fn control(&self) -> PathBuf {
+        self.root.join("control.jsonl")
+    }
+
+    /// `samples.jsonl`.
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples.jsonl")
+    }
+
+    /// `events.jsonl`.
+    pub fn events(&self) -> PathBuf {
+        self.root.join("events.jsonl")
+    }
+
+    /// `policy/`, the final policy.
+    pub fn policy(&self) -> PathBuf {
+        self.root.join("policy")
+    }
+
+    /// `reward/`, the trained reward model.
+    pub fn reward(&self) -> PathBuf {
+        self.root.join("reward")
+    }
+
+    /// `report.html`.
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report.html")
+    }
+
+    /// The checkpoints.
+    ///
+    /// # Errors
+    /// [`RunDirError::Checkpoint`].
+    pub fn checkpoints(&self) -> Result<Checkpoints, RunDirError> {
+        Ok(Checkpoints::open(self.root.join("checkpoints"))?)
+    }
+
+    /// The four logs, cut back to what a checkpoint recorded (`None`: emptied, for a run that starts).
+    ///
+    /// # Errors
+    /// [`RunDirError::Jsonl`].
+    pub fn logs(&self, at: Option<LogOffsets>) -> Result<RunLogs, RunDirError> {
+        let at = at.unwrap_or_default();
+        Ok(RunLogs {
+            metrics: JsonlWriter::open(self.metrics(), at.metrics)?,
+            control: JsonlWriter::open(self.control(), at.control)?,
+            samples: JsonlWriter::open(self.samples(), at.samples)?,
+            events: JsonlWriter::open(self.events(), at.events)?,
+        })
+    }
+}
+
+/// Lengths of the four logs in bytes, as a checkpoint records them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogOffsets {
+    /// Of `metrics.jsonl`.
+    pub metrics: u64,
+    /// Of `control.jsonl`.
+    pub control: u64,
+    /// Of `samples.jsonl`.
+    pub samples: u64,
+    /// Of `events.jsonl`.
+    pub events: u64,
+}
+
+/// The four logs of a run, open for appending.
+#[derive(Debug)]
+pub struct RunLogs {
+    /// `metrics.jsonl`.
+    pub metrics: JsonlWriter,
+    /// `control.jsonl`.
+    pub control: JsonlWriter,
+    /// `samples.jsonl`.
+    pub samples: JsonlWriter,
+    /// `events.jsonl`.
+    pub events: JsonlWriter,
+}
+
+impl RunLogs {
+    /// Waits until everything is on disk and says how long each log is: to be stored in a checkpoint.
+    ///
+    /// # Errors
+    /// [`JsonlError::Io`].
+    pub fn sync(&mut self) -> Result<LogOffsets, JsonlError> {
+        for log in [&mut self.metrics, &mut self.control, &mut self.samples, &mut self.events] {
+            log.sync()?;
+        }
+        Ok(LogOffsets {
+            metrics: self.metrics.offset(),
+            control: self.control.offset(),
+            samples: self.samples.offset(),
+            events: self.events.offset(),
+        })
+    }
+}
+
+/// Whether there is nothing at `root` but perhaps the lock and unfinished saves.
+fn is_empty(root: &Path) -> Result<bool, RunDirError> {
+    let entries = match fs::read_dir(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        entries => entries.map_err(io_error("list", root))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(io_error("list", root))?.file_name();
+        let name = name.to_string_lossy();
+        if name != LOCK && !name.starts_with(".tmp-") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn lock(root: &Path) -> Result<File, RunDirError> {
+    let path = root.join(LOCK);
+    let file = File::create(&path).map_err(io_error("create", &path))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(RunDirError::InUse { path: root.to_owned() }),
+        // Some file systems have no locks; a run is possible there all the same.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(seed: u64) -> Recipe {
+        Recipe { seed, ..Recipe::default() }
+    }
+
+    #[test]
+    fn a_new_run_writes_its_recipe_and_refuses_a_second_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        let run = RunDir::open(&root, &recipe(1), false).unwrap();
+        assert_eq!(run.recipe().unwrap(), recipe(1));
+        drop(run);
+        let e = RunDir::open(&root, &recipe(1), false).unwrap_err();
+        assert!(matches!(&e, RunDirError::NotEmpty { .. }) && e.to_string().contains("--resume"), "{e}");
+        RunDir::open(&root, &recipe(1), true).unwrap();
+    }
+
+    #[test]
+    fn another_recipe_is_refused_with_the_keys_that_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(RunDir::open(dir.path(), &recipe(1), false).unwrap());
+        let before = fs::read(dir.path().join(CONFIG)).unwrap();
+        let e = RunDir::open(dir.path(), &recipe(2), true).unwrap_err().to_string();
+        assert!(e.contains("\n  seed: 2 here, 1 there\n"), "{e}");
+        assert_eq!(fs::read(dir.path().join(CONFIG)).unwrap(), before);
+        // A new name is not another recipe.
+        let renamed = Recipe { name: "x".into(), threads: 3, ..recipe(1) };
+        RunDir::open(dir.path(), &renamed, true).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        for resume in [false, true] {
+            RunDir::open(dir.path(), &recipe(1), resume).unwrap_err();
+        }
+        assert!(RunDir::read(dir.path()).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn two_processes_cannot_share_a_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let _running = RunDir::open(dir.path(), &recipe(1), false).unwrap();
+        let e = RunDir::open(dir.path(), &recipe(1), true).unwrap_err();
+        assert!(matches!(e, RunDirError::InUse { .. }), "{e}");
+    }
+
+    #[test]
+    fn resuming_cuts_every_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::open(dir.path(), &recipe(1), false).unwrap();
+        let mut logs = run.logs(None).unwrap();
+        logs.metrics.write(&1).unwrap();
+        let at = logs.sync().unwrap();
+        assert_eq!(at, LogOffsets { metrics: 2, control: 0, samples: 0, events: 0 });
+        logs.metrics.write(&2).unwrap();
+        logs.events.write(&"lost").unwrap();
+        drop(logs);
+        run.logs(Some(at)).unwrap();
+        assert_eq!(fs::read_to_string(run.metrics()).unwrap(), "1\n");
+        assert_eq!(fs::read_to_string(run.events()).unwrap(), "");
+    }
+}
