@@ -1,0 +1,285 @@
+//! From a scored rollout to advantages and returns.
+//!
+//! Per row: KL (`shaping.rs`) → rewards (whitened over the batch if configured, mean kept) → GAE
+//! (`gae.rs`); then the advantages of all rows are whitened together. The order is that of Huang et al.
+//! 2024 and TRL. Only tokens the policy wrote take part in a mean.
+//!
+//! Lengths: `kl`, `advantages` one per response token; `rewards`, `returns` one more in a row whose
+//! score sits after EOS (see [`ScoreAt`](crate::ScoreAt)).
+
+use crate::shaping::{kl_k1, score_slot, shape_row};
+use crate::{PpoConfig, PpoError, gae_row, whiten};
+use std::borrow::Cow;
+use tetherline_core::{Advantages, Ragged, Rollout, ScoredRollout};
+
+/// Shapes with k1 and the KL coefficient of each row, then estimates advantages.
+///
+/// `beta_per_row` is in score units per nat.
+///
+/// # Errors
+/// [`PpoError`] when row lengths differ, a number is not finite, or a value after EOS is missing.
+pub fn advantages(
+    scored: &ScoredRollout,
+    beta_per_row: &[f64],
+    config: &PpoConfig,
+) -> Result<Advantages, PpoError> {
+    let rollout = &scored.rollout;
+    rollout.logprobs.check_same_rows("logprobs", &rollout.ref_logprobs, "ref_logprobs")?;
+    check_tokens("log-prob", &rollout.logprobs)?;
+    check_tokens("reference log-prob", &rollout.ref_logprobs)?;
+    let kl = Ragged::from_rows((0..rollout.logprobs.len()).map(|row| {
+        let written = rollout.written.as_ref().map(|w| w.row(row));
+        let pairs = rollout.logprobs.row(row).iter().zip(rollout.ref_logprobs.row(row)).enumerate();
+        pairs
+            .map(
+                move |(t, (&p, &r))| {
+                    if written.is_none_or(|w| w.get(t) == Some(&true)) { kl_k1(p, r) } else { 0.0 }
+                },
+            )
+            .collect::<Vec<f64>>()
+    }));
+    advantages_with_kl(scored, &kl, beta_per_row, config)
+}
+
+/// Same, with a KL term per token (nats) of the caller's choosing in the reward.
+///
+/// `kl` becomes `Advantages::kl`. Anything but k1 here changes what the penalty's gradient is: see
+/// `shaping.rs`.
+///
+/// # Errors
+/// As [`advantages`].
+pub fn advantages_with_kl(
+    scored: &ScoredRollout,
+    kl: &Ragged<f64>,
+    beta_per_row: &[f64],
+    config: &PpoConfig,
+) -> Result<Advantages, PpoError> {
+    let rollout = &scored.rollout;
+    let rows = rollout.responses.len();
+    check_rollout(scored, kl, beta_per_row)?;
+
+    let mut rewards = Vec::with_capacity(rows);
+    let mut values = Vec::with_capacity(rows);
+    let mut written: Vec<Option<Vec<bool>>> = Vec::with_capacity(rows);
+    for (row, &beta) in beta_per_row.iter().enumerate() {
+        let slot = score_slot(rollout.stop[row], config.score_at);
+        let mask = rollout.written.as_ref().map(|w| w.row(row));
+        let mut row_values: Vec<f64> = rollout.values.row(row).iter().map(|&v| f64::from(v)).collect();
+        if slot {
+            let after = rollout.bootstrap_values.as_ref().ok_or(PpoError::MissingBootstrap)?[row];
+            if !after.is_finite() {
+                let value = f64::from(after);
+                return Err(PpoError::NonFiniteRow { what: "value after EOS", row, value });
+            }
+            row_values.push(f64::from(after));
+        }
+        let score = f64::from(scored.scores[row]);
+        rewards.push(shape_row(kl.row(row), mask, beta, score, slot));
+        values.push(row_values);
+        written.push(mask.map(|w| w.iter().copied().chain(slot.then_some(true)).collect()));
+    }
+
+    if config.whiten_rewards {
+        whiten_where(&mut rewards, &written, config, true)?;
+    }
+    let (mut advantages, returns): (Vec<_>, Vec<_>) = (0..rows)
+        .map(|i| gae_row(&rewards[i], &values[i], written[i].as_deref(), config.gamma, config.lam))
+        .unzip();
+    for (row, of_row) in advantages.iter_mut().enumerate() {
+        of_row.truncate(rollout.responses.row_len(row));
+    }
+    if config.whiten_advantages {
+        whiten_where(&mut advantages, &written, config, false)?;
+    }
+
+    let narrow = |rows: &[Vec<f64>]| Ragged::from_rows(rows.iter().map(|r| r.iter().map(|&x| x as f32)));
+    Ok(Advantages {
+        kl: kl.map(|&x| x as f32),
+        rewards: narrow(&rewards),
+        advantages: narrow(&advantages),
+        returns: narrow(&returns),
+        kl_coef: beta_per_row.to_vec(),
+    })
+}
+
+/// The values a row's returns are measured against: one per response token, and the value after EOS
+/// where the row has `returns` one longer than that.
+///
+/// # Panics
+/// If `returns` is longer and the rollout has no `bootstrap_values`.
+pub fn old_values_row<'a>(rollout: &'a Rollout, advantages: &Advantages, row: usize) -> Cow<'a, [f32]> {
+    let values = rollout.values.row(row);
+    match (advantages.returns.row_len(row) > values.len(), &rollout.bootstrap_values) {
+        (true, Some(after)) => Cow::Owned(values.iter().copied().chain([after[row]]).collect()),
+        (true, None) => panic!("row {row} has a return after EOS but the rollout has no value there"),
+        (false, _) => Cow::Borrowed(values),
+    }
+}
+
+fn whiten_where(
+    rows: &mut [Vec<f64>],
+    written: &[Option<Vec<bool>>],
+    config: &PpoConfig,
+    keep_mean: bool,
+) -> Result<(), PpoError> {
+    let counts = |row: usize, t: usize| written[row].as_ref().is_none_or(|w: &Vec<bool>| w[t]);
+    let mut flat = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        flat.extend(row.iter().enumerate().filter(|&(t, _)| counts(i, t)).map(|(_, &x)| x));
+    }
+    whiten(&mut flat, config.whiten_variance, keep_mean)?;
+    let mut whitened = flat.into_iter();
+    for (i, row) in rows.iter_mut().enumerate() {
+        for (t, x) in row.iter_mut().enumerate() {
+            if counts(i, t) {
+                *x = whitened.next().unwrap_or(*x);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_rollout(scored: &ScoredRollout, kl: &Ragged<f64>, beta: &[f64]) -> Result<(), PpoError> {
+    let rollout = &scored.rollout;
+    let responses = &rollout.responses;
+    let rows = responses.len();
+    responses.check_same_rows("responses", kl, "kl")?;
+    responses.check_same_rows("responses", &rollout.values, "values")?;
+    if let Some(written) = &rollout.written {
+        responses.check_same_rows("responses", written, "written")?;
+    }
+    let after = rollout.bootstrap_values.as_ref().map_or(rows, Vec::len);
+    for (what, got) in [
+        ("stop", rollout.stop.len()),
+        ("scores", scored.scores.len()),
+        ("the KL coefficient", beta.len()),
+        ("bootstrap_values", after),
+    ] {
+        if got != rows {
+            return Err(PpoError::Length { what, got, expected: rows, per: "response" });
+        }
+    }
+    check_tokens("value", &rollout.values)?;
+    check_tokens("KL", kl)?;
+    let scores = scored.scores.iter().map(|&x| f64::from(x)).enumerate();
+    for (what, row, value) in scores
+        .map(|(row, x)| ("score", row, x))
+        .chain(beta.iter().enumerate().map(|(row, &x)| ("KL coefficient", row, x)))
+    {
+        if !value.is_finite() {
+            return Err(PpoError::NonFiniteRow { what, row, value });
+        }
+    }
+    Ok(())
+}
+
+fn check_tokens<T: Copy + Into<f64>>(what: &'static str, tokens: &Ragged<T>) -> Result<(), PpoError> {
+    for (row, values) in tokens.rows().enumerate() {
+        for (token, &x) in values.iter().enumerate() {
+            let value: f64 = x.into();
+            if !value.is_finite() {
+                return Err(PpoError::NonFiniteToken { what, row, token, value });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ScoreAt;
+    use tetherline_core::StopReason;
+
+    fn scored() -> ScoredRollout {
+        let rollout = Rollout {
+            responses: Ragged::from_rows([vec![1, 2, 3], vec![4, 5]]),
+            stop: vec![StopReason::Eos, StopReason::Length],
+            logprobs: Ragged::from_rows([vec![-1.0, -2.0, -3.0], vec![-0.5, -0.25]]),
+            ref_logprobs: Ragged::from_rows([vec![-1.5, -2.0, -2.0], vec![-0.5, -1.25]]),
+            values: Ragged::from_rows([vec![0.5, 0.4, 0.3], vec![0.0, 0.0]]),
+            ..Rollout::default()
+        };
+        ScoredRollout {
+            rollout,
+            raw_scores: vec![1.0, 2.0],
+            scores: vec![1.0, 2.0],
+            parts: vec![],
+            penalized: vec![false; 2],
+        }
+    }
+
+    fn raw() -> PpoConfig {
+        PpoConfig { whiten_advantages: false, ..PpoConfig::default() }
+    }
+
+    #[test]
+    fn each_row_is_shaped_with_its_own_coefficient() {
+        let a = advantages(&scored(), &[0.0, 0.5], &raw()).unwrap();
+        assert_eq!(a.kl, Ragged::from_rows([vec![0.5, 0.0, -1.0], vec![0.0, 1.0]]));
+        assert_eq!(a.rewards, Ragged::from_rows([vec![0.0, 0.0, 1.0], vec![0.0, 1.5]]));
+        for (got, want) in a.advantages.row(0).iter().zip([0.43675, 0.565, 0.7]) {
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        assert_eq!(a.advantages.row(1), [1.425, 1.5]);
+        assert_eq!(a.kl_coef, [0.0, 0.5]);
+    }
+
+    #[test]
+    fn whitened_advantages_have_mean_zero_over_the_batch() {
+        let a = advantages(&scored(), &[0.1, 0.1], &PpoConfig::default()).unwrap();
+        let sum: f32 = a.advantages.flat().iter().sum();
+        let squares: f32 = a.advantages.flat().iter().map(|x| x * x).sum();
+        assert!(sum.abs() < 1e-5 && (squares / 4.0 - 1.0).abs() < 1e-5, "{sum} {squares}");
+    }
+
+    #[test]
+    fn unwritten_tokens_are_left_out_of_every_mean() {
+        let mut with = scored();
+        with.rollout.written = Some(Ragged::from_rows([vec![true, false, true], vec![true, true]]));
+        with.rollout.values.row_mut(0)[1] = 1e6;
+        with.rollout.ref_logprobs.row_mut(0)[1] = 1e6;
+        let mut without = scored();
+        without.rollout.responses = Ragged::from_rows([vec![1, 3], vec![4, 5]]);
+        without.rollout.logprobs = Ragged::from_rows([vec![-1.0, -3.0], vec![-0.5, -0.25]]);
+        without.rollout.ref_logprobs = Ragged::from_rows([vec![-1.5, -2.0], vec![-0.5, -1.25]]);
+        without.rollout.values = Ragged::from_rows([vec![0.5, 0.3], vec![0.0, 0.0]]);
+        let config = PpoConfig { whiten_rewards: true, ..PpoConfig::default() };
+        let a = advantages(&with, &[0.1, 0.1], &config).unwrap();
+        let b = advantages(&without, &[0.1, 0.1], &config).unwrap();
+        assert_eq!(a.advantages.row(0), [b.advantages.row(0)[0], 0.0, b.advantages.row(0)[1]]);
+        assert_eq!(a.advantages.row(1), b.advantages.row(1));
+        assert_eq!(a.returns.row(1), b.returns.row(1));
+        assert_eq!(a.kl.row(0)[1], 0.0);
+    }
+
+    #[test]
+    fn the_place_after_eos_needs_a_value() {
+        let config = PpoConfig { score_at: ScoreAt::AfterEos, ..raw() };
+        let error = advantages(&scored(), &[0.0, 0.0], &config).unwrap_err();
+        assert!(matches!(error, PpoError::MissingBootstrap), "{error}");
+        let mut s = scored();
+        s.rollout.bootstrap_values = Some(vec![0.25, f32::NAN]);
+        let a = advantages(&s, &[0.0, 0.0], &config).unwrap();
+        assert_eq!(a.rewards, Ragged::from_rows([vec![0.0, 0.0, 0.0, 1.0], vec![0.0, 2.0]]));
+        assert_eq!((a.returns.row_len(0), a.advantages.row_len(0), a.returns.row_len(1)), (4, 3, 2));
+        assert_eq!(old_values_row(&s.rollout, &a, 0).as_ref(), [0.5, 0.4, 0.3, 0.25]);
+        assert_eq!(old_values_row(&s.rollout, &a, 1).as_ref(), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let mut s = scored();
+        s.rollout.values.row_mut(1)[1] = f32::INFINITY;
+        let error = advantages(&s, &[0.0; 2], &raw()).unwrap_err().to_string();
+        assert!(error.contains("value of row 1, token 1"), "{error}");
+        let mut s = scored();
+        s.scores[0] = f32::NAN;
+        assert!(advantages(&s, &[0.0; 2], &raw()).unwrap_err().to_string().contains("score of row 0"));
+        let error = advantages(&scored(), &[0.0], &raw()).unwrap_err().to_string();
+        assert!(error.contains("1 entries, expected 2"), "{error}");
+        let mut s = scored();
+        s.rollout.ref_logprobs = Ragged::new();
+        assert!(matches!(advantages(&s, &[0.0; 2], &raw()), Err(PpoError::Rows(_))));
+    }
+}
