@@ -68,6 +68,7 @@ pub fn split_of(text: &str) -> Split {
 }
 
 /// Data sets, as the `step` of a stream's name.
+#[derive(Clone, Copy)]
 #[repr(u64)]
 enum Set {
     Prompts = 1,
@@ -143,13 +144,13 @@ impl World {
                 Demonstration { prompt: p.text.clone(), response, domain: p.domain, user: p.user.clone() }
             })
             .collect();
-        let pairs = |set: fn() -> Set, prompts: &[Prompt], n: usize| {
+        let pairs = |set: Set, prompts: &[Prompt], n: usize| {
             (0..n)
-                .map(|row| rate(&prompts[row % prompts.len()], &mut open(seed, set(), row)).preference)
+                .map(|row| rate(&prompts[row % prompts.len()], &mut open(seed, set, row)).preference)
                 .collect()
         };
-        let pairs_train = pairs(|| Set::PairsTrain, &train, sizes.pairs_train);
-        let pairs_validation = pairs(|| Set::PairsValidation, &validation, sizes.pairs_validation);
+        let pairs_train = pairs(Set::PairsTrain, &train, sizes.pairs_train);
+        let pairs_validation = pairs(Set::PairsValidation, &validation, sizes.pairs_validation);
         Self { train, validation, heldout, demonstrations, pairs_train, pairs_validation }
     }
 

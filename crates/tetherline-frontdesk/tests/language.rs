@@ -28,7 +28,7 @@ fn cues_in(text: &str, list: &[Phrase]) -> usize {
     list.iter().map(|p| find_runs(&w, p.cue).len()).sum()
 }
 
-/// A prompt of this intent with the first value of every slot, and a template filled with them.
+/// A prompt of this intent with drawn slot values, and a template filled with them.
 fn example(intent: &Intent, template: &str) -> (Prompt, String) {
     let mut s = tetherline_core::seeds::stream(3, tetherline_core::seeds::Purpose::World, 77, 0, 0);
     let mut text = template.to_owned();
@@ -121,8 +121,8 @@ fn a_prompt_wording_holds_every_slot() {
 }
 
 #[test]
-fn no_phrase_reads_as_an_answer_to_an_unsafe_question() {
-    for intent in intents().filter(|i| i.domain == Domain::Unsafe) {
+fn no_phrase_reads_as_an_answer() {
+    for intent in intents() {
         let (prompt, _) = example(intent, "");
         for (name, list) in LISTS {
             for phrase in list {
