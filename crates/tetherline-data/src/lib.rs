@@ -2,6 +2,7 @@
 //!
 //! * [`read_prompts`], [`read_sft`], [`read_pairs`], [`read_scores`] read JSON lines or a JSON array,
 //!   plain or gzipped, record by record; each has a `_str` variant for text in memory.
+//! * [`check`] says what a file holds; it backs `tether data check FILE`.
 //! * [`ChatTemplate`] renders messages as Hugging Face does.
 //!
 //! A bad row is an error that names file, line and field and says what was expected. Text goes in
@@ -26,6 +27,8 @@
 
 mod chat;
 mod chat_python;
+mod check;
+mod check_table;
 mod date;
 mod error;
 mod fields;
@@ -36,6 +39,7 @@ mod source;
 mod transcript;
 
 pub use chat::ChatTemplate;
+pub use check::{CheckReport, Lengths, RowKind, check, check_str};
 pub use date::Date;
 pub use error::DataError;
 pub use read::{

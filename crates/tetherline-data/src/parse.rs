@@ -17,7 +17,6 @@ use crate::{Message, PairRow, PromptRow, ScoreInput, ScoreRow, SftRow, Text};
 use serde_json::{Map, Value};
 
 /// Fields that some row uses.
-#[expect(dead_code, reason = "the check report uses it next")]
 pub(crate) const KNOWN_FIELDS: [&str; 10] = [
     "prompt",
     "response",

@@ -28,7 +28,6 @@ pub(crate) struct Records<'a> {
     reader: Box<dyn BufRead + 'a>,
     /// Line that the next byte is on.
     line: usize,
-    #[expect(dead_code, reason = "the check report uses it next")]
     gzipped: bool,
     /// `None`: JSON lines. `Some(n)`: a JSON array, `n` elements handed out.
     elements: Option<usize>,
@@ -91,6 +90,16 @@ impl<'a> Records<'a> {
     /// The file's name, as errors show it.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the bytes were gzipped.
+    pub(crate) fn gzipped(&self) -> bool {
+        self.gzipped
+    }
+
+    /// Whether the file is one JSON array.
+    pub(crate) fn is_array(&self) -> bool {
+        self.elements.is_some()
     }
 
     fn read_error(&self, source: io::Error) -> DataError {
