@@ -11,7 +11,7 @@ pub enum FrontdeskError {
         source: serde_json::Error,
     },
     /// A line of a fixture is not a row of the expected form.
-    #[error("{file}, line {line}: {source}; regenerate the file with `cargo xtask fixtures`")]
+    #[error("{file}, line {line}: {source}; write the file anew with `cargo xtask fixtures --text`")]
     Parse {
         /// File.
         file: String,

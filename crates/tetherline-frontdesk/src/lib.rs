@@ -43,3 +43,8 @@ pub use world::{
     FLIP_SHARE, RATER_TEMPERATURE, RatedPair, SEED, SHIPPED, Sizes, Split, World, prefer, pretrain_dialogues,
     rate, split_of,
 };
+
+/// Runs the README's example as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,8 +9,7 @@ use tetherline_frontdesk::{
     pretrain_dialogues, rate, respond, spam_response, split_of,
 };
 
-fn rated(n: usize) -> Vec<RatedPair> {
-    let world = World::embedded().unwrap();
+fn rated(world: &World, n: usize) -> Vec<RatedPair> {
     (0..n)
         .map(|i| rate(&world.train[i % world.train.len()], &mut stream(9, Purpose::World, 50, i as u64, 0)))
         .collect()
@@ -25,7 +24,7 @@ fn the_generator_reproduces_the_shipped_files() {
         let line = text.lines().zip(shipped.lines()).position(|(a, b)| a != b);
         assert!(
             *text == shipped,
-            "{name} differs from line {:?} on; run the regenerate example",
+            "{name} differs from line {:?} on; run `cargo xtask fixtures --text`",
             line.map(|l| l + 1)
         );
     }
@@ -114,7 +113,7 @@ fn the_rater_is_bradley_terry_with_flips() {
     assert!((prefer(1.0) - 0.731_058_578_630_004_9).abs() < 1e-12);
     assert!((prefer(3f64.ln()) - 0.75).abs() < 1e-12);
 
-    let pairs = rated(20_000);
+    let pairs = rated(&World::embedded().unwrap(), 20_000);
     let n = pairs.len() as f64;
     let flips = pairs.iter().filter(|p| p.flipped).count() as f64 / n;
     assert!((flips - 0.15).abs() < 4.0 * (0.15f64 * 0.85 / n).sqrt(), "flipped {flips}");

@@ -1,4 +1,4 @@
-//! Writes the shipped files again: `cargo run -p tetherline-frontdesk --example regenerate -- [DIR]`.
+//! Writes the shipped files again: `cargo run -p tetherline-frontdesk --example write_fixtures -- [DIR]`.
 
 use std::path::PathBuf;
 use tetherline_frontdesk::{FrontdeskError, SEED, SHIPPED, World};
