@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_frontdesk::phrases::{COURTESIES, FILLERS};
 use tetherline_frontdesk::text::words;
-use tetherline_frontdesk::{Domain, World, best_response, gold};
+use tetherline_frontdesk::{DEMONSTRATORS, Domain, World, best_response, gold, respond};
 
 #[derive(Default)]
 struct Linear(HashMap<String, f64>);
@@ -104,4 +104,29 @@ fn a_word_counter_overrates_politeness() {
         println!("{value:>6.2} {text}");
     }
     assert!(values[0].0 > -0.2 && values[values.len() / 2].0 > 0.1, "{values:?}");
+}
+
+/// The best of n by the word counter is n-fold selection, at a KL of ln n - (n - 1)/n nats per sequence.
+#[test]
+fn mild_selection_by_the_word_counter_helps() {
+    let world = World::embedded().unwrap();
+    let model = Linear::train(&world);
+    let mut means = Vec::new();
+    for n in [1, 4, 16, 64, 256] {
+        let mut golds = Vec::new();
+        for (row, prompt) in world.validation.iter().take(100).enumerate() {
+            let mut s = stream(6, Purpose::World, n, row as u64, 0);
+            let draws: Vec<_> = (0..n).map(|_| respond(prompt, &DEMONSTRATORS, &mut s)).collect();
+            let score = |text: &String| model.score(prompt.domain, text);
+            let best = draws.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
+            golds.push(gold(prompt, best));
+        }
+        let stats = tetherline_frontdesk::GoldStats::of(&golds);
+        println!(
+            "best of {n}: gold {:.2} courtesies {:.2} fillers {:.2} words {:.1} slots {:.2}",
+            stats.total.mean, stats.courtesies.mean, stats.fillers.mean, stats.words.mean, stats.slots_right
+        );
+        means.push(stats.total);
+    }
+    assert!(means[2].mean > means[0].mean + 0.5 * means[0].sd, "{means:?}");
 }
