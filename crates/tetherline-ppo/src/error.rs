@@ -49,8 +49,8 @@ pub enum PpoError {
 
     /// A loss or its gradient is not finite.
     #[error(
-        "{what} at token {token} is not finite (log-prob {new}, before the update {old}); \
-         no optimizer step was taken: lower `lr`, or set `dual_clip`"
+        "{what} at token {token} is not finite (now {new}, before the update {old}); \
+         no optimizer step was taken: lower `lr` or `max_grad_norm`"
     )]
     NonFiniteLoss {
         /// Which loss.

@@ -27,8 +27,8 @@ pub use config::{Aggregation, LrSchedule, MissingEos, PpoConfig, ScoreAt, Whiten
 pub use error::PpoError;
 pub use gae::gae_row;
 pub use loss::{
-    Clip, MinibatchTotals, PolicyRow, SurrogateTerm, ValueRow, ValueTerm, clipped_surrogate, clipped_value,
-    policy_loss_row, value_loss_row,
+    Clip, MAX_LOG_RATIO, MinibatchTotals, PolicyRow, SurrogateTerm, ValueRow, ValueTerm, clipped_surrogate,
+    clipped_value, policy_loss_row, value_loss_row,
 };
 pub use score::score_rollout;
 pub use shaping::{kl_k1, score_slot, shape_row};

@@ -10,6 +10,8 @@
 //! lm-human-preferences.) With `dual_clip` c > 1 the policy loss of a token with A < 0 is at most −A·c
 //! (Ye et al. 2020, eq. 5).
 //!
+//! log ρ is held to ±20 (verl, OpenRLHF): a token beyond that keeps the loss finite and gives no gradient.
+//!
 //! w_t and u_t come from [`MinibatchTotals`]: they depend on how many tokens or rows the whole minibatch
 //! has, so that adding up rows, in micro-batches of any size, gives the loss of the minibatch.
 //!
@@ -18,6 +20,9 @@
 
 use crate::{Aggregation, LossSums, PpoConfig, PpoError};
 use tetherline_core::{Advantages, Ragged};
+
+/// Bound on |log π_new − log π_old| in the surrogate, nats.
+pub const MAX_LOG_RATIO: f64 = 20.0;
 
 /// Clip range of the ratio.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,12 +60,16 @@ pub struct SurrogateTerm {
 
 /// Clipped surrogate of one token; `log_ratio` = log π_new − log π_old, nats.
 pub fn clipped_surrogate(log_ratio: f64, advantage: f64, clip: Clip) -> SurrogateTerm {
-    let ratio = log_ratio.exp();
+    let ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp();
+    let held = log_ratio.abs() > MAX_LOG_RATIO;
     let plain = -advantage * ratio;
     let bounded = -advantage * ratio.clamp(1.0 - clip.low, 1.0 + clip.high);
     let clipped = bounded > plain;
     // d(−A·ρ)/d log π = −A·ρ: the gradient equals the loss.
     let (mut loss, mut grad) = if clipped { (bounded, 0.0) } else { (plain, plain) };
+    if held {
+        grad = 0.0;
+    }
     let mut dual_clipped = false;
     if let Some(c) = clip.dual
         && advantage < 0.0
@@ -286,22 +295,39 @@ mod tests {
     }
 
     #[test]
-    fn an_infinite_ratio_is_an_error_and_the_dual_clip_prevents_it() {
+    fn an_absurd_ratio_stays_finite_and_gives_no_gradient() {
+        let far = clipped_surrogate(1000.0, -1.0, Clip { dual: None, ..CLIP });
+        assert_eq!((far.loss, far.grad), (20f64.exp(), 0.0));
+        let near = clipped_surrogate(19.0, -1.0, Clip { dual: None, ..CLIP });
+        assert_eq!(near.grad, 19f64.exp());
+        assert_eq!(clipped_surrogate(-1000.0, 1.0, CLIP).grad, 0.0);
+    }
+
+    #[test]
+    fn a_nan_is_an_error_that_names_the_token() {
         let row = PolicyRow {
-            logprobs: &[0.0],
-            entropy: &[1.0],
-            old_logprobs: &[-100.0],
-            advantages: &[-1.0],
+            logprobs: &[-1.0, f32::NAN],
+            entropy: &[1.0; 2],
+            old_logprobs: &[-1.0; 2],
+            advantages: &[-1.0; 2],
             written: None,
         };
-        let totals = MinibatchTotals { rows: 1, tokens: 1, values: 1, value_rows: 1 };
-        let run = |dual_clip| {
-            let config = PpoConfig { dual_clip, ..PpoConfig::default() };
-            policy_loss_row(&row, &totals, &config, &mut [0.0], &mut [0.0], &mut LossSums::default())
-        };
-        let error = run(None).unwrap_err().to_string();
-        assert!(error.contains("dual_clip"), "{error}");
-        run(Some(3.0)).unwrap();
+        let totals = MinibatchTotals { rows: 1, tokens: 2, values: 2, value_rows: 1 };
+        let (mut a, mut b) = ([0.0; 2], [0.0; 2]);
+        let mut sums = LossSums::default();
+        let error = policy_loss_row(&row, &totals, &PpoConfig::default(), &mut a, &mut b, &mut sums);
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("policy loss at token 1"), "{text}");
+        let row = ValueRow { values: &[f32::INFINITY], old_values: &[0.0], returns: &[0.0], written: None };
+        let error = value_loss_row(
+            &row,
+            &totals,
+            &PpoConfig { value_clip_range: None, ..PpoConfig::default() },
+            &mut [0.0],
+            &mut sums,
+        );
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("value loss at token 0"), "{text}");
     }
 
     #[test]
