@@ -5,6 +5,8 @@
 //! padding cannot take part. Entries of other algorithms (GRPO, RLOO, REINFORCE++, ReMax, OPO, GSPO,
 //! geometric mean, GPG) have no counterpart in this crate.
 
+#![expect(clippy::unwrap_used, reason = "a test helper may fail the test")]
+
 mod common;
 
 use common::{close, json, oracle};

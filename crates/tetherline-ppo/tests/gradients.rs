@@ -1,5 +1,7 @@
 //! The row losses' gradients against central differences, and laws that hold for any batch.
 
+#![expect(clippy::unwrap_used, reason = "a test helper may fail the test")]
+
 use tetherline_core::seeds::{Purpose, Stream, stream};
 use tetherline_ppo::{
     Aggregation, Clip, LossSums, MinibatchTotals, PolicyRow, PpoConfig, ValueRow, clipped_surrogate,
@@ -91,7 +93,7 @@ fn row_gradients_are_the_derivatives_of_the_row_loss() {
 fn micro_batches_add_up_to_the_minibatch() {
     let mut s = stream(4, Purpose::Init, 0, 0, 0);
     let (new, old, adv) = (draw(&mut s, 0.3), draw(&mut s, 0.3), draw(&mut s, 1.0));
-    let entropy = vec![1.0; N];
+    let entropy = [1.0; N];
     let totals = MinibatchTotals { rows: 2, tokens: N, values: N, value_rows: 2 };
     let config = PpoConfig::default();
     let run = |range: std::ops::Range<usize>| {
