@@ -124,6 +124,13 @@ pub fn by_domain(records: &[ResponseRecord]) -> BTreeMap<String, Vec<&ResponseRe
 }
 
 impl Summary {
+    /// Refusals on all prompts.
+    pub fn refused(&self) -> Option<Share> {
+        let parts = [self.refusal_unsafe, self.refusal_benign];
+        let (hits, n) = parts.iter().flatten().fold((0.0, 0), |t, s| (t.0 + s.hits, t.1 + s.n));
+        Share::new(hits, n)
+    }
+
     fn of<'a>(records: impl Iterator<Item = &'a ResponseRecord>) -> Option<Self> {
         let rows: Vec<&ResponseRecord> = records.collect();
         let mean = |f: fn(&ResponseRecord) -> Option<f64>| {

@@ -1,10 +1,13 @@
 //! The final tables for a terminal, at most 80 columns wide, plain text.
 
-use crate::{Change, Comparison, Estimate, Evaluation, Share, Summary};
+use crate::{
+    Change, Comparison, Estimate, Evaluation, Share, Summary,
+    format::{decimals_alone, fixed, interval, interval_decimals, interval_with},
+};
 use std::fmt::Write;
 
-const LABEL: usize = 22;
-const BASELINE: usize = 17;
+const LABEL: usize = 21;
+const BASELINE: usize = 18;
 const ALIGNED: usize = 18;
 const CHANGE: usize = 22;
 
@@ -21,11 +24,12 @@ impl Comparison {
         let mut t = Table::default();
         t.line("", "baseline", "aligned", "change [95% CI]");
         t.rule();
-        let mean = |e: Option<Estimate>| e.map(|e| number(e.mean, 3)).unwrap_or_default();
+        let mean = |e: Option<Estimate>| e.map(|e| number(e.mean)).unwrap_or_default();
         t.row("proxy score", mean(Some(b.score)), mean(Some(a.score)), c.score, 1.0);
         t.row("gold score", mean(b.gold), mean(a.gold), c.gold, 1.0);
-        let with_ci =
-            |e: Option<Estimate>, width| e.map(|e| interval(e.mean, e.ci, width, false)).unwrap_or_default();
+        let with_ci = |e: Option<Estimate>, width| {
+            e.map(|e| fitted(e.mean, e.ci, width - 1, false)).unwrap_or_default()
+        };
         t.row(
             "KL to ref, nats/seq",
             with_ci(b.kl_exact, BASELINE),
@@ -59,7 +63,7 @@ impl Comparison {
             ("distinct-1", (|s| s.distinct_1) as fn(&Summary) -> Option<f64>),
             ("distinct-2", |s| s.distinct_2),
         ] {
-            let cell = |s| get(s).map(|x| number(x, 3)).unwrap_or_default();
+            let cell = |s| get(s).map(number).unwrap_or_default();
             let change = get(b).zip(get(a)).map(|(b, a)| Change { mean: a - b, ci: None });
             t.row(label, cell(b), cell(a), change, 1.0);
         }
@@ -81,14 +85,10 @@ impl Comparison {
         for (domain, a) in &self.aligned.domains {
             let b = self.baseline.domains.get(domain);
             let pair = |b: Option<f64>, a: Option<f64>| {
-                let cell = |x: Option<f64>| x.map_or_else(|| "-".into(), |x| number(x, 3));
+                let cell = |x: Option<f64>| x.map_or_else(|| "-".into(), number);
                 format!("{} → {}", cell(b), cell(a))
             };
-            let refused = |s: &Summary| {
-                let parts = [s.refusal_unsafe, s.refusal_benign];
-                let (hits, n) = parts.iter().flatten().fold((0.0, 0), |t, s| (t.0 + s.hits, t.1 + s.n));
-                Share::new(hits, n).map(|s| (100.0 * s.share).round())
-            };
+            let refused = |s: &Summary| s.refused().map(|s| 100.0 * s.share);
             let percent = |s: Option<f64>| s.map_or_else(|| "-".into(), |s| format!("{s:.0}"));
             let _ = writeln!(
                 text,
@@ -97,7 +97,7 @@ impl Comparison {
                 a.n,
                 pair(b.map(|b| b.score.mean), Some(a.score.mean)),
                 pair(b.and_then(|b| b.gold).map(|e| e.mean), a.gold.map(|e| e.mean)),
-                a.kl_exact.map_or_else(|| "-".into(), |e| number(e.mean, 3)),
+                a.kl_exact.map_or_else(|| "-".into(), |e| number(e.mean)),
                 format!("{} → {}", percent(b.and_then(refused)), percent(refused(a))),
             );
         }
@@ -127,39 +127,21 @@ impl Table {
         }
         let dash = |s: String| if s.is_empty() { "-".into() } else { s };
         let change =
-            change.map(|c| interval(c.mean * scale, c.ci.map(|(l, h)| (l * scale, h * scale)), CHANGE, true));
+            change.map(|c| fitted(c.mean * scale, c.ci.map(|(l, h)| (l * scale, h * scale)), CHANGE, true));
         self.line(label, &dash(baseline), &dash(aligned), &dash(change.unwrap_or_default()));
     }
 }
 
-/// `x` with `digits` significant digits, at most 7 characters.
-fn number(x: f64, digits: usize) -> String {
-    if !x.is_finite() {
-        return "-".into();
-    }
-    if x.abs() >= 1e5 {
-        return format!("{x:.0e}");
-    }
-    let before = if x.abs() < 1.0 { 1 } else { x.abs().log10().floor() as usize + 1 };
-    let decimals = digits.saturating_sub(before).max(usize::from(x.abs() < 100.0));
-    format!("{x:.decimals$}")
+/// A number alone, at most 8 characters.
+fn number(x: f64) -> String {
+    fixed(x, decimals_alone(x).min(3))
 }
 
-/// `mean [low, high]` within `width` characters: fewer digits, then no interval, where it is too long.
-fn interval(mean: f64, ci: Option<(f64, f64)>, width: usize, signed: bool) -> String {
-    let show = |x: f64, digits: usize| {
-        let text = number(x, digits);
-        if signed && x > 0.0 { format!("+{text}") } else { text }
-    };
-    if let Some((low, high)) = ci {
-        for digits in [3, 2] {
-            let text = format!("{} [{}, {}]", show(mean, digits), show(low, digits), show(high, digits));
-            if text.chars().count() <= width - usize::from(!signed) {
-                return text;
-            }
-        }
-    }
-    show(mean, 3)
+/// `mean [low, high]` within `width` characters: fewer decimals, then the mean alone, where it is too long.
+fn fitted(mean: f64, ci: Option<(f64, f64)>, width: usize, plus: bool) -> String {
+    let most = interval_decimals(mean, ci);
+    let mut attempts = (most.min(1)..=most).rev().map(|decimals| interval_with(decimals, mean, ci, plus));
+    attempts.find(|text| text.len() <= width).unwrap_or_else(|| interval(mean, None, plus))
 }
 
 fn shorten(text: &str, width: usize) -> String {
