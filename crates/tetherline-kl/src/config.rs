@@ -1,4 +1,4 @@
-//! The `[kl]` section of a recipe: one law, by name.
+//! The `[kl]` section of a recipe: one law, by name, and optional parts beside it.
 //!
 //! ```toml
 //! [kl.adaptive]      # or fixed, ziegler, …
@@ -7,11 +7,19 @@
 //! horizon = 10000    # episodes
 //! ```
 //!
+//! Beside the law may stand `[kl.target_schedule]`, `[[kl.budget]]`, `[kl.trust_region]`, `[kl.guard]` and
+//! `[kl.ledger]`.
+//!
 //! The facade parses TOML; this crate derives serde and validates.
 
+use crate::budget::{self, Budget};
 use crate::controller::KlController;
-use crate::law::{Adaptive, Fixed, Law, Ziegler};
+use crate::guard::Guard;
+use crate::law::{Adaptive, AutoPi, Dual, Fixed, Law, Pid, PidLagrangian, PpoAdaptive, Schedule, Ziegler};
+use crate::ledger::Ledger;
 use crate::policy::KlPolicy;
+use crate::target_schedule::TargetSchedule;
+use crate::trust_region::TrustRegion;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -22,6 +30,18 @@ use thiserror::Error;
 pub struct KlConfig {
     /// The law that moves β.
     pub law: Law,
+    /// A schedule of every target.
+    pub target_schedule: Option<TargetSchedule>,
+    /// Budgets; with any, a row's β is the sum over the budgets it falls under.
+    pub budgets: Vec<Budget>,
+    /// Sequences at which a budgeted domain's own measurement weighs one half (default 32; 0: no shrinkage).
+    pub shrink: f64,
+    /// Caps on the result of an update.
+    pub trust_region: Option<TrustRegion>,
+    /// Alarms and their consequences.
+    pub guard: Option<Guard>,
+    /// A limit on cumulative drift.
+    pub ledger: Option<Ledger>,
 }
 
 /// A configuration value that is out of range.
@@ -66,7 +86,15 @@ pub(crate) fn beta_bounds(law: &str, init: f64, min: f64, max: f64) -> Result<()
 
 impl From<Law> for KlConfig {
     fn from(law: Law) -> Self {
-        Self { law }
+        Self {
+            law,
+            target_schedule: None,
+            budgets: Vec::new(),
+            shrink: DEFAULT_SHRINK,
+            trust_region: None,
+            guard: None,
+            ledger: None,
+        }
     }
 }
 
@@ -94,7 +122,20 @@ impl KlConfig {
     /// # Errors
     /// The first [`KlConfigError`], with the field's path inside `[kl]`.
     pub fn validate(&self) -> Result<(), KlConfigError> {
-        self.law.validate()
+        self.law.validate()?;
+        let closed_loop = self.law.target().is_some();
+        if let Some(schedule) = &self.target_schedule {
+            schedule.validate()?;
+            require(closed_loop, "target_schedule", self.law.name(), "beside a law with a target")?;
+        }
+        budget::validate(&self.budgets)?;
+        if !self.budgets.is_empty() {
+            require(closed_loop, "budget", self.law.name(), "beside a law with a target")?;
+        }
+        require(self.shrink.is_finite() && self.shrink >= 0.0, "shrink", self.shrink, "finite and ≥ 0")?;
+        self.trust_region.map_or(Ok(()), |t| t.validate(closed_loop))?;
+        self.guard.map_or(Ok(()), |g| g.validate())?;
+        self.ledger.map_or(Ok(()), |l| l.validate())
     }
 
     /// What is allowed but probably not meant, in words, given the episodes per update if known.
@@ -124,16 +165,45 @@ impl KlConfig {
     }
 }
 
-/// The section as it stands in a file: every law is an optional table, exactly one must be there.
+/// Default of `shrink`, sequences.
+const DEFAULT_SHRINK: f64 = 32.0;
+
+/// The section as it stands in a file: every law is an optional table of which exactly one must be there;
+/// the parts stand beside it.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sections {
+    // Plain values come before tables, as TOML wants them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shrink: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fixed: Option<Fixed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schedule: Option<Schedule>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ziegler: Option<Ziegler>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adaptive: Option<Adaptive>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ppo_adaptive: Option<PpoAdaptive>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pid: Option<Pid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pid_lagrangian: Option<PidLagrangian>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dual: Option<Dual>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auto_pi: Option<AutoPi>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target_schedule: Option<TargetSchedule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trust_region: Option<TrustRegion>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    guard: Option<Guard>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ledger: Option<Ledger>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    budget: Vec<Budget>,
 }
 
 impl TryFrom<Sections> for KlConfig {
@@ -142,29 +212,62 @@ impl TryFrom<Sections> for KlConfig {
     fn try_from(s: Sections) -> Result<Self, KlConfigError> {
         let mut laws: Vec<Law> = Vec::new();
         laws.extend(s.fixed.map(Law::Fixed));
+        laws.extend(s.schedule.map(Law::Schedule));
         laws.extend(s.ziegler.map(Law::Ziegler));
         laws.extend(s.adaptive.map(Law::Adaptive));
-        match laws.len() {
-            1 => Ok(Self { law: laws.remove(0) }),
-            0 => Err(KlConfigError::new("kl", "needs one law: fixed, ziegler or adaptive")),
-            _ => {
-                let names: Vec<_> = laws.iter().map(Law::name).collect();
-                Err(KlConfigError::new(
-                    "kl",
-                    format!("has {} laws ({}): keep one", names.len(), names.join(", ")),
-                ))
+        laws.extend(s.ppo_adaptive.map(Law::PpoAdaptive));
+        laws.extend(s.pid.map(Law::Pid));
+        laws.extend(s.pid_lagrangian.map(Law::PidLagrangian));
+        laws.extend(s.dual.map(Law::Dual));
+        laws.extend(s.auto_pi.map(Law::AutoPi));
+        let law = match laws.len() {
+            1 => laws.remove(0),
+            0 => {
+                let names =
+                    "fixed, schedule, ziegler, adaptive, ppo_adaptive, pid, pid_lagrangian, dual or auto_pi";
+                return Err(KlConfigError::new("kl", format!("needs one law: {names}")));
             }
-        }
+            n => {
+                let names: Vec<_> = laws.iter().map(Law::name).collect();
+                return Err(KlConfigError::new(
+                    "kl",
+                    format!("has {n} laws ({}): keep one", names.join(", ")),
+                ));
+            }
+        };
+        Ok(Self {
+            law,
+            target_schedule: s.target_schedule,
+            budgets: s.budget,
+            shrink: s.shrink.unwrap_or(DEFAULT_SHRINK),
+            trust_region: s.trust_region,
+            guard: s.guard,
+            ledger: s.ledger,
+        })
     }
 }
 
 impl From<KlConfig> for Sections {
     fn from(config: KlConfig) -> Self {
-        let mut s = Self::default();
+        let mut s = Self {
+            target_schedule: config.target_schedule,
+            budget: config.budgets,
+            shrink: Some(config.shrink).filter(|s| *s != DEFAULT_SHRINK),
+            trust_region: config.trust_region,
+            guard: config.guard,
+            ledger: config.ledger,
+            ..Self::default()
+        };
         match config.law {
             Law::Fixed(c) => s.fixed = Some(c),
+            Law::Schedule(c) => s.schedule = Some(c),
             Law::Ziegler(c) => s.ziegler = Some(c),
             Law::Adaptive(c) => s.adaptive = Some(c),
+            Law::PpoAdaptive(c) => s.ppo_adaptive = Some(c),
+            Law::Pid(c) => s.pid = Some(c),
+            Law::PidLagrangian(c) => s.pid_lagrangian = Some(c),
+            Law::Dual(c) => s.dual = Some(c),
+            Law::AutoPi(c) => s.auto_pi = Some(c),
         }
         s
     }

@@ -31,4 +31,12 @@ pub trait KlController: std::fmt::Debug {
     /// # Errors
     /// [`StateError`] when the state is of another version or another law; this controller is then unchanged.
     fn restore(&mut self, state: &ControllerState) -> Result<(), StateError>;
+
+    /// Follows the trainer back to a checkpoint after [`Verdict::Rollback`](crate::Verdict::Rollback): the
+    /// laws' state (β, integrals) returns to it; the step, the guard's counters, the ledger, the budgets
+    /// and whatever was seen since stay, so that the same failure is not replayed for ever.
+    ///
+    /// # Errors
+    /// As [`Self::restore`].
+    fn roll_back(&mut self, checkpoint: &ControllerState) -> Result<(), StateError>;
 }

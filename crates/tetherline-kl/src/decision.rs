@@ -107,6 +107,16 @@ impl ControlDecision {
     }
 }
 
+/// Sets a map's value without allocating where the key exists.
+pub(crate) fn set(map: &mut BTreeMap<String, f64>, id: &str, value: f64) {
+    match map.get_mut(id) {
+        Some(slot) => *slot = value,
+        None => {
+            map.insert(id.to_owned(), value);
+        }
+    }
+}
+
 /// The lookup rule of [`ControlDecision::beta_for`].
 pub(crate) fn lookup(beta: &BTreeMap<String, f64>, combine: Combine, domain: &str) -> f64 {
     let own = beta.get(domain).copied();

@@ -22,29 +22,42 @@
 //! even on its own workspace.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod config;
 mod controller;
 mod decision;
 mod estimate;
 mod estimator;
 mod exact;
+mod guard;
 pub mod law;
+mod ledger;
 mod number;
 mod observation;
 mod policy;
+mod ramp;
 mod reading;
 mod reason;
+pub mod sim;
 mod state;
+mod target_schedule;
+mod trust_region;
 mod units;
 
+pub use budget::{Budget, BudgetState, MetricLimit};
 pub use config::{KlConfig, KlConfigError};
 pub use controller::KlController;
 pub use decision::{Combine, ControlDecision, Verdict};
 pub use estimate::{KlByDomain, KlEstimate};
 pub use estimator::{Clamp, ClampReport, KlEstimator};
 pub use exact::{RowError, entropy, exact_kl};
+pub use guard::{Guard, GuardState};
+pub use ledger::{Ledger, LedgerState};
 pub use observation::{ALL, DomainKl, KlObservation, MetricValue, Phase};
 pub use policy::KlPolicy;
+pub use ramp::Shape;
 pub use reason::{Reason, ReasonCode};
 pub use state::{ControllerState, DomainState, STATE_VERSION, StateError};
+pub use target_schedule::TargetSchedule;
+pub use trust_region::{CapOf, TrustRegion, TrustRegionState};
 pub use units::{NatsPerSequence, NatsPerToken};

@@ -1,5 +1,6 @@
 //! Why a decision was taken: an enum with its numbers, and a sentence rendered only when it is read.
 
+use crate::trust_region::CapOf;
 use serde::de::Error as _;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -67,6 +68,11 @@ reasons! {
         /// The coefficient.
         beta: f64
     } => "β is fixed at {beta}";
+    /// The law is a schedule.
+    Scheduled "scheduled" {
+        /// The coefficient.
+        beta: f64
+    } => "β is {beta:.6} by its schedule";
     /// The law raised β.
     BetaRaised "beta_raised" {
         /// Domain.
@@ -170,11 +176,123 @@ reasons! {
         /// Last step seen.
         last: u64
     } => "step {step} is older than the last one, {last}: steps never run backwards, so nothing moves";
+    /// The trial was seen before.
+    DuplicateTrial "duplicate_trial" {
+        /// Trial number.
+        trial: u32
+    } => "trial {trial} was judged before: its verdict stands";
     /// A trial measurement that no part judges.
     NotJudged "not_judged" {
         /// Trial number.
         trial: u32
     } => "trial {trial} is accepted: no trust region is configured";
+    /// Every cap is kept.
+    InsideCaps "inside_caps" {
+        /// Trial number.
+        trial: u32,
+        /// Share of the update that this trial had.
+        scale: f64
+    } => "trial {trial} keeps every cap with {scale:.4} of the update";
+    /// A cap is passed; the step is to be scaled back.
+    AboveCap "above_cap" {
+        /// Domain.
+        domain: Arc<str>,
+        /// KL to what.
+        of: CapOf,
+        /// Upper confidence bound of that KL.
+        bound: f64,
+        /// The cap.
+        cap: f64,
+        /// Share of the whole update to keep.
+        scale: f64
+    } => "KL of {domain} to {of} is up to {bound:.4}, above its cap of {cap:.4} nats per sequence: keep {scale:.4} of the update and measure again";
+    /// A cap is passed and no share of the step helps, or there were too many trials.
+    CapReject "cap_reject" {
+        /// Domain.
+        domain: Arc<str>,
+        /// KL to what.
+        of: CapOf,
+        /// Upper confidence bound of that KL.
+        bound: f64,
+        /// The cap.
+        cap: f64,
+        /// Trials judged.
+        trials: u32
+    } => "KL of {domain} to {of} is up to {bound:.4}, above its cap of {cap:.4} nats per sequence after {trials} trials: undo the update";
+    /// A cap is configured whose KL was not measured.
+    Unmeasured "unmeasured" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Missing field.
+        field: &'static str
+    } => "a limit on {field} is configured but {domain} does not measure it: what is not measured is not accepted";
+    /// The ledger has not enough left for this step.
+    LedgerExhausted "ledger_exhausted" {
+        /// Spent so far.
+        spent: f64,
+        /// KL of this update.
+        kl_old: f64,
+        /// Limit.
+        limit: f64
+    } => "the run has drifted {spent:.4} and this update would add {kl_old:.4}, above the limit of {limit:.4} nats per sequence";
+    /// A metric tightened a budget.
+    BudgetTightened "budget_tightened" {
+        /// Budget.
+        budget: Arc<str>,
+        /// Metric.
+        metric: Arc<str>,
+        /// Its confidence bound.
+        bound: f64,
+        /// Its limit.
+        limit: f64,
+        /// Target now.
+        target: f64
+    } => "{metric} may be {bound:.4} (limit {limit:.4}): the budget {budget} tightens to {target:.4} nats per sequence";
+    /// β is at its upper bound and KL stays above the target.
+    Infeasible "infeasible" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Measured KL.
+        kl: f64,
+        /// Target KL.
+        target: f64,
+        /// β, at its upper bound.
+        beta: f64,
+        /// Observations in a row.
+        for_observations: u32
+    } => "the budget of {domain} is infeasible: KL is {kl:.4} against {target:.4} nats per sequence with β at its bound {beta} for {for_observations} observations";
+    /// KL rises fast close to its cap.
+    FastRise "fast_rise" {
+        /// Domain.
+        domain: Arc<str>,
+        /// Measured KL.
+        kl: f64,
+        /// Cap.
+        cap: f64,
+        /// Learning-rate factor.
+        lr_factor: f64
+    } => "KL of {domain} has risen to {kl:.4}, close to its cap of {cap:.4} nats per sequence: the learning rate is multiplied by {lr_factor:.4}";
+    /// The guard asks for a rollback.
+    Rollback "rollback" {
+        /// Whether for broken measurements; else for a blow-up of KL.
+        broken: bool,
+        /// Rollbacks so far, this one included.
+        rollbacks: u32,
+        /// Multiplier on β.
+        boost: f64
+    } => "rollback number {rollbacks} (broken measurements: {broken}): restore the last good checkpoint; β is multiplied by {boost:.4}";
+    /// The guard halts.
+    GuardHalt "guard_halt" {
+        /// Broken measurements in a row.
+        broken: u32,
+        /// Rollbacks so far.
+        rollbacks: u32
+    } => "halt: {broken} broken measurements in a row and {rollbacks} rollbacks so far";
+    /// It halted before.
+    Halted "halted" {
+        /// The step at which it halted.
+        step: u64
+    } => "halted at step {step}; a halt stays until the controller is started anew";
 }
 
 impl Reason {

@@ -1,6 +1,10 @@
 //! The saved state of a controller: versioned, exact, plain numbers.
 
+use crate::budget::BudgetState;
+use crate::guard::GuardState;
 use crate::law::LawState;
+use crate::ledger::LedgerState;
+use crate::trust_region::TrustRegionState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -19,8 +23,18 @@ pub struct ControllerState {
     pub law: String,
     /// The last rollout step seen.
     pub last_step: Option<u64>,
+    /// Rollouts that moved β.
+    pub rollouts: u64,
     /// Per domain.
     pub domains: BTreeMap<String, DomainState>,
+    /// Per budget, in the configuration's order.
+    pub budgets: Vec<BudgetState>,
+    /// The trust region's.
+    pub trust_region: TrustRegionState,
+    /// The guard's; never rewound.
+    pub guard: GuardState,
+    /// The ledger's; never rewound.
+    pub ledger: LedgerState,
 }
 
 /// State of one domain.
@@ -29,6 +43,14 @@ pub struct ControllerState {
 pub struct DomainState {
     /// The law's own numbers.
     pub law: LawState,
+    /// Observations in a row with β at its upper bound and KL above the target.
+    pub stuck: u32,
+    /// KL to the reference in the last usable rollout, nats per sequence.
+    pub kl: Option<f64>,
+    /// KL to the first reference in it.
+    pub kl_ref0: Option<f64>,
+    /// Standard error of `kl`.
+    pub stderr: f64,
 }
 
 /// A state that cannot be continued from.
@@ -51,6 +73,14 @@ pub enum StateError {
         /// Law in the state.
         found: String,
         /// Law of this controller.
+        expected: String,
+    },
+    /// Written under other budgets.
+    #[error("controller state was written under the budgets [{found}], the configuration has [{expected}]")]
+    OtherBudgets {
+        /// Ids in the state.
+        found: String,
+        /// Ids of this controller.
         expected: String,
     },
     /// A number that no controller could have written.

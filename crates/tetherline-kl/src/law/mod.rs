@@ -5,12 +5,26 @@
 //! does neither unless bounds are given, and stays only finite.
 
 mod adaptive;
+mod auto_pi;
+mod dual;
 mod fixed;
+mod pid;
+mod pid_lagrangian;
+mod ppo_adaptive;
+mod schedule;
 mod ziegler;
 
 pub use adaptive::{Adaptive, AdaptiveState};
+pub use auto_pi::{AutoPi, AutoPiState, Mode};
+pub use dual::{Dual, DualState};
 pub use fixed::{Fixed, FixedState};
+pub use pid::{Pid, PidState};
+pub use pid_lagrangian::{PidLagrangian, PidLagrangianState};
+pub use ppo_adaptive::{KlTo, PpoAdaptive, PpoAdaptiveState};
+pub use schedule::{Schedule, ScheduleState};
 pub use ziegler::{Ziegler, ZieglerState};
+
+pub(crate) use adaptive::{default_beta_max, default_beta_min};
 
 use crate::config::KlConfigError;
 use crate::reading::Reading;
@@ -22,10 +36,22 @@ use serde::{Deserialize, Serialize};
 pub enum Law {
     /// β is a constant.
     Fixed(Fixed),
+    /// β follows a schedule.
+    Schedule(Schedule),
     /// Ziegler et al. (2019), linear as published.
     Ziegler(Ziegler),
     /// The same in log space with bounds: the default.
     Adaptive(Adaptive),
+    /// Doubling and halving.
+    PpoAdaptive(PpoAdaptive),
+    /// PI(D) on ln β with given gains.
+    Pid(Pid),
+    /// PID on the violation itself.
+    PidLagrangian(PidLagrangian),
+    /// Dual ascent on ln β.
+    Dual(Dual),
+    /// Self-tuning PI on ln β.
+    AutoPi(AutoPi),
 }
 
 /// A law's state for one domain.
@@ -35,10 +61,22 @@ pub enum Law {
 pub enum LawState {
     /// State of [`Law::Fixed`].
     Fixed(FixedState),
+    /// State of [`Law::Schedule`].
+    Schedule(ScheduleState),
     /// State of [`Law::Ziegler`].
     Ziegler(ZieglerState),
     /// State of [`Law::Adaptive`].
     Adaptive(AdaptiveState),
+    /// State of [`Law::PpoAdaptive`].
+    PpoAdaptive(PpoAdaptiveState),
+    /// State of [`Law::Pid`].
+    Pid(PidState),
+    /// State of [`Law::PidLagrangian`].
+    PidLagrangian(PidLagrangianState),
+    /// State of [`Law::Dual`].
+    Dual(DualState),
+    /// State of [`Law::AutoPi`].
+    AutoPi(AutoPiState),
 }
 
 /// What a law did with a reading, besides moving β.
@@ -60,8 +98,14 @@ impl Law {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Fixed(_) => "fixed",
+            Self::Schedule(_) => "schedule",
             Self::Ziegler(_) => "ziegler",
             Self::Adaptive(_) => "adaptive",
+            Self::PpoAdaptive(_) => "ppo_adaptive",
+            Self::Pid(_) => "pid",
+            Self::PidLagrangian(_) => "pid_lagrangian",
+            Self::Dual(_) => "dual",
+            Self::AutoPi(_) => "auto_pi",
         }
     }
 
@@ -70,18 +114,48 @@ impl Law {
     pub fn init(&self) -> f64 {
         match self {
             Self::Fixed(c) => c.init,
+            Self::Schedule(c) => c.init,
             Self::Ziegler(c) => c.init,
             Self::Adaptive(c) => c.init,
+            Self::PpoAdaptive(c) => c.init,
+            Self::Pid(c) => c.init,
+            Self::PidLagrangian(c) => c.init,
+            Self::Dual(c) => c.init,
+            Self::AutoPi(c) => c.init,
         }
+    }
+
+    /// The same law started from another β, inside its bounds.
+    pub(crate) fn with_init(&self, init: f64) -> Self {
+        let (lo, hi) = self.bounds().unwrap_or((0.0, f64::INFINITY));
+        let init = init.max(lo).min(hi);
+        let mut law = self.clone();
+        match &mut law {
+            Self::Fixed(c) => c.init = init,
+            Self::Schedule(c) => c.init = init,
+            Self::Ziegler(c) => c.init = init,
+            Self::Adaptive(c) => c.init = init,
+            Self::PpoAdaptive(c) => c.init = init,
+            Self::Pid(c) => c.init = init,
+            Self::PidLagrangian(c) => c.init = init,
+            Self::Dual(c) => c.init = init,
+            Self::AutoPi(c) => c.init = init,
+        }
+        law
     }
 
     /// The target KL in nats per sequence; `None` for an open-loop law.
     #[must_use]
     pub fn target(&self) -> Option<f64> {
         match self {
-            Self::Fixed(_) => None,
+            Self::Fixed(_) | Self::Schedule(_) => None,
             Self::Ziegler(c) => Some(c.target),
             Self::Adaptive(c) => Some(c.target),
+            Self::PpoAdaptive(c) => Some(c.target),
+            Self::Pid(c) => Some(c.target),
+            Self::PidLagrangian(c) => Some(c.target),
+            Self::Dual(c) => Some(c.target),
+            Self::AutoPi(c) => Some(c.target),
         }
     }
 
@@ -89,20 +163,31 @@ impl Law {
     #[must_use]
     pub fn bounds(&self) -> Option<(f64, f64)> {
         match self {
-            Self::Fixed(_) => None,
+            Self::Fixed(_) | Self::Schedule(_) => None,
             Self::Ziegler(c) => match (c.beta_min, c.beta_max) {
                 (None, None) => None,
                 (lo, hi) => Some((lo.unwrap_or(f64::NEG_INFINITY), hi.unwrap_or(f64::INFINITY))),
             },
             Self::Adaptive(c) => Some((c.beta_min, c.beta_max)),
+            Self::PpoAdaptive(c) => Some((c.beta_min, c.beta_max)),
+            Self::Pid(c) => Some((c.beta_min, c.beta_max)),
+            Self::PidLagrangian(c) => Some((0.0, c.beta_max)),
+            Self::Dual(c) => Some((c.beta_min, c.beta_max)),
+            Self::AutoPi(c) => Some((c.beta_min, c.beta_max)),
         }
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
         match self {
             Self::Fixed(c) => c.validate(),
+            Self::Schedule(c) => c.validate(),
             Self::Ziegler(c) => c.validate(),
             Self::Adaptive(c) => c.validate(),
+            Self::PpoAdaptive(c) => c.validate(),
+            Self::Pid(c) => c.validate(),
+            Self::PidLagrangian(c) => c.validate(),
+            Self::Dual(c) => c.validate(),
+            Self::AutoPi(c) => c.validate(),
         }
     }
 
@@ -114,25 +199,43 @@ impl Law {
     pub(crate) fn start(&self) -> LawState {
         match self {
             Self::Fixed(_) => LawState::Fixed(FixedState {}),
+            Self::Schedule(_) => LawState::Schedule(ScheduleState { t: 0 }),
             Self::Ziegler(c) => LawState::Ziegler(ZieglerState { beta: c.init }),
             Self::Adaptive(c) => LawState::Adaptive(AdaptiveState { beta: c.init }),
+            Self::PpoAdaptive(c) => LawState::PpoAdaptive(PpoAdaptiveState { beta: c.init }),
+            Self::Pid(c) => LawState::Pid(c.start()),
+            Self::PidLagrangian(c) => LawState::PidLagrangian(c.start()),
+            Self::Dual(c) => LawState::Dual(c.start()),
+            Self::AutoPi(c) => LawState::AutoPi(c.start()),
         }
     }
 
     /// Current β of a state of this law.
     pub(crate) fn beta(&self, state: &LawState) -> f64 {
-        match state {
-            LawState::Fixed(_) => self.init(),
-            LawState::Ziegler(s) => s.beta,
-            LawState::Adaptive(s) => s.beta,
+        match (self, state) {
+            (Self::Schedule(c), LawState::Schedule(s)) => c.beta(s),
+            (_, LawState::Ziegler(s)) => s.beta,
+            (_, LawState::Adaptive(s)) => s.beta,
+            (_, LawState::PpoAdaptive(s)) => s.beta,
+            (_, LawState::Pid(s)) => s.beta,
+            (_, LawState::PidLagrangian(s)) => s.beta,
+            (_, LawState::Dual(s)) => s.beta,
+            (_, LawState::AutoPi(s)) => s.beta,
+            (_, LawState::Fixed(_) | LawState::Schedule(_)) => self.init(),
         }
     }
 
-    /// Moves the state by one reading against `target`.
+    /// Moves the state by one reading against `target` (which an open-loop law ignores).
     pub(crate) fn update(&self, state: &mut LawState, reading: &Reading, target: f64) -> Note {
         match (self, state) {
+            (Self::Schedule(c), LawState::Schedule(s)) => c.update(s),
             (Self::Ziegler(c), LawState::Ziegler(s)) => c.update(s, reading, target),
             (Self::Adaptive(c), LawState::Adaptive(s)) => c.update(s, reading, target),
+            (Self::PpoAdaptive(c), LawState::PpoAdaptive(s)) => c.update(s, reading, target),
+            (Self::Pid(c), LawState::Pid(s)) => c.update(s, reading, target),
+            (Self::PidLagrangian(c), LawState::PidLagrangian(s)) => c.update(s, reading, target),
+            (Self::Dual(c), LawState::Dual(s)) => c.update(s, reading, target),
+            (Self::AutoPi(c), LawState::AutoPi(s)) => c.update(s, reading, target),
             // A fixed law has nothing to move. States of another law are refused by `restore`.
             _ => Note::Plain,
         }
@@ -140,14 +243,20 @@ impl Law {
 
     /// What is wrong with a saved state of this law, if anything.
     pub(crate) fn damage(&self, state: &LawState) -> Option<String> {
-        let same = matches!(
-            (self, state),
+        let consistent = match (self, state) {
             (Self::Fixed(_), LawState::Fixed(_))
-                | (Self::Ziegler(_), LawState::Ziegler(_))
-                | (Self::Adaptive(_), LawState::Adaptive(_))
-        );
-        if !same {
-            return Some(format!("it is not a state of the law `{}`", self.name()));
+            | (Self::Schedule(_), LawState::Schedule(_))
+            | (Self::Ziegler(_), LawState::Ziegler(_))
+            | (Self::Adaptive(_), LawState::Adaptive(_))
+            | (Self::PpoAdaptive(_), LawState::PpoAdaptive(_))
+            | (Self::Dual(_), LawState::Dual(_))
+            | (Self::Pid(_), LawState::Pid(_)) => true,
+            (Self::PidLagrangian(c), LawState::PidLagrangian(s)) => !c.damage(s),
+            (Self::AutoPi(c), LawState::AutoPi(s)) => !c.damage(s),
+            _ => return Some(format!("it is not a state of the law `{}`", self.name())),
+        };
+        if !consistent {
+            return Some("its numbers do not fit together".to_owned());
         }
         let beta = self.beta(state);
         let unbounded = matches!(self, Self::Ziegler(_));

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::path::PathBuf;
 
+#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
 /// A golden file's JSON, or `None` after saying that the test is skipped.
 pub(crate) fn golden(name: &str) -> Option<Value> {
     let root = std::env::var_os("TETHER_ORACLE").map_or_else(

@@ -1,0 +1,265 @@
+//! The controller: one law per domain, and the optional parts around it, in one declared order.
+//!
+//! A rollout observation passes: step order → all absent → per domain (absent: β held; broken: β held,
+//! reject; too noisy: β held) → metrics tighten or relax budgets → the laws → infeasibility → guard.
+//! A trial observation passes: broken → trust region → ledger → guard. The verdict is the gravest asked
+//! for: **halt > rollback > reject > scale > throttle > accept**; its reason is the one given, and among
+//! equally grave ones that of the first domain by id.
+
+mod answer;
+mod rollout;
+mod trial;
+
+use crate::budget::{self, BudgetState};
+use crate::config::{KlConfig, KlConfigError};
+use crate::controller::KlController;
+use crate::decision::{Combine, ControlDecision, Verdict, set};
+use crate::guard::GuardState;
+use crate::law::LawState;
+use crate::ledger::LedgerState;
+use crate::observation::{ALL, KlObservation, Phase};
+use crate::reason::Reason;
+use crate::state::{ControllerState, DomainState, STATE_VERSION, StateError};
+use crate::trust_region::{Before, TrustRegionState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A law over any number of domains, with optional budgets, trust region, guard and ledger.
+#[derive(Clone, Debug)]
+pub struct KlPolicy {
+    config: KlConfig,
+    last_step: Option<u64>,
+    rollouts: u64,
+    domains: BTreeMap<Arc<str>, Domain>,
+    budgets: Vec<BudgetState>,
+    trust_region: TrustRegionState,
+    guard: GuardState,
+    ledger: LedgerState,
+}
+
+/// One domain of a running controller.
+#[derive(Clone, Debug)]
+struct Domain {
+    law: LawState,
+    /// Which budget it falls under; without budgets, none.
+    budget: Option<usize>,
+    /// Observations in a row with β at its upper bound and KL still above the target.
+    stuck: u32,
+    /// Last usable rollout measurement.
+    before: Before,
+    before_stderr: f64,
+}
+
+impl KlPolicy {
+    /// Validates the configuration and starts from its initial β.
+    ///
+    /// # Errors
+    /// As [`KlConfig::validate`].
+    pub fn new(config: KlConfig) -> Result<Self, KlConfigError> {
+        config.validate()?;
+        let budgets = config.budgets.iter().map(|b| b.start()).collect();
+        Ok(Self {
+            config,
+            last_step: None,
+            rollouts: 0,
+            domains: BTreeMap::new(),
+            budgets,
+            trust_region: TrustRegionState::default(),
+            guard: GuardState::default(),
+            ledger: LedgerState::default(),
+        })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &KlConfig {
+        &self.config
+    }
+
+    /// The target in force for a domain, nats per sequence: its budget's (or the law's) times what
+    /// metrics and the schedule leave of it; `None` under an open-loop law.
+    #[must_use]
+    pub fn target(&self, domain: &str) -> Option<f64> {
+        let budget =
+            self.domains.get(domain).map_or_else(|| budget::find(&self.config.budgets, domain), |d| d.budget);
+        self.target_of(budget)
+    }
+
+    /// Cumulative KL spent by accepted updates, where a ledger is configured.
+    #[must_use]
+    pub fn ledger(&self) -> Option<&LedgerState> {
+        self.config.ledger.as_ref().map(|_| &self.ledger)
+    }
+
+    fn target_of(&self, budget: Option<usize>) -> Option<f64> {
+        let base = match budget {
+            Some(i) => self.config.budgets[i].target * self.budgets[i].share,
+            None => self.config.law.target()?,
+        };
+        let share = self.config.target_schedule.map_or(1.0, |s| s.at(self.rollouts.saturating_sub(1)));
+        Some(base * share)
+    }
+
+    fn combine(&self) -> Combine {
+        if self.config.budgets.is_empty() { Combine::Own } else { Combine::Sum }
+    }
+
+    /// Whether an id has a β of its own: every id does, but with budgets only those that fall under one.
+    fn controlled(&self, budget: Option<usize>) -> bool {
+        self.config.budgets.is_empty() || budget.is_some()
+    }
+
+    /// β of a domain: its law's times the guard's boost, inside the law's bounds.
+    fn beta_of(&self, domain: &Domain) -> f64 {
+        let beta = self.config.law.beta(&domain.law);
+        if self.guard.ln_boost == 0.0 {
+            return beta;
+        }
+        let max = self.config.law.bounds().map_or(f64::MAX, |(_, hi)| hi.min(f64::MAX));
+        (beta * self.guard.ln_boost.exp()).min(max.max(beta))
+    }
+
+    /// The initial β of one budget: the levels of budgets (overall, domain, user) share `init`, since a
+    /// row adds them up.
+    fn init_of_one(&self) -> f64 {
+        let mut levels: Vec<_> = self.config.budgets.iter().map(|b| budget::level(&b.id)).collect();
+        levels.sort_unstable();
+        levels.dedup();
+        self.config.law.init() / levels.len().max(1) as f64
+    }
+
+    fn start_domain(&self, id: &str) -> Domain {
+        let law = if self.config.budgets.is_empty() {
+            self.config.law.start()
+        } else {
+            self.config.law.with_init(self.init_of_one()).start()
+        };
+        Domain {
+            law,
+            budget: budget::find(&self.config.budgets, id),
+            stuck: 0,
+            before: Before::default(),
+            before_stderr: 0.0,
+        }
+    }
+
+    fn write_betas(&self, out: &mut ControlDecision) {
+        let listed = |id: &str| self.domains.get(id).is_some_and(|d| self.controlled(d.budget));
+        let count = self.domains.values().filter(|d| self.controlled(d.budget)).count();
+        if out.beta.len() != count || !out.beta.keys().all(|id| listed(id)) {
+            out.beta.retain(|id, _| listed(id));
+        }
+        for (id, domain) in self.domains.iter().filter(|(_, d)| self.controlled(d.budget)) {
+            set(&mut out.beta, id, self.beta_of(domain));
+        }
+        if count == 0 {
+            set(&mut out.beta, ALL, self.config.law.beta(&self.config.law.start()));
+        }
+    }
+
+    fn check(&self, state: &ControllerState) -> Result<(), StateError> {
+        if state.version != STATE_VERSION {
+            return Err(StateError::Version { found: state.version, supported: STATE_VERSION });
+        }
+        let expected = self.config.law.name();
+        if state.law != expected {
+            return Err(StateError::OtherLaw { found: state.law.clone(), expected: expected.to_owned() });
+        }
+        let ids = |b: &[BudgetState]| b.iter().map(|b| b.id.clone()).collect::<Vec<_>>().join(", ");
+        let (found, expected) = (ids(&state.budgets), ids(&self.budgets));
+        if found != expected {
+            return Err(StateError::OtherBudgets { found, expected });
+        }
+        for (domain, d) in &state.domains {
+            if let Some(problem) = self.config.law.damage(&d.law) {
+                return Err(StateError::Damaged { domain: domain.clone(), problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KlController for KlPolicy {
+    fn observe_into(&mut self, obs: &KlObservation, out: &mut ControlDecision) {
+        out.step = obs.step;
+        out.combine = self.combine();
+        out.verdict = Verdict::Accept;
+        out.scale = 1.0;
+        out.reason = Reason::Start {};
+        match obs.phase {
+            Phase::Rollout => self.rollout(obs, out),
+            Phase::Trial => self.trial(obs, out),
+        }
+        if self.config.guard.is_some() {
+            out.lr_factor = self.guard.lr_factor;
+        } else {
+            // Without a guard nothing remembers a throttle: it lasts for the decision that asks for it.
+            out.lr_factor = if out.verdict == Verdict::Throttle { 0.5 } else { 1.0 };
+        }
+        self.write_betas(out);
+    }
+
+    fn beta(&self, domain: &str) -> f64 {
+        if let (Combine::Own, Some(d)) = (self.combine(), self.domains.get(domain)) {
+            return self.beta_of(d);
+        }
+        let mut out = ControlDecision::empty();
+        out.combine = self.combine();
+        self.write_betas(&mut out);
+        out.beta_for(domain)
+    }
+
+    fn state(&self) -> ControllerState {
+        let domain = |d: &Domain| DomainState {
+            law: d.law.clone(),
+            stuck: d.stuck,
+            kl: d.before.reference,
+            kl_ref0: d.before.ref0,
+            stderr: d.before_stderr,
+        };
+        ControllerState {
+            version: STATE_VERSION,
+            law: self.config.law.name().to_owned(),
+            last_step: self.last_step,
+            rollouts: self.rollouts,
+            domains: self.domains.iter().map(|(id, d)| (id.to_string(), domain(d))).collect(),
+            budgets: self.budgets.clone(),
+            trust_region: self.trust_region,
+            guard: self.guard,
+            ledger: self.ledger,
+        }
+    }
+
+    fn restore(&mut self, state: &ControllerState) -> Result<(), StateError> {
+        self.check(state)?;
+        self.domains.clear();
+        for (id, d) in &state.domains {
+            let mut domain = self.start_domain(id);
+            domain.law = d.law.clone();
+            domain.stuck = d.stuck;
+            domain.before = Before { reference: d.kl, ref0: d.kl_ref0 };
+            domain.before_stderr = d.stderr;
+            self.domains.insert(id.as_str().into(), domain);
+        }
+        self.last_step = state.last_step;
+        self.rollouts = state.rollouts;
+        self.budgets = state.budgets.clone();
+        self.trust_region = state.trust_region;
+        self.guard = state.guard;
+        self.ledger = state.ledger;
+        Ok(())
+    }
+
+    fn roll_back(&mut self, checkpoint: &ControllerState) -> Result<(), StateError> {
+        self.check(checkpoint)?;
+        for (id, domain) in &mut self.domains {
+            domain.stuck = 0;
+            if let Some(saved) = checkpoint.domains.get(&**id) {
+                domain.law = saved.law.clone();
+                domain.before = Before { reference: saved.kl, ref0: saved.kl_ref0 };
+                domain.before_stderr = saved.stderr;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! A rollout's measurement: it moves β.
+
+use super::KlPolicy;
+use super::answer::Answer;
+use crate::budget::Moved;
+use crate::decision::{ControlDecision, Verdict};
+use crate::guard::Alarm;
+use crate::law::Note;
+use crate::observation::{DomainKl, KlObservation};
+use crate::reading::{Checked, Reading};
+use crate::reason::Reason;
+use crate::trust_region::Before;
+use std::sync::Arc;
+
+/// Observations in a row with β at its upper bound and KL above the target that make a budget
+/// infeasible; twice as many halt, where a guard is configured.
+const STUCK: u32 = 20;
+
+/// What the domains of one observation add up to, for the guard.
+#[derive(Default)]
+struct Seen {
+    broken: bool,
+    usable: bool,
+    blown_up: bool,
+    rising: Option<(Arc<str>, f64, f64)>,
+}
+
+impl KlPolicy {
+    pub(super) fn rollout(&mut self, obs: &KlObservation, out: &mut ControlDecision) {
+        let mut answer = Answer::default();
+        if let Some(step) = self.guard.halted {
+            answer.propose("", Verdict::Halt, Reason::Halted { step });
+            return answer.give(out);
+        }
+        if let Some(last) = self.last_step.filter(|&last| obs.step <= last) {
+            let step = obs.step;
+            out.reason = if step == last {
+                Reason::DuplicateStep { step }
+            } else {
+                Reason::StepBackwards { step, last }
+            };
+            return;
+        }
+        self.last_step = Some(obs.step);
+        if obs.domains.iter().all(|d| d.n == 0) {
+            answer.propose("", Verdict::Halt, Reason::AllAbsent {});
+            return answer.give(out);
+        }
+        self.rollouts += 1;
+        self.follow_metrics(obs, &mut answer);
+        let mean_ratio = self.mean_ratio(obs);
+        let mut seen = Seen::default();
+        for domain in &obs.domains {
+            self.domain(domain, mean_ratio, &mut seen, &mut answer);
+        }
+        self.settle_ledger(obs);
+        self.guard_rollout(obs.step, &seen, &mut answer);
+        answer.give(out);
+    }
+
+    /// Lets every budget follow its metrics.
+    fn follow_metrics<'a>(&mut self, obs: &'a KlObservation, answer: &mut Answer<'a>) {
+        for (budget, state) in self.config.budgets.iter().zip(&mut self.budgets) {
+            if let Moved::Tightened { metric, bound } = budget.follow(state, &obs.metrics) {
+                let limit = &budget.metrics[metric];
+                let reason = Reason::BudgetTightened {
+                    budget: budget.id.as_str().into(),
+                    metric: limit.id.as_str().into(),
+                    bound,
+                    limit: limit.limit,
+                    target: budget.target * state.share,
+                };
+                answer.propose("", Verdict::Accept, reason);
+            }
+        }
+    }
+
+    /// Σ n_k·(KL_k/T_k) / Σ n_k over the budgeted domains, for shrinkage; `None` where none is on.
+    fn mean_ratio(&mut self, obs: &KlObservation) -> Option<f64> {
+        if self.config.budgets.is_empty() || self.config.shrink == 0.0 {
+            return None;
+        }
+        let (mut sum, mut count) = (0.0, 0.0);
+        for domain in &obs.domains {
+            let id = self.known(&domain.id);
+            let budget = self.domains.get(&id)?.budget;
+            let global = domain.id == crate::observation::ALL;
+            let (Some(_), false, Checked::Usable(reading)) = (budget, global, Reading::check(domain)) else {
+                continue;
+            };
+            let Some(target) = self.target_of(budget).filter(|_| !reading.impossible()) else { continue };
+            sum += reading.n as f64 * reading.kl() / target;
+            count += reading.n as f64;
+        }
+        (count > 0.0).then(|| sum / count)
+    }
+
+    /// The stored form of an id, creating its state at first sight.
+    fn known(&mut self, id: &str) -> Arc<str> {
+        if let Some((id, _)) = self.domains.get_key_value(id) {
+            return id.clone();
+        }
+        let stored: Arc<str> = id.into();
+        let domain = self.start_domain(id);
+        self.domains.insert(stored.clone(), domain);
+        stored
+    }
+
+    /// One domain's measurement: moves its β and says why.
+    fn domain<'a>(
+        &mut self,
+        domain: &'a DomainKl,
+        mean_ratio: Option<f64>,
+        seen: &mut Seen,
+        answer: &mut Answer<'a>,
+    ) {
+        let id = self.known(&domain.id);
+        let reading = match Reading::check(domain) {
+            Checked::Absent => return,
+            Checked::Invalid(field) => {
+                seen.broken = true;
+                let reason = Reason::NotFinite { domain: id, field };
+                return answer.propose(&domain.id, Verdict::Reject, reason);
+            }
+            Checked::Usable(reading) => reading,
+        };
+        let impossible = reading.impossible();
+        if impossible {
+            seen.broken = true;
+            let reason = Reason::NegativeKl { domain: id.clone(), kl: reading.mean, stderr: reading.stderr };
+            answer.propose(&domain.id, Verdict::Reject, reason);
+            if !self.config.law.takes_everything_finite() {
+                return;
+            }
+        }
+        seen.usable = true;
+        let Some(budget) = self.domains.get(&id).map(|d| d.budget) else { return };
+        if !self.controlled(budget) {
+            return self.remember(&id, &reading);
+        }
+        let target = self.target_of(budget);
+        if let Some(target) = target {
+            self.watch(&id, &reading, target, seen);
+        }
+        self.remember(&id, &reading);
+        let noisy = target.filter(|t| reading.stderr > *t && !self.config.law.takes_everything_finite());
+        if let Some(target) = noisy {
+            let reason = Reason::TooNoisy { domain: id, stderr: reading.stderr, target };
+            return answer.propose(&domain.id, Verdict::Accept, reason);
+        }
+        let shrunk = self.shrink(&reading, domain, target, mean_ratio);
+        self.apply_law(&id, domain, &shrunk, target, answer);
+    }
+
+    /// Draws a small sample's relative KL towards the batch's.
+    fn shrink(
+        &self,
+        r: &Reading,
+        domain: &DomainKl,
+        target: Option<f64>,
+        mean_ratio: Option<f64>,
+    ) -> Reading {
+        match (target, mean_ratio) {
+            (Some(target), Some(mean)) if domain.id != crate::observation::ALL => {
+                let weight = r.n as f64 / (r.n as f64 + self.config.shrink);
+                let ratio = weight * r.kl() / target + (1.0 - weight) * mean;
+                Reading { mean: ratio * target, stderr: weight * r.stderr, ..*r }
+            }
+            _ => *r,
+        }
+    }
+
+    fn apply_law<'a>(
+        &mut self,
+        id: &Arc<str>,
+        domain: &'a DomainKl,
+        reading: &Reading,
+        target: Option<f64>,
+        answer: &mut Answer<'a>,
+    ) {
+        let law = &self.config.law;
+        let Some(d) = self.domains.get_mut(id) else { return };
+        let from = law.beta(&d.law);
+        let note = law.update(&mut d.law, reading, target.unwrap_or(f64::INFINITY));
+        let to = law.beta(&d.law);
+        let at_max = law.bounds().is_some_and(|(_, hi)| to >= hi);
+        let above = target.filter(|t| at_max && reading.mean - reading.stderr > *t);
+        d.stuck = if above.is_some() { d.stuck.saturating_add(1) } else { 0 };
+        let stuck = d.stuck;
+        let (kl, id) = (reading.mean, id.clone());
+        let Some(target) = target else {
+            let reason = if from == to && matches!(law, crate::law::Law::Fixed(_)) {
+                Reason::Fixed { beta: to }
+            } else {
+                Reason::Scheduled { beta: to }
+            };
+            return answer.propose(&domain.id, Verdict::Accept, reason);
+        };
+        if stuck >= STUCK {
+            let halts = self.config.guard.is_some() && stuck >= 2 * STUCK;
+            let verdict = if halts { Verdict::Halt } else { Verdict::Throttle };
+            if let (Some(guard), STUCK) = (&self.config.guard, stuck) {
+                guard.throttle(&mut self.guard);
+            }
+            let reason = Reason::Infeasible { domain: id, kl, target, beta: to, for_observations: stuck };
+            return answer.propose(&domain.id, verdict, reason);
+        }
+        let reason = match note {
+            Note::AtBound => Reason::AtBound { domain: id, kl, target, beta: to },
+            Note::CrossedZero => Reason::CrossedZero { domain: id, beta: to, n: reading.n },
+            Note::Overflow => Reason::Overflow { domain: id, beta: to },
+            Note::Plain if to > from => Reason::BetaRaised { domain: id, kl, target, from, to },
+            Note::Plain if to < from => Reason::BetaLowered { domain: id, kl, target, from, to },
+            Note::Plain => Reason::BetaHeld { domain: id, kl, target, beta: to },
+        };
+        answer.propose(&domain.id, Verdict::Accept, reason);
+    }
+
+    /// Compares a usable measurement with the guard's marks.
+    fn watch(&self, id: &Arc<str>, reading: &Reading, target: f64, seen: &mut Seen) {
+        let Some(guard) = &self.config.guard else { return };
+        let lower = reading.mean - 2.0 * reading.stderr;
+        seen.blown_up |= lower > guard.blow_up * target;
+        let region = self.config.trust_region.unwrap_or_default();
+        let Some(cap) = region.reference_cap(Some(target)) else { return };
+        let Some(d) = self.domains.get(id) else { return };
+        let Some(before) = d.before.reference else { return };
+        let noise = (reading.stderr.powi(2) + d.before_stderr.powi(2)).sqrt();
+        if seen.rising.is_none() && reading.mean > 0.9 * cap && reading.mean - before > 2.0 * noise {
+            seen.rising = Some((id.clone(), reading.mean, cap));
+        }
+    }
+
+    fn remember(&mut self, id: &Arc<str>, reading: &Reading) {
+        if let Some(d) = self.domains.get_mut(id) {
+            d.before = Before { reference: Some(reading.kl()), ref0: reading.kl_ref0 };
+            d.before_stderr = reading.stderr;
+        }
+    }
+
+    /// Where updates are not judged by trials, the next rollout's KL to the old policy is entered.
+    fn settle_ledger(&mut self, obs: &KlObservation) {
+        let (Some(ledger), Some(previous)) = (self.config.ledger, obs.step.checked_sub(1)) else { return };
+        if let Some(kl_old) = super::trial::mean_kl_old(obs) {
+            ledger.enter(&mut self.ledger, previous, kl_old);
+        }
+    }
+
+    fn guard_rollout(&mut self, step: u64, seen: &Seen, answer: &mut Answer<'_>) {
+        let Some(guard) = self.config.guard else { return };
+        let alarm = if seen.broken {
+            guard.broken(&mut self.guard)
+        } else if seen.usable {
+            guard.usable(&mut self.guard, seen.blown_up)
+        } else {
+            Alarm::None
+        };
+        self.propose_alarm(alarm, seen.broken, answer);
+        if let Some((domain, kl, cap)) = &seen.rising {
+            guard.throttle(&mut self.guard);
+            let lr_factor = self.guard.lr_factor;
+            let reason = Reason::FastRise { domain: domain.clone(), kl: *kl, cap: *cap, lr_factor };
+            answer.propose("", Verdict::Throttle, reason);
+        }
+        if answer.halts() {
+            self.guard.halted.get_or_insert(step);
+        }
+    }
+
+    pub(super) fn propose_alarm(&self, alarm: Alarm, broken: bool, answer: &mut Answer<'_>) {
+        let rollbacks = self.guard.rollbacks;
+        match alarm {
+            Alarm::None => {}
+            Alarm::Rollback => {
+                let boost = self.guard.ln_boost.exp();
+                answer.propose("", Verdict::Rollback, Reason::Rollback { broken, rollbacks, boost });
+            }
+            Alarm::Halt => {
+                let reason = Reason::GuardHalt { broken: self.guard.broken, rollbacks };
+                answer.propose("", Verdict::Halt, reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A measurement after an update: the trust region and the ledger judge it. β does not move.
+
+use super::KlPolicy;
+use super::answer::Answer;
+use crate::decision::{ControlDecision, Verdict};
+use crate::observation::{ALL, KlObservation};
+use crate::reading::{Checked, Reading};
+use crate::reason::Reason;
+use crate::trust_region::{Judgement, TrustRegion, TrustRegionState};
+use std::sync::Arc;
+
+impl KlPolicy {
+    pub(super) fn trial(&mut self, obs: &KlObservation, out: &mut ControlDecision) {
+        let mut answer = Answer::default();
+        let (step, trial) = (obs.step, obs.trial.unwrap_or(self.next_trial(obs.step)));
+        if let Some(step) = self.guard.halted {
+            answer.propose("", Verdict::Halt, Reason::Halted { step });
+            return answer.give(out);
+        }
+        if let Some(last) = self.last_step.filter(|&last| step < last) {
+            out.verdict = Verdict::Reject;
+            out.reason = Reason::StepBackwards { step, last };
+            return;
+        }
+        let state = self.trust_region;
+        if state.step == Some(step) && state.trial.is_some_and(|last| trial <= last) {
+            return repeat(&state, trial, out);
+        }
+        if state.step != Some(step) {
+            self.trust_region =
+                TrustRegionState { step: Some(step), scale: 1.0, ..TrustRegionState::default() };
+        }
+        self.trust_region.trial = Some(trial);
+        self.trust_region.judged += 1;
+
+        let region = self.config.trust_region;
+        let Some(keep) = self.judge(obs, region.as_ref(), &mut answer) else {
+            // Broken or unmeasured: rejected.
+            return self.close(step, None, answer, out);
+        };
+        if keep < 1.0 {
+            let TrustRegionState { scale, judged, .. } = self.trust_region;
+            let exhausted = region.is_none_or(|r| judged > r.max_trials);
+            if keep > 0.0 && !exhausted {
+                self.trust_region.scale = scale * keep;
+                out.scale = self.trust_region.scale;
+                answer.give(out);
+                out.verdict = Verdict::Scale;
+                return;
+            }
+            if let Some((of, bound, cap, domain)) = answer.above() {
+                let reason = Reason::CapReject { domain, of, bound, cap, trials: judged };
+                answer.propose("", Verdict::Reject, reason);
+            }
+            return self.close(step, None, answer, out);
+        }
+        let kl_old = mean_kl_old(obs);
+        if let Some(ledger) = self.config.ledger {
+            let spent = self.ledger.spent;
+            match kl_old {
+                None => {
+                    let reason = Reason::Unmeasured { domain: ALL.into(), field: "kl_old" };
+                    answer.propose("", Verdict::Reject, reason);
+                    return self.close(step, None, answer, out);
+                }
+                Some(kl_old) if !ledger.fits(&self.ledger, kl_old) => {
+                    let reason = Reason::LedgerExhausted { spent, kl_old, limit: ledger.limit };
+                    answer.propose("", Verdict::Reject, reason);
+                    return self.close(step, None, answer, out);
+                }
+                Some(_) => {}
+            }
+        }
+        if region.is_none() && self.config.ledger.is_none() {
+            answer.propose("", Verdict::Accept, Reason::NotJudged { trial });
+        } else {
+            answer.propose("", Verdict::Accept, Reason::InsideCaps { trial, scale: self.trust_region.scale });
+        }
+        self.close(step, Some(kl_old.unwrap_or(0.0)), answer, out);
+    }
+
+    fn next_trial(&self, step: u64) -> u32 {
+        match self.trust_region {
+            TrustRegionState { step: Some(s), trial: Some(t), .. } if s == step => t.saturating_add(1),
+            _ => 0,
+        }
+    }
+
+    /// The share of the trial's step to keep, over all domains; `None` where it must be rejected.
+    fn judge<'a>(
+        &self,
+        obs: &'a KlObservation,
+        region: Option<&TrustRegion>,
+        answer: &mut Answer<'a>,
+    ) -> Option<f64> {
+        let mut keep = Some(1.0);
+        let mut measured = false;
+        for domain in &obs.domains {
+            let id = || -> Arc<str> {
+                let known = self.domains.get_key_value(domain.id.as_str());
+                known.map_or_else(|| domain.id.as_str().into(), |(id, _)| id.clone())
+            };
+            let reading = match Reading::check(domain) {
+                Checked::Absent => continue,
+                Checked::Invalid(field) => {
+                    answer.propose(&domain.id, Verdict::Reject, Reason::NotFinite { domain: id(), field });
+                    keep = None;
+                    continue;
+                }
+                Checked::Usable(reading) => reading,
+            };
+            measured = true;
+            if reading.impossible() {
+                let reason = Reason::NegativeKl { domain: id(), kl: reading.mean, stderr: reading.stderr };
+                answer.propose(&domain.id, Verdict::Reject, reason);
+                keep = None;
+                continue;
+            }
+            let Some(region) = region else { continue };
+            let known = self.domains.get(domain.id.as_str());
+            let before = known.map(|d| d.before).unwrap_or_default();
+            match region.judge(&reading, before, self.target(&domain.id)) {
+                Judgement::Inside => {}
+                Judgement::Unmeasured(field) => {
+                    answer.propose(&domain.id, Verdict::Reject, Reason::Unmeasured { domain: id(), field });
+                    keep = None;
+                }
+                Judgement::Above { of, bound, cap, keep: share } => {
+                    let scale = self.trust_region.scale * share;
+                    let reason = Reason::AboveCap { domain: id(), of, bound, cap, scale };
+                    // The smallest share decides, so only its reason is given.
+                    if keep.is_some_and(|k| share < k) {
+                        keep = Some(share);
+                        answer.replace_scale(&domain.id, reason);
+                    }
+                }
+            }
+        }
+        if !measured && keep.is_some() {
+            answer.propose("", Verdict::Reject, Reason::AllAbsent {});
+            return None;
+        }
+        keep
+    }
+
+    /// Ends a step's trials: accepted with this KL to the old policy, or rejected.
+    fn close(&mut self, step: u64, accepted: Option<f64>, answer: Answer<'_>, out: &mut ControlDecision) {
+        let mut answer = answer;
+        self.trust_region.accepted = accepted.is_some();
+        self.trust_region.rejected = accepted.is_none();
+        match (accepted, self.config.guard) {
+            (Some(kl_old), _) => {
+                out.scale = self.trust_region.scale;
+                if let Some(ledger) = self.config.ledger {
+                    ledger.enter(&mut self.ledger, step, kl_old);
+                }
+            }
+            (None, Some(guard)) => {
+                guard.throttle(&mut self.guard);
+                if answer.broken() {
+                    let alarm = guard.broken(&mut self.guard);
+                    self.propose_alarm(alarm, true, &mut answer);
+                    if answer.halts() {
+                        self.guard.halted.get_or_insert(step);
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+        answer.give(out);
+    }
+}
+
+/// The answer that was given to a trial seen before.
+fn repeat(state: &TrustRegionState, trial: u32, out: &mut ControlDecision) {
+    out.scale = state.scale;
+    out.verdict = match (state.accepted, state.rejected) {
+        (true, _) => Verdict::Accept,
+        (_, true) => Verdict::Reject,
+        _ => Verdict::Scale,
+    };
+    if state.rejected {
+        out.scale = 1.0;
+    }
+    out.reason = Reason::DuplicateTrial { trial };
+}
+
+/// KL to the policy before the update: that of `all`, else the mean over domains weighted by sequences;
+/// `None` where it was not measured.
+pub(super) fn mean_kl_old(obs: &KlObservation) -> Option<f64> {
+    let usable = |n: u64, kl: Option<f64>| kl.filter(|kl| n > 0 && kl.is_finite());
+    if let Some(all) = obs.domains.iter().find(|d| d.id == ALL) {
+        return usable(all.n, all.kl_old);
+    }
+    let (mut sum, mut count) = (0.0, 0.0);
+    for d in &obs.domains {
+        if let Some(kl) = usable(d.n, d.kl_old) {
+            sum += d.n as f64 * kl;
+            count += d.n as f64;
+        }
+    }
+    (count > 0.0).then(|| sum / count)
+}

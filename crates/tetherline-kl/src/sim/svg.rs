@@ -1,0 +1,72 @@
+//! A trace as a small self-contained SVG: KL against its target above, β below.
+
+use super::Trace;
+use std::fmt::Write as _;
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 360.0;
+const PANE: f64 = 150.0;
+const LEFT: f64 = 48.0;
+/// Okabe–Ito: told apart by colour-blind readers.
+const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+
+/// Draws the domains of a trace; `targets` in nats per sequence, one per domain.
+#[must_use]
+pub fn svg(title: &str, trace: &Trace, targets: &[f64]) -> String {
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
+         font-size=\"11\"><text x=\"{LEFT}\" y=\"14\">{}</text>\n",
+        title.replace('&', "&amp;").replace('<', "&lt;")
+    );
+    let highest = trace.kl.iter().flatten().chain(targets).copied().fold(0.0, f64::max);
+    pane(&mut out, 24.0, &trace.kl, highest, "KL, nats per sequence");
+    for (k, target) in targets.iter().enumerate() {
+        let y = 24.0 + PANE * (1.0 - target / highest.max(f64::MIN_POSITIVE));
+        let colour = COLOURS[k % COLOURS.len()];
+        let _ = writeln!(
+            out,
+            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>"
+        );
+    }
+    let highest = trace.beta.iter().flatten().copied().fold(0.0, f64::max);
+    pane(&mut out, 40.0 + PANE, &trace.beta, highest, "β");
+    out.push_str("</svg>\n");
+    out
+}
+
+fn pane(out: &mut String, top: f64, rows: &[Vec<f64>], highest: f64, label: &str) {
+    let domains = rows.first().map_or(0, Vec::len);
+    let highest = highest.max(f64::MIN_POSITIVE);
+    let _ = writeln!(
+        out,
+        "<text x=\"{LEFT}\" y=\"{:.1}\" fill=\"#666\">{label}</text><text x=\"4\" y=\"{:.1}\" fill=\"#666\">{highest:.3}</text>",
+        top + 10.0,
+        top + 10.0
+    );
+    // More points than pixels only make the file large.
+    let stride = (rows.len() / 720).max(1);
+    for k in 0..domains {
+        let mut points = String::new();
+        for (t, row) in rows.iter().enumerate().step_by(stride) {
+            let x = LEFT + (WIDTH - LEFT) * t as f64 / rows.len() as f64;
+            let y = top + PANE * (1.0 - row[k].max(0.0) / highest);
+            let _ = write!(points, "{x:.1},{y:.1} ");
+        }
+        let colour = COLOURS[k % COLOURS.len()];
+        let _ = writeln!(out, "<polyline fill=\"none\" stroke=\"{colour}\" points=\"{points}\"/>");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_every_domain_twice_and_escapes_the_title() {
+        let trace = Trace { kl: vec![vec![1.0, 2.0]; 5], beta: vec![vec![0.1, 0.2]; 5], ..Trace::default() };
+        let svg = svg("a < b", &trace, &[1.0, 2.0]);
+        assert_eq!(svg.matches("<polyline").count(), 4);
+        assert_eq!(svg.matches("stroke-dasharray").count(), 2);
+        assert!(svg.contains("a &lt; b") && svg.ends_with("</svg>\n"));
+    }
+}
