@@ -1,0 +1,160 @@
+//! Everything that can be wrong with a model directory.
+
+use std::path::PathBuf;
+
+/// Errors of this crate. Messages name the file, tensor or field and say what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file of the directory cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The directory is not a model directory.
+    #[error("{path} is not a Hugging Face model directory: {problem}")]
+    NotAModel {
+        /// Which directory.
+        path: PathBuf,
+        /// What is missing and what is expected.
+        problem: String,
+    },
+    /// `config.json` names an architecture that is not implemented.
+    #[error("{path}: unknown architecture {found}; known: {known}")]
+    UnknownArchitecture {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What is supported.
+        known: &'static str,
+    },
+    /// A field of `config.json` is missing or out of range.
+    #[error("{path}: field `{field}`: {problem}")]
+    ConfigField {
+        /// Which file.
+        path: PathBuf,
+        /// Which field.
+        field: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A weights file is truncated or corrupt.
+    #[error("{path} is not a valid safetensors file: {problem}; download or save it again")]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// What the parser said.
+        problem: String,
+    },
+    /// A tensor that the architecture needs is not in the files.
+    #[error("{path}: tensor `{name}` with shape {shape:?} is missing")]
+    MissingTensor {
+        /// Which directory.
+        path: PathBuf,
+        /// Which tensor.
+        name: String,
+        /// The shape it should have.
+        shape: Vec<usize>,
+    },
+    /// A tensor is in the files that the architecture does not know.
+    #[error("{path}: unexpected tensor `{name}` with shape {shape:?}; this {arch} has no such weight")]
+    UnexpectedTensor {
+        /// Which directory.
+        path: PathBuf,
+        /// Which tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The architecture.
+        arch: &'static str,
+    },
+    /// A tensor has the wrong shape.
+    #[error("{path}: tensor `{name}` has shape {found:?}, but config.json asks for {expected:?}")]
+    WrongShape {
+        /// Which directory.
+        path: PathBuf,
+        /// Which tensor.
+        name: String,
+        /// In the file.
+        found: Vec<usize>,
+        /// By the configuration.
+        expected: Vec<usize>,
+    },
+    /// A tensor has an element type that is not a weight type.
+    #[error("{path}: tensor `{name}` has type {found}; expected F32, F16 or BF16")]
+    WrongType {
+        /// Which directory.
+        path: PathBuf,
+        /// Which tensor.
+        name: String,
+        /// In the file.
+        found: String,
+    },
+    /// The tokenizer cannot be used.
+    #[error("{path}: {problem}")]
+    Tokenizer {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The tokenizer knows ids that the embedding does not have.
+    #[error(
+        "{path}: the tokenizer has ids up to {tokenizer_max}, but the embedding has only {vocab} rows; \
+         tokenizer and model do not belong together"
+    )]
+    VocabMismatch {
+        /// Which directory.
+        path: PathBuf,
+        /// Largest token id.
+        tokenizer_max: u32,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+    /// A token id is outside the vocabulary.
+    #[error("token id {id} at position {position} is outside the vocabulary of {vocab} tokens")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Where in the sequence.
+        position: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// A sequence does not fit.
+    #[error("a sequence of {tokens} tokens is longer than the context of {context} tokens; {hint}")]
+    TooLong {
+        /// Its length.
+        tokens: usize,
+        /// The limit.
+        context: usize,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The hub could not deliver.
+    #[error("cannot get {id} from the hub: {problem}")]
+    Hub {
+        /// Model id and revision.
+        id: String,
+        /// What went wrong and what to do.
+        problem: String,
+    },
+    /// The candle graph failed.
+    #[error("candle: {0}")]
+    Candle(#[from] candle_core::Error),
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, ModelError>;

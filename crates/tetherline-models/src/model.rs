@@ -1,0 +1,338 @@
+//! A model in memory: configuration, named parameters in one flat vector, and the decoder that runs them.
+
+use crate::config::ModelConfig;
+use crate::error::{ModelError, Result};
+use crate::files::ModelFiles;
+use crate::layout::{Heads, SCORE, Slot, build};
+use crate::weights::{self, SaveType};
+use std::borrow::Cow;
+use std::path::Path;
+use tetherline_core::seeds::{Purpose, stream};
+use tetherline_kernels::{
+    DecodeBatch, DecoderSpec, Engine, PackedWeights, PairRow, Row, RowResult, UnitLoss,
+};
+
+/// Files that travel with a model unchanged.
+const ASSETS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+];
+
+/// The value head of a policy that shares its trunk, saved beside the policy.
+const VALUE_HEAD: &str = "value_head.safetensors";
+
+/// A model in memory.
+#[derive(Clone, Debug)]
+pub struct Model {
+    config: ModelConfig,
+    heads: Heads,
+    slots: Vec<Slot>,
+    spec: DecoderSpec,
+    flat: Vec<f32>,
+    packed: PackedWeights,
+    trainable: bool,
+    assets: Vec<(&'static str, Cow<'static, [u8]>)>,
+}
+
+impl Model {
+    /// Loads a directory with the given heads. A scalar head that the files do not have is initialised from
+    /// N(0, 1/(dim + 1)) (standard deviation 1/√(dim + 1)), stream `(seed, Init)`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the directory, naming file, tensor or field.
+    pub fn load(files: &ModelFiles, heads: Heads, seed: u64) -> Result<Self> {
+        let config = ModelConfig::load(files)?;
+        let (slots, spec) = build(&config, heads);
+        let mut flat = vec![0.0; spec.n_params];
+        let absent = weights::load(files, &config, &slots, &mut flat)?;
+        let mut model = Self::assemble(config, heads, slots, spec, flat);
+        for name in absent {
+            if !model.load_value_head(files)? {
+                model.init_scalar(&name, seed);
+            }
+        }
+        for name in ASSETS {
+            if let Some(bytes) = files.read(name)? {
+                model.assets.push((name, bytes));
+            }
+        }
+        Ok(model)
+    }
+
+    fn assemble(
+        config: ModelConfig,
+        heads: Heads,
+        slots: Vec<Slot>,
+        spec: DecoderSpec,
+        flat: Vec<f32>,
+    ) -> Self {
+        let packed = PackedWeights::new(&spec, &flat, false, 1);
+        Self { config, heads, slots, spec, flat, packed, trainable: false, assets: Vec::new() }
+    }
+
+    /// A model with random weights: N(0, 0.02²) matrices (residual projections divided by √(2·layers)),
+    /// zero biases, unit norms, as GPT-2.
+    pub fn random(config: ModelConfig, heads: Heads, seed: u64) -> Self {
+        let (slots, spec) = build(&config, heads);
+        let mut flat = vec![0.0; spec.n_params];
+        let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
+        for (i, s) in slots.iter().enumerate() {
+            let values = &mut flat[s.range()];
+            if s.shape.len() == 1 {
+                values.fill(if s.name.ends_with("bias") { 0.0 } else { 1.0 });
+                continue;
+            }
+            let into_residual = ["o_proj", "down_proj", "c_proj"].iter().any(|n| s.name.contains(n));
+            let sd = if into_residual { residual } else { 0.02 };
+            let mut r = stream(seed, Purpose::Init, 0, i as u64, 0);
+            values.iter_mut().for_each(|x| *x = (r.normal() * sd) as f32);
+        }
+        let mut model = Self::assemble(config, heads, slots, spec, flat);
+        if heads.scalar {
+            model.init_scalar(SCORE, seed);
+        }
+        model
+    }
+
+    /// The same trunk with other heads. A scalar head that `self` does not have is initialised as in
+    /// [`Model::load`].
+    ///
+    /// # Errors
+    /// If a vocabulary head is asked for that `self` does not have.
+    pub fn with_heads(&self, heads: Heads, seed: u64) -> Result<Self> {
+        let (slots, spec) = build(&self.config, heads);
+        let mut flat = vec![0.0; spec.n_params];
+        let mut fresh_scalar = false;
+        for s in &slots {
+            if let Some(old) = self.slots.iter().find(|o| o.name == s.name) {
+                flat[s.range()].copy_from_slice(&self.flat[old.range()]);
+            } else if s.name == SCORE {
+                fresh_scalar = true;
+            } else {
+                return Err(ModelError::MissingTensor {
+                    path: "model in memory".into(),
+                    name: s.name.clone(),
+                    shape: s.shape.clone(),
+                });
+            }
+        }
+        let mut model = Self::assemble(self.config.clone(), heads, slots, spec, flat);
+        model.assets.clone_from(&self.assets);
+        if fresh_scalar {
+            model.init_scalar(SCORE, seed);
+        }
+        Ok(model)
+    }
+
+    fn init_scalar(&mut self, name: &str, seed: u64) {
+        let sd = 1.0 / ((self.config.dim + 1) as f64).sqrt();
+        let mut r = stream(seed, Purpose::Init, 0, u64::MAX, 0);
+        self.set_scalar(name, |_| (r.normal() * sd) as f32);
+    }
+
+    fn set_scalar(&mut self, name: &str, mut value: impl FnMut(usize) -> f32) {
+        let Some(slot) = self.slots.iter().find(|s| s.name == name) else { return };
+        for (i, x) in self.flat[slot.range()].iter_mut().enumerate() {
+            *x = value(i);
+        }
+        self.packed.refresh(&self.spec, &self.flat, 1);
+    }
+
+    /// Sets the scalar head to zero (a value head that starts by predicting nothing).
+    pub fn zero_scalar_head(&mut self) {
+        self.set_scalar(SCORE, |_| 0.0);
+    }
+
+    fn load_value_head(&mut self, files: &ModelFiles) -> Result<bool> {
+        let Some(bytes) = files.read(VALUE_HEAD)? else { return Ok(false) };
+        let corrupt = |problem: String| ModelError::Corrupt { path: files.path(VALUE_HEAD), problem };
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| corrupt(e.to_string()))?;
+        let view = tensors.tensor(SCORE).map_err(|e| corrupt(e.to_string()))?;
+        if view.shape() != [1, self.config.dim] || view.dtype() != safetensors::Dtype::F32 {
+            return Err(corrupt(format!("`{SCORE}` must be F32 of shape [1, {}]", self.config.dim)));
+        }
+        let data = view.data().to_vec();
+        self.set_scalar(SCORE, |i| {
+            f32::from_le_bytes([data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]])
+        });
+        Ok(true)
+    }
+
+    /// Writes a Hugging Face directory: `config.json`, `model.safetensors`, tokenizer files. A model with
+    /// a scalar head and no vocabulary head is written as `…ForSequenceClassification`; a value head on a
+    /// shared trunk goes to `value_head.safetensors`.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, dir: &Path, dtype: SaveType) -> Result<()> {
+        let write = |name: &str, bytes: &[u8]| {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(|source| ModelError::Write { path, source })
+        };
+        std::fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_owned(), source })?;
+        let classifier = self.heads.scalar && !self.heads.lm;
+        let config = self.config.to_json(classifier, dtype.name());
+        write("config.json", format!("{config:#}\n").as_bytes())?;
+        for (name, bytes) in &self.assets {
+            write(name, bytes)?;
+        }
+        let own: Vec<&Slot> = self.slots.iter().filter(|s| classifier || s.name != SCORE).collect();
+        weights::save(&dir.join("model.safetensors"), &own, &self.flat, dtype)?;
+        if self.heads.scalar && !classifier {
+            let head: Vec<&Slot> = self.slots.iter().filter(|s| s.name == SCORE).collect();
+            weights::save(&dir.join(VALUE_HEAD), &head, &self.flat, SaveType::F32)?;
+        }
+        Ok(())
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The heads.
+    pub fn heads(&self) -> Heads {
+        self.heads
+    }
+
+    /// The decoder.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// Named spans of the parameters, in storage order.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// All parameters.
+    pub fn params(&self) -> &[f32] {
+        &self.flat
+    }
+
+    /// Number of parameters.
+    pub fn n_params(&self) -> usize {
+        self.flat.len()
+    }
+
+    /// The parameters of one tensor.
+    pub fn tensor(&self, name: &str) -> Option<&[f32]> {
+        self.slots.iter().find(|s| s.name == name).map(|s| &self.flat[s.range()])
+    }
+
+    /// Replaces a file that travels with the model (a tokenizer for a model made in memory, say).
+    pub fn set_asset(&mut self, name: &str, bytes: Vec<u8>) {
+        if let Some(known) = ASSETS.iter().find(|a| **a == name) {
+            self.assets.retain(|(n, _)| n != known);
+            self.assets.push((known, Cow::Owned(bytes)));
+        }
+    }
+
+    /// Changes the parameters and brings the packed copies up to date.
+    pub fn update(&mut self, engine: &Engine, change: impl FnOnce(&mut [f32])) {
+        change(&mut self.flat);
+        self.packed.refresh(&self.spec, &self.flat, engine.threads());
+    }
+
+    /// Prepares for [`Model::step`]: keeps the second packed copy that the backward pass reads.
+    pub fn make_trainable(&mut self) {
+        if !self.trainable {
+            self.trainable = true;
+            self.packed = PackedWeights::new(&self.spec, &self.flat, true, 1);
+        }
+    }
+
+    /// Checks one sequence against vocabulary and context.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenOutOfRange`] or [`ModelError::TooLong`].
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        if tokens.len() > self.config.max_positions {
+            return Err(ModelError::TooLong {
+                tokens: tokens.len(),
+                context: self.config.max_positions,
+                hint: "shorten the prompt or max_new_tokens",
+            });
+        }
+        match tokens.iter().position(|&t| t as usize >= self.config.vocab) {
+            None => Ok(()),
+            Some(position) => {
+                Err(ModelError::TokenOutOfRange { id: tokens[position], position, vocab: self.config.vocab })
+            }
+        }
+    }
+
+    /// Outputs of every row at `temperature`.
+    ///
+    /// # Errors
+    /// If a row does not pass [`Model::check_tokens`].
+    pub fn forward(&self, engine: &Engine, rows: &[Row<'_>], temperature: f32) -> Result<Vec<RowResult>> {
+        rows.iter().try_for_each(|r| self.check_tokens(r.tokens))?;
+        Ok(engine.forward(&self.spec, &self.flat, &self.packed, rows, temperature))
+    }
+
+    /// This model as policy and `reference` on the same rows, with their exact KL (nats per token).
+    ///
+    /// # Errors
+    /// If a row does not pass [`Model::check_tokens`] for both, or the vocabularies differ.
+    pub fn forward_pair(
+        &self,
+        reference: &Model,
+        engine: &Engine,
+        rows: &[Row<'_>],
+        temperature: f32,
+    ) -> Result<Vec<PairRow>> {
+        if self.config.vocab != reference.config.vocab {
+            return Err(ModelError::NotAModel {
+                path: "reference".into(),
+                problem: format!(
+                    "its vocabulary has {} tokens, the policy's {}; KL needs one vocabulary",
+                    reference.config.vocab, self.config.vocab
+                ),
+            });
+        }
+        for r in rows {
+            self.check_tokens(r.tokens)?;
+            reference.check_tokens(r.tokens)?;
+        }
+        let p = (&self.spec, &self.flat[..], &self.packed);
+        let r = (&reference.spec, &reference.flat[..], &reference.packed);
+        Ok(engine.forward_pair(p, r, rows, temperature))
+    }
+
+    /// Hidden states and logits of one sequence, (t × dim) and (t × vocab).
+    ///
+    /// # Errors
+    /// If it does not pass [`Model::check_tokens`].
+    pub fn hidden_and_logits(&self, engine: &Engine, tokens: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.check_tokens(tokens)?;
+        Ok(engine.hidden_and_logits(&self.spec, &self.flat, &self.packed, tokens))
+    }
+
+    /// Forward, loss and backward; the gradient is added to `grad` (one float per parameter).
+    ///
+    /// # Errors
+    /// If a row does not pass [`Model::check_tokens`].
+    pub fn step<L: UnitLoss>(
+        &self,
+        engine: &Engine,
+        units: &[Vec<Row<'_>>],
+        temperature: f32,
+        loss: &L,
+        grad: &mut [f32],
+    ) -> Result<Vec<L::Stats>> {
+        units.iter().flatten().try_for_each(|r| self.check_tokens(r.tokens))?;
+        Ok(engine.step(&self.spec, &self.flat, &self.packed, units, temperature, loss, grad))
+    }
+
+    /// An empty batch of rows that decode together, each up to `capacity` tokens.
+    pub fn decode_batch(&self, capacity: usize) -> DecodeBatch<'_> {
+        DecodeBatch::new(&self.spec, &self.flat, &self.packed, capacity)
+    }
+}
