@@ -16,6 +16,7 @@ struct Generator {
 
 const GENERATORS: &[Generator] = &[
     Generator { package: "tetherline-frontdesk", example: "write_fixtures", trains: false },
+    // The base policy, pretrained by this project's own trainer.
     Generator { package: "tetherline-cli", example: "train_base_policy", trains: true },
 ];
 

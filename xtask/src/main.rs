@@ -17,7 +17,7 @@ cargo xtask COMMAND
   e2e [OPTION…]         every stage through the real `tether` binary, on the models in fixtures/models
       --hub             also load a model from the real hub (needs a network)
       --tether PATH     use this binary instead of building one
-      --only WORD       run only the checks whose name contains WORD
+      --only WORD       only the groups with WORD in their name: a model, \"bad input\", hub
   fixtures [--text]     write fixtures/ anew; --text leaves out what has to be trained";
 
 fn main() -> ExitCode {

@@ -3,6 +3,7 @@
 
 use super::Model;
 use super::checks::Checks;
+use super::compare::read_rows;
 use super::tether::{Tether, args};
 use super::world::World;
 use super::{bad_models, bad_recipes};
@@ -81,14 +82,16 @@ fn check_data(checks: &mut Checks, s: &Setup<'_>) {
     checks.check("bad input: a malformed line is named, and can be skipped", || {
         let good = r#"{"prompt": "where is the boat", "response": " at the pier"}"#;
         let file = s.file("malformed.jsonl", &format!("{good}\n{good}\n{{\"prompt\": \n{good}\n"))?;
-        let check = args!["data", "check", file];
         s.expect_error(&sft_with(&file), &["malformed.jsonl:3"])?;
-        s.expect_error(&check, &["malformed.jsonl:3"])?;
-        let text = s.tether.ok(&[check, args!["--skip-bad-lines"]].concat())?;
-        if !text.contains('3') || !text.contains('1') {
-            bail!("data check does not tell of 3 rows and 1 bad line:\n{text}");
+        s.expect_error(&args!["data", "check", file], &["malformed.jsonl:3", "1 bad", "3 good"])?;
+        let out = s.tether.path("skipped.jsonl");
+        let generate = args!["generate", "--model", s.model.dir, "--prompts", file, "--out", out];
+        s.expect_error(&generate, &["malformed.jsonl:3"])?;
+        s.tether.ok(&[generate, args!["--skip-bad-lines"]].concat())?;
+        match read_rows(&out)?.len() {
+            3 => Ok(()),
+            n => bail!("{n} responses to 3 good lines and a bad one"),
         }
-        Ok(())
     });
     checks.check("bad input: a field of the wrong type", || {
         let file = s.file("mistyped.jsonl", "{\"prompt\": 7, \"response\": \"x\"}\n")?;

@@ -54,8 +54,8 @@ pub(super) fn check(checks: &mut Checks, s: &Setup<'_>) {
         let out = s.tether.path("theirs");
         s.tether.ok(&args!["sft", s.recipe, "--out", out])?;
         let before = contents(&out)?;
-        s.expect_error(&args!["sft", s.recipe, "--out", out], &["--resume"])?;
-        let other = args!["sft", s.recipe, "--out", out, "--resume", "--set", "seed=8"];
+        s.expect_error(&args!["run", s.recipe, "--out", out], &["--resume"])?;
+        let other = args!["run", s.recipe, "--out", out, "--resume", "--set", "seed=8"];
         s.expect_error(&other, &["another recipe", "seed"])?;
         if contents(&out)? != before {
             bail!("{} has changed", out.display());

@@ -51,7 +51,7 @@ impl File {
     }
 
     /// A file with some of the tensors.
-    fn pick(&self, names: &[String]) -> Result<Self> {
+    pub(super) fn pick(&self, names: &[String]) -> Result<Self> {
         let mut picked = Self { header: Map::new(), data: Vec::new() };
         for name in names {
             let bytes = &self.data[self.span(name)?];

@@ -37,7 +37,11 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
             "tetherline-eval",
         ],
     ),
-    ("tetherline-cli", 4, &["tetherline", "tetherline-core", "tetherline-data", "tetherline-models"]),
+    (
+        "tetherline-cli",
+        4,
+        &["tetherline", "tetherline-core", "tetherline-data", "tetherline-models", "tetherline-rollout"],
+    ),
     ("xtask", 4, &[]),
 ];
 
