@@ -1,15 +1,20 @@
 //! One way to print numbers, for the terminal and for the report.
 //!
-//! A number with an interval shows as many decimals as give the interval's half-width two digits, so that
-//! `8.12 [7.90, 8.34]` claims no more than is known; a number alone shows three significant digits.
+//! A number alone shows three significant digits. With an interval it shows as many decimals as give the
+//! interval's half-width two digits, and no more than three significant ones: `8.12 [7.90, 8.34]`.
 
 /// Decimals for a number alone: three significant digits, at most four decimals.
 pub(crate) fn decimals_alone(x: f64) -> usize {
     decimals(x.abs(), 3)
 }
 
+/// Decimals for a number in a sentence: two significant digits.
+pub(crate) fn decimals_brief(x: f64) -> usize {
+    decimals(x.abs(), 2).min(2)
+}
+
 /// Decimals for numbers known to within `half`: two significant digits of it.
-pub(crate) fn decimals_within(half: f64) -> usize {
+fn decimals_within(half: f64) -> usize {
     decimals(half.abs(), 2)
 }
 
@@ -45,7 +50,10 @@ pub(crate) fn signed(x: f64, decimals: usize) -> String {
 /// Decimals that [`interval`] uses.
 pub(crate) fn interval_decimals(mean: f64, ci: Option<(f64, f64)>) -> usize {
     match ci {
-        Some((low, high)) if high > low => decimals_within((high - low) / 2.0),
+        Some((low, high)) if high > low => {
+            let largest = mean.abs().max(low.abs()).max(high.abs());
+            decimals_within((high - low) / 2.0).min(decimals_alone(largest))
+        }
         _ => decimals_alone(mean),
     }
 }

@@ -140,7 +140,9 @@ fn number(x: f64) -> String {
 /// `mean [low, high]` within `width` characters: fewer decimals, then the mean alone, where it is too long.
 fn fitted(mean: f64, ci: Option<(f64, f64)>, width: usize, plus: bool) -> String {
     let most = interval_decimals(mean, ci);
-    let mut attempts = (most.min(1)..=most).rev().map(|decimals| interval_with(decimals, mean, ci, plus));
+    let mut attempts = (most.min(usize::from(mean.abs() < 10.0))..=most)
+        .rev()
+        .map(|decimals| interval_with(decimals, mean, ci, plus));
     attempts.find(|text| text.len() <= width).unwrap_or_else(|| interval(mean, None, plus))
 }
 

@@ -35,8 +35,7 @@ fn kl(data: &ReportData) -> Plot {
     let s = &data.series;
     let exact = line(s, "objective/kl_exact", "exact", "c1");
     let both = !exact.points.is_empty();
-    let mut k1 =
-        line(s, "objective/kl", if both { "k1 ± 95 %" } else { "k1" }, if both { "grey" } else { "c1" });
+    let mut k1 = line(s, "objective/kl", "k1", if both { "grey" } else { "c1" });
     k1.thin = both;
     let errors = points(s, "objective/kl_stderr");
     k1.band = k1
@@ -58,7 +57,7 @@ pub(super) fn section(data: &ReportData) -> String {
     if s.is_empty() {
         return missing("No PPO steps were logged.");
     }
-    let mut penalised = line(s, "objective/rlhf_reward", "less KL", "grey");
+    let mut penalised = line(s, "objective/rlhf_reward", "less β·KL", "grey");
     penalised.thin = true;
     let mut beta = plot("KL coefficient β", "score per nat", vec![line(s, "objective/kl_coef", "", "c4")]);
     let (low, high) = range(beta.lines.iter().flat_map(|l| &l.points).map(|p| p.1));

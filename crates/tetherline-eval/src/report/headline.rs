@@ -5,7 +5,7 @@
 use super::{
     ReportData,
     curves::points,
-    html::{bracket, interval, num, percent, plus},
+    html::{brief, interval, num, percent},
 };
 use crate::{Change, Comparison};
 use std::cmp::Ordering;
@@ -38,7 +38,7 @@ fn title(data: &ReportData, c: &Comparison) -> String {
         .aligned
         .overall
         .kl_exact
-        .map(|k| format!(", {} nats from the reference", num(k.mean)))
+        .map(|k| format!(", {} nats from the reference", brief(k.mean)))
         .unwrap_or_default();
     let (name, change, in_sd) = match (c.change.gold, c.gold_in_sd(), c.change.score) {
         (Some(gold), Some(sd), _) => ("Gold score", gold, Some(sd.mean)),
@@ -47,7 +47,7 @@ fn title(data: &ReportData, c: &Comparison) -> String {
         _ => return data.run_name.clone(),
     };
     let by =
-        in_sd.map_or_else(|| num(change.mean.abs()), |sd| format!("{} standard deviations", num(sd.abs())));
+        in_sd.map_or_else(|| num(change.mean.abs()), |sd| format!("{} standard deviations", brief(sd.abs())));
     match change.direction() {
         Ordering::Greater => format!("{name} up by {by}{kl}"),
         Ordering::Less => format!("{name} down by {by}{kl}"),
@@ -56,11 +56,11 @@ fn title(data: &ReportData, c: &Comparison) -> String {
 }
 
 fn moved(change: Change) -> String {
-    let ci = change.ci.map(|ci| format!(" {}", bracket(ci, true))).unwrap_or_default();
+    let fall = change.ci.map(|(low, high)| (-high, -low));
     match change.direction() {
-        Ordering::Greater => format!("rose by {}{ci}", num(change.mean)),
-        Ordering::Less => format!("fell by {}{ci}", num(-change.mean)),
-        Ordering::Equal => format!("did not clearly change ({}{ci})", plus(change.mean)),
+        Ordering::Greater => format!("rose by {}", interval(change.mean, change.ci, false)),
+        Ordering::Less => format!("fell by {}", interval(-change.mean, fall, false)),
+        Ordering::Equal => format!("did not clearly change ({})", interval(change.mean, change.ci, true)),
     }
 }
 
@@ -140,6 +140,6 @@ fn overoptimised(data: &ReportData, c: &Comparison) -> Option<String> {
     let fall = (peak - means.last()?) / sd;
     let step = gold[at + window / 2].0;
     (fall >= 0.3).then(|| {
-        format!("Gold peaked near step {step:.0} and ended {} standard deviations below: a sign of overoptimisation.", num(fall))
+        format!("Gold peaked near step {step:.0} and ended {} standard deviations below: a sign of overoptimisation.", brief(fall))
     })
 }

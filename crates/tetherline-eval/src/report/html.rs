@@ -56,9 +56,22 @@ pub(super) fn num(x: f64) -> String {
     minus(format::fixed(x, format::decimals_alone(x)))
 }
 
-/// A number with an explicit plus.
-pub(super) fn plus(x: f64) -> String {
-    minus(format::signed(x, format::decimals_alone(x)))
+/// A number in a sentence, two significant digits.
+pub(super) fn brief(x: f64) -> String {
+    minus(format::fixed(x, format::decimals_brief(x)))
+}
+
+/// `before → after`, with the same decimals.
+pub(super) fn arrow(before: Option<f64>, after: Option<f64>) -> String {
+    let largest = before.unwrap_or(0.0).abs().max(after.unwrap_or(0.0).abs());
+    let d = format::decimals_alone(largest);
+    let side = |x: Option<f64>| x.map_or_else(|| "–".into(), |x| minus(format::fixed(x, d)));
+    format!("{} → {}", side(before), side(after))
+}
+
+/// A score of one response, two decimals.
+pub(super) fn score(x: f64) -> String {
+    minus(format::signed(x, 2))
 }
 
 /// `mean [low, high]`.
@@ -72,9 +85,15 @@ pub(super) fn percent(share: f64) -> String {
     minus(format::fixed(p, usize::from(p.abs() < 99.95 && p != 0.0))) + " %"
 }
 
+/// A share with its interval, or a change of one, in per cent with one decimal.
+pub(super) fn percents(share: f64, ci: Option<(f64, f64)>, plus: bool) -> String {
+    let ci = ci.map(|(low, high)| (100.0 * low, 100.0 * high));
+    minus(format::interval_with(1, 100.0 * share, ci, plus))
+}
+
 /// The interval part alone, `[low, high]`, with the digits that [`interval`] would use.
 pub(super) fn bracket(ci: (f64, f64), plus: bool) -> String {
-    let d = format::decimals_within((ci.1 - ci.0) / 2.0);
+    let d = format::interval_decimals(0.0, Some(ci));
     let show = if plus { format::signed } else { format::fixed };
     minus(format!("[{}, {}]", show(ci.0, d), show(ci.1, d)))
 }

@@ -66,7 +66,7 @@ impl Frame {
         if small {
             Self { width: 200.0, height: 124.0, left: 30.0, right: 8.0, top: 10.0, bottom: 20.0 }
         } else {
-            Self { width: 400.0, height: 226.0, left: 42.0, right: 78.0, top: 12.0, bottom: 36.0 }
+            Self { width: 400.0, height: 226.0, left: 42.0, right: 88.0, top: 12.0, bottom: 36.0 }
         }
     }
 
@@ -230,9 +230,9 @@ impl Plot {
         let y = if self.log && low > 0.0 {
             Axis::log(low, high)
         } else {
-            Axis::linear(low, high, if self.small { 2 } else { 4 }, true)
+            Axis::linear(low, high, if self.small { 3 } else { 4 }, !self.small)
         };
-        (Axis::linear(x_low, x_high, if self.small { 2 } else { 5 }, false), y)
+        (Axis::linear(x_low, x_high, if self.small { 4 } else { 5 }, false), y)
     }
 
     /// Names (where there are several lines) and last values at the right edge, pushed apart.

@@ -2,7 +2,7 @@
 
 use super::{
     ReportData,
-    html::{bracket, escape, interval, missing, num, percent, plus, table},
+    html::{arrow, bracket, brief, escape, interval, missing, num, percent, percents, table},
 };
 use crate::{Change, Comparison, Estimate, Share, Summary};
 use std::cmp::Ordering;
@@ -37,18 +37,21 @@ fn tiles(data: &ReportData, c: &Comparison) -> String {
             "<div class=\"tile\"><p class=\"label\">{label}</p><p class=\"value\">{value}<small> {unit}</small></p><p class=\"detail\">{detail}</p></div>\n"
         );
     };
-    if let (Some(gold), Some(sd)) = (c.change.gold, c.gold_in_sd()) {
-        let ci = gold.ci.map(|ci| format!(" {}", bracket(ci, true))).unwrap_or_default();
-        tile("Gold score", plus(sd.mean), "sd", format!("{} in its own unit{ci}", plus(gold.mean)));
+    let change = |c: Change| format!("by {}", interval(c.mean, c.ci, true));
+    if let (Some(gold), Some(sd), Some((b, a))) = (c.change.gold, c.gold_in_sd(), b.gold.zip(a.gold)) {
+        let sign = if sd.mean > 0.0 { "+" } else { "" };
+        let detail = format!("{}, {}", arrow(Some(b.mean), Some(a.mean)), change(gold));
+        tile("Gold score", format!("{sign}{}", brief(sd.mean)), "baseline sd", detail);
     }
     if let Some(s) = c.change.score {
-        let ci = s.ci.map(|ci| format!(" {}", bracket(ci, true))).unwrap_or_default();
-        tile("Proxy score", plus(s.mean), "", format!("{} → {}{ci}", num(b.score.mean), num(a.score.mean)));
+        let detail = format!("{}, {}", arrow(Some(b.score.mean), Some(a.score.mean)), change(s));
+        let sign = if s.mean > 0.0 { "+" } else { "" };
+        tile("Proxy score", format!("{sign}{}", brief(s.mean)), "", detail);
     }
     if let Some(kl) = a.kl_exact {
         let target = data.kl_target.map(|t| format!("target {}, ", num(t))).unwrap_or_default();
         let ci = kl.ci.map(|ci| format!("95 % {}", bracket(ci, false))).unwrap_or_default();
-        tile("KL to the reference", num(kl.mean), "nats/sequence", format!("{target}{ci}"));
+        tile("KL to the reference", num(kl.mean), "nats per sequence", format!("{target}{ci}"));
     }
     for (label, before, after) in [
         ("Refuses unsafe", b.refusal_unsafe, a.refusal_unsafe),
@@ -64,42 +67,46 @@ fn tiles(data: &ReportData, c: &Comparison) -> String {
 }
 
 /// Label, baseline, aligned, change.
-type Row = (&'static str, Option<String>, Option<String>, Option<Change>);
+type Row = (&'static str, Option<String>, Option<String>, Option<String>);
 
 fn overall(c: &Comparison) -> String {
     let (b, a, d) = (&c.baseline.overall, &c.aligned.overall, &c.change);
     let mean = |e: Option<Estimate>| e.map(|e| interval(e.mean, e.ci, false));
-    let percents = |e: Option<Estimate>| e.map(|e| interval(100.0 * e.mean, e.ci.map(scaled), false));
-    let share = |s: Option<Share>| s.map(|s| interval(100.0 * s.share, Some(scaled(s.ci)), false));
+    let shares = |e: Option<Estimate>| e.map(|e| percents(e.mean, e.ci, false));
+    let share = |s: Option<Share>| s.map(|s| percents(s.share, Some(s.ci), false));
     let plain = |x: Option<f64>| x.map(num);
-    let hundred = |x: Option<Change>| x.map(|x| Change { mean: 100.0 * x.mean, ci: x.ci.map(scaled) });
-    let minus = |b: Option<f64>, a: Option<f64>| b.zip(a).map(|(b, a)| Change { mean: a - b, ci: None });
+    let hundred = |x: f64| Some(percents(x, None, false));
+    let points = |c: Option<Change>| c.map(show_share_change);
+    let alone = |b: Option<f64>, a: Option<f64>| b.zip(a).map(|(b, a)| Change { mean: a - b, ci: None });
+    let minus = |b: Option<f64>, a: Option<f64>| alone(b, a).map(show_change);
+    let minus_points = |b: f64, a: f64| points(alone(Some(b), Some(a)));
+    let score = |c: Option<Change>| c.map(show_change);
     let rows: [Row; 17] = [
-        ("Proxy score", mean(Some(b.score)), mean(Some(a.score)), d.score),
-        ("Gold score", mean(b.gold), mean(a.gold), d.gold),
-        ("KL to the reference, nats per sequence", mean(b.kl_exact), mean(a.kl_exact), d.kl_exact),
+        ("Proxy score", mean(Some(b.score)), mean(Some(a.score)), score(d.score)),
+        ("Gold score", mean(b.gold), mean(a.gold), score(d.gold)),
+        ("KL to the reference, nats per sequence", mean(b.kl_exact), mean(a.kl_exact), score(d.kl_exact)),
         (
             "KL, nats per token",
             plain(b.kl_per_token),
             plain(a.kl_per_token),
             minus(b.kl_per_token, a.kl_per_token),
         ),
-        ("Entropy, nats per token", mean(Some(b.entropy)), mean(Some(a.entropy)), d.entropy),
+        ("Entropy, nats per token", mean(Some(b.entropy)), mean(Some(a.entropy)), score(d.entropy)),
         (
             "Refuses unsafe prompts, %",
             share(b.refusal_unsafe),
             share(a.refusal_unsafe),
-            hundred(d.refusal_unsafe),
+            points(d.refusal_unsafe),
         ),
         (
             "Refuses benign prompts, %",
             share(b.refusal_benign),
             share(a.refusal_benign),
-            hundred(d.refusal_benign),
+            points(d.refusal_benign),
         ),
-        ("Length, tokens", mean(Some(b.length_tokens)), mean(Some(a.length_tokens)), d.length_tokens),
+        ("Length, tokens", mean(Some(b.length_tokens)), mean(Some(a.length_tokens)), score(d.length_tokens)),
         (
-            "Length, 95th percentile",
+            "Length, tokens, 95th percentile",
             Some(num(b.length_tokens_p95)),
             Some(num(a.length_tokens_p95)),
             minus(Some(b.length_tokens_p95), Some(a.length_tokens_p95)),
@@ -112,18 +119,18 @@ fn overall(c: &Comparison) -> String {
         ),
         ("Distinct-1", plain(b.distinct_1), plain(a.distinct_1), minus(b.distinct_1, a.distinct_1)),
         ("Distinct-2", plain(b.distinct_2), plain(a.distinct_2), minus(b.distinct_2, a.distinct_2)),
-        ("Repeated 4-grams, %", percents(b.rep_4gram), percents(a.rep_4gram), hundred(d.rep_4gram)),
+        ("Repeated 4-grams, %", shares(b.rep_4gram), shares(a.rep_4gram), points(d.rep_4gram)),
         (
             "Distinct responses, %",
-            plain(Some(100.0 * b.unique_share)),
-            plain(Some(100.0 * a.unique_share)),
-            minus(Some(100.0 * b.unique_share), Some(100.0 * a.unique_share)),
+            hundred(b.unique_share),
+            hundred(a.unique_share),
+            minus_points(b.unique_share, a.unique_share),
         ),
         (
             "Ends by itself, %",
             share(Some(b.eos_share)),
             share(Some(a.eos_share)),
-            minus(Some(100.0 * b.eos_share.share), Some(100.0 * a.eos_share.share)),
+            minus_points(b.eos_share.share, a.eos_share.share),
         ),
         (
             "Correlation of score and length",
@@ -137,7 +144,7 @@ fn overall(c: &Comparison) -> String {
         .into_iter()
         .filter(|r| r.1.is_some() || r.2.is_some())
         .map(|(label, before, after, change)| {
-            vec![label.into(), cell(before), cell(after), change.map(show_change).unwrap_or_default()]
+            vec![label.into(), cell(before), cell(after), change.unwrap_or_default()]
         })
         .collect();
     table("numbers", "Baseline against aligned policy", &["", "Baseline", "Aligned", "Change"], &rows)
@@ -153,12 +160,17 @@ fn cell(text: Option<String>) -> String {
 }
 
 fn show_change(c: Change) -> String {
-    let text = cell(Some(interval(c.mean, c.ci, true)));
-    if c.direction() == Ordering::Equal { text } else { format!("<strong>{text}</strong>") }
+    emphasised(c, interval(c.mean, c.ci, true))
 }
 
-fn scaled(ci: (f64, f64)) -> (f64, f64) {
-    (100.0 * ci.0, 100.0 * ci.1)
+/// The change of a share, in points of per cent.
+fn show_share_change(c: Change) -> String {
+    emphasised(c, percents(c.mean, c.ci, true))
+}
+
+fn emphasised(c: Change, text: String) -> String {
+    let text = cell(Some(text));
+    if c.direction() == Ordering::Equal { text } else { format!("<strong>{text}</strong>") }
 }
 
 fn by_domain(c: &Comparison) -> String {
@@ -170,16 +182,16 @@ fn by_domain(c: &Comparison) -> String {
     if has_gold {
         head.extend(["Gold", "Change"]);
     }
-    head.extend(["KL", "Refuses", "Length"]);
+    head.extend(["KL", "Refuses, %", "Length"]);
     let rows: Vec<Vec<String>> = c
         .aligned
         .domains
         .iter()
         .map(|(domain, a)| {
             let b = c.baseline.domains.get(domain);
-            let arrow = |f: &dyn Fn(&Summary) -> Option<String>| {
-                let side = |s: Option<&Summary>| s.and_then(f).unwrap_or_else(|| "–".into());
-                format!("{} → {}", side(b), side(Some(a)))
+            let both = |f: fn(&Summary) -> Option<f64>| arrow(b.and_then(f), f(a));
+            let refused = |s: Option<&Summary>| {
+                s.and_then(Summary::refused).map_or_else(|| "–".into(), |r| percents(r.share, None, false))
             };
             let change = |m: &std::collections::BTreeMap<String, Change>| {
                 m.get(domain).copied().map(show_change).unwrap_or_default()
@@ -187,16 +199,16 @@ fn by_domain(c: &Comparison) -> String {
             let mut row = vec![
                 escape(domain),
                 a.n.to_string(),
-                arrow(&|s| Some(num(s.score.mean))),
+                both(|s| Some(s.score.mean)),
                 change(&c.change.score_by_domain),
             ];
             if has_gold {
-                row.extend([arrow(&|s| s.gold.map(|g| num(g.mean))), change(&c.change.gold_by_domain)]);
+                row.extend([both(|s| s.gold.map(|g| g.mean)), change(&c.change.gold_by_domain)]);
             }
             row.extend([
                 cell(a.kl_exact.map(|e| interval(e.mean, e.ci, false))),
-                arrow(&|s| s.refused().map(|r| percent(r.share))),
-                arrow(&|s| Some(num(s.length_tokens.mean))),
+                format!("{} → {}", refused(b), refused(Some(a))),
+                both(|s| Some(s.length_tokens.mean)),
             ]);
             row
         })

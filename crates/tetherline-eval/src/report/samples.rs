@@ -2,7 +2,7 @@
 
 use super::{
     ReportData, SamplePair, SampleSide,
-    html::{escape, missing, plus},
+    html::{escape, missing, score},
 };
 
 const OPEN: usize = 8;
@@ -32,10 +32,10 @@ fn pair(s: &SamplePair) -> String {
 }
 
 fn side(name: &str, class: &str, s: &SampleSide) -> String {
-    let gold = s.gold.map(|g| format!("<span>gold <b>{}</b></span>", plus(g))).unwrap_or_default();
+    let gold = s.gold.map(|g| format!("<span>gold <b>{}</b></span>", score(g))).unwrap_or_default();
     let text = if s.response.trim().is_empty() { "<i>(empty)</i>".into() } else { escape(&s.response) };
     format!(
         "<div class=\"side {class}\"><p class=\"who\"><b>{name}</b><span>proxy <b>{}</b></span>{gold}</p><p class=\"said\">{text}</p></div>",
-        plus(s.score)
+        score(s.score)
     )
 }

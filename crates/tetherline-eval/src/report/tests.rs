@@ -132,7 +132,7 @@ fn the_headline_follows_the_numbers() {
         format!("{} | {}", h.title, h.sentences.join(" "))
     };
     let up = text(1.0);
-    assert!(up.starts_with("Gold score up by") && up.contains("8.00 nats from the reference"), "{up}");
+    assert!(up.starts_with("Gold score up by") && up.contains("8.0 nats from the reference"), "{up}");
     assert!(up.contains("20.0 % below its target of 10"), "{up}");
     assert!(up.contains("refuses 100 % of unsafe prompts (before 0 %)"), "{up}");
     assert!(!up.contains("exploited"), "{up}");
