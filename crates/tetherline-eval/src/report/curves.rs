@@ -46,7 +46,8 @@ fn kl(data: &ReportData) -> Plot {
             Some((x, mean - 1.96 * se, mean + 1.96 * se))
         })
         .collect();
-    let mut p = plot("KL to the reference", "nats per sequence", vec![k1, exact]);
+    let unit = if k1.band.is_empty() { "nats per sequence" } else { "nats per sequence, 95 % band of k1" };
+    let mut p = plot("KL to the reference", unit, vec![k1, exact]);
     p.target = data.kl_target.map(|t| ("target".into(), t));
     p.from_zero = true;
     p
@@ -139,7 +140,7 @@ pub(super) fn domains(data: &ReportData) -> String {
     }
     let mut out = String::new();
     for (quantity, heading, class, from_zero) in [
-        ("kl", "KL to the reference, nats per sequence", "c1", true),
+        ("kl", "KL to the reference, nats per sequence; dashed: the domain’s own target", "c1", true),
         ("score", "Proxy score", "c1", false),
         ("kl_coef", "KL coefficient β, score per nat", "c4", true),
     ] {

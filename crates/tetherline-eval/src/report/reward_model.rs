@@ -38,10 +38,10 @@ fn facts(r: &RewardModelReport) -> String {
         num(r.margin)
     );
     if let Some(ece) = r.ece {
+        let points = num(100.0 * ece);
         let _ = write!(
             out,
-            " Its probabilities are off by {} on average (expected calibration error).",
-            percent(ece)
+            " Its probabilities miss by {points} points of per cent (expected calibration error)."
         );
     }
     if let Some(c) = r.length_correlation {
@@ -61,7 +61,7 @@ fn reliability(bins: &[ReliabilityBin]) -> String {
         return String::new();
     }
     let low = if bins.iter().all(|b| b.confidence >= 0.5) { 50.0 } else { 0.0 };
-    let (left, right, top, foot) = (42.0, 322.0, 12.0, 190.0);
+    let (left, right, top, foot) = (42.0, 312.0, 12.0, 190.0);
     let (x, y) = (Axis::linear(low, 100.0, 5, true), Axis::linear(0.0f64.max(low - 25.0), 100.0, 4, true));
     let px = |v: f64| left + x.at(v) * (right - left);
     let py = |v: f64| foot - y.at(v).clamp(0.0, 1.0) * (foot - top);

@@ -161,7 +161,7 @@ fn charts_show_target_band_and_marks() {
     let html = render(&data(1.0));
     assert!(html.contains("class=\"target\"") && html.contains(">target 10.0<"), "target line");
     assert!(html.contains("class=\"band c1\""), "stderr band");
-    assert!(html.contains("aria-label=\"KL to the reference, nats per sequence; k1 0.200 at PPO step 1 to 8.00 at PPO step 40; target 10.0\""));
+    assert!(html.contains("aria-label=\"KL to the reference, nats per sequence, 95 % band of k1; k1 0.200 at PPO step 1 to 8.00 at PPO step 40; target 10.0\""));
     assert!(html.contains("step 2: rollback. &lt;img src=x&gt;") || !html.contains("KL coefficient β</b>"));
 }
 
