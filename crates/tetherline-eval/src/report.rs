@@ -1,7 +1,7 @@
 //! The run report: one self-contained HTML file, no scripts, no fonts, no network.
 //!
 //! [`ReportData`] is everything the report can show; [`render`] draws it. What is missing is left out with
-//! a line that says so. Charts are inline SVG ([`plot`]), colours come from one style sheet with a light
+//! a line that says so. Charts are inline SVG (`plot.rs`), colours come from one style sheet with a light
 //! and a dark scheme, and every text that a model or a user wrote is escaped.
 
 mod control;

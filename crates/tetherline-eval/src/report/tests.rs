@@ -158,11 +158,15 @@ fn gold_below_its_peak_is_named() {
 
 #[test]
 fn charts_show_target_band_and_marks() {
-    let html = render(&data(1.0));
+    let mut d = data(1.0);
+    for m in &mut d.series {
+        m.insert("objective/kl_coef".into(), 0.1);
+    }
+    let html = render(&d);
     assert!(html.contains("class=\"target\"") && html.contains(">target 10.0<"), "target line");
     assert!(html.contains("class=\"band c1\""), "stderr band");
     assert!(html.contains("aria-label=\"KL to the reference, nats per sequence, 95 % band of k1; k1 0.200 at PPO step 1 to 8.00 at PPO step 40; target 10.0\""));
-    assert!(html.contains("step 2: rollback. &lt;img src=x&gt;") || !html.contains("KL coefficient β</b>"));
+    assert!(html.contains("<title>step 2: rollback. &lt;img src=x&gt;</title>"), "mark of a decision");
 }
 
 #[test]
