@@ -221,7 +221,7 @@ fn check_policy(e: &Entry, golden: &PolicyGolden) {
         policy_loss_row(&row, &w.totals, &config, &mut d_logprobs, &mut d_entropy, &mut sums).unwrap();
         for t in 0..new.len() {
             let want = if mask[i][t] { grads[i][t] } else { 0.0 };
-            close(f64::from(d_logprobs[t]), want, 1e-5, &format!("{} row gradient [{i},{t}]", e.name()));
+            close(f64::from(d_logprobs[t]), want, 1e-6, &format!("{} row gradient [{i},{t}]", e.name()));
         }
     }
     let means = sums.means(1);
@@ -355,7 +355,7 @@ fn check_value(e: &Entry, range: Option<f64>, mode: &str, loss: f64, coefficient
         value_loss_row(&row, &w.totals, &config, &mut d_values, &mut sums).unwrap();
         for t in 0..values.len() {
             let want = if mask[i][t] { grads[i][t] } else { 0.0 };
-            close(f64::from(d_values[t]), want, 1e-5, &format!("{} row gradient [{i},{t}]", e.name()));
+            close(f64::from(d_values[t]), want, 1e-6, &format!("{} row gradient [{i},{t}]", e.name()));
         }
     }
     close(sums.means(1).value_loss, loss, 1e-5, e.name());
