@@ -143,8 +143,8 @@ fn adaptive_stays_in_its_bounds() {
     for step in 0..50 {
         let d = c.observe(&one(step, if step < 25 { 99.0 } else { 0.0 }, 1.0, 100_000));
         assert!((1e-4..=10.0).contains(&d.beta_for("all")));
-        // After 20 observations at the upper bound with KL above the target the budget is infeasible.
-        let expected = if (19..25).contains(&step) { ReasonCode::Infeasible } else { ReasonCode::AtBound };
+        // After 12 observations at the upper bound with KL above the target the budget is infeasible.
+        let expected = if (11..25).contains(&step) { ReasonCode::Infeasible } else { ReasonCode::AtBound };
         assert_eq!(d.reason.code(), expected, "step {step}");
     }
 }

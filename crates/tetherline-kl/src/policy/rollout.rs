@@ -12,9 +12,10 @@ use crate::reason::Reason;
 use crate::trust_region::Before;
 use std::sync::Arc;
 
-/// Observations in a row with β at its upper bound and KL above the target that make a budget
-/// infeasible; twice as many halt, where a guard is configured.
-const STUCK: u32 = 20;
+/// Observations in a row with β at its upper bound and KL above the target that name a budget infeasible.
+const STUCK: u32 = 12;
+/// So many of them halt, where a guard is configured.
+const STUCK_HALT: u32 = 40;
 
 /// What the domains of one observation add up to, for the guard.
 #[derive(Default)]
@@ -197,7 +198,7 @@ impl KlPolicy {
             return answer.propose(&domain.id, Verdict::Accept, reason);
         };
         if stuck >= STUCK {
-            let halts = self.config.guard.is_some() && stuck >= 2 * STUCK;
+            let halts = self.config.guard.is_some() && stuck >= STUCK_HALT;
             let verdict = if halts { Verdict::Halt } else { Verdict::Throttle };
             if let (Some(guard), STUCK) = (&self.config.guard, stuck) {
                 guard.throttle(&mut self.guard);
