@@ -20,6 +20,20 @@ pub enum RowError {
         /// Entries in the reference's row.
         reference: usize,
     },
+    /// A Rényi divergence of an order that has none.
+    #[error("the order of a Rényi divergence must be finite and > 0, got {order}")]
+    Order {
+        /// The order asked for.
+        order: String,
+    },
+    /// A head that does not fit its rows.
+    #[error("a head of {head} tokens does not fit: {problem}")]
+    Head {
+        /// Tokens in the head.
+        head: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// The row is empty.
     #[error("a log-prob row is empty: it must cover the vocabulary")]
     Empty,
