@@ -4,7 +4,9 @@
 //! of max E[r] subject to KL_k ≤ T_k for all k at once (KL.md §2.3), whose multipliers add up.
 //!
 //! **Shrinkage.** A domain with few sequences is noisy, so its *relative* KL r_k = KL_k/T_k is drawn
-//! towards the batch's mean, r̄ = Σ n_k r_k / Σ n_k, with weight n_k/(n_k + `shrink`). Relative, because the
+//! towards the batch's mean, r̄ = Σ n_k r_k / Σ n_k. Its own value weighs n_k/(n_k + `shrink`), or, where the
+//! domains differ by more than their noise, v/(v + se_k²) with v the variance between them (James–Stein), if
+//! that is more: a domain above its target must not look below it because another one is. Relative, because the
 //! only point where all shrunken r_k are 1 is the one where all r_k are 1; drawing the KL itself towards
 //! a mean KL would hold every domain off its own target.
 //!

@@ -22,6 +22,10 @@
 //! even on its own workspace.
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod budget;
 mod config;
 mod controller;
@@ -41,6 +45,7 @@ mod policy;
 mod ramp;
 mod reading;
 mod reason;
+mod reference;
 pub mod sim;
 mod state;
 mod target_schedule;
@@ -61,6 +66,7 @@ pub use observation::{ALL, DomainKl, KlObservation, MetricValue, Phase};
 pub use policy::KlPolicy;
 pub use ramp::Shape;
 pub use reason::{Reason, ReasonCode};
+pub use reference::{ReferenceLedger, ReferenceMove, ReferenceSchedule};
 pub use state::{ControllerState, DomainState, STATE_VERSION, StateError};
 pub use target_schedule::TargetSchedule;
 pub use topk::{top_k_lower_bound, top_k_with_sampled_tail};

@@ -33,6 +33,9 @@ pub(crate) struct Reading {
 /// Below this a variance counts as zero, so that no standard error is exactly 0.
 const MIN_VARIANCE: f64 = 1e-12;
 
+/// No response is long enough for a KL above this, nats per sequence; beyond it sums would overflow.
+const MAX_KL: f64 = 1e12;
+
 impl Reading {
     /// Checks one domain's numbers.
     ///
@@ -48,16 +51,16 @@ impl Reading {
             ("kl_old", domain.kl_old),
             ("kl_ref0", domain.kl_ref0),
         ];
-        if !domain.mean_kl.is_finite() {
+        if !possible(domain.mean_kl) {
             return Checked::Invalid("mean_kl");
         }
-        if domain.var < 0.0 || domain.var == f64::INFINITY {
+        if domain.var < 0.0 || domain.var > MAX_KL * MAX_KL {
             return Checked::Invalid("var");
         }
         for (field, value) in optional {
             // KL to the old policy is estimated by k1 too, so only the deviations must not be negative.
             let deviation = matches!(field, "stderr" | "reward_sd");
-            if value.is_some_and(|v| !v.is_finite() || (deviation && v < 0.0)) {
+            if value.is_some_and(|v| !possible(v) || (deviation && v < 0.0)) {
                 return Checked::Invalid(field);
             }
         }
@@ -86,6 +89,11 @@ impl Reading {
     }
 }
 
+/// Finite, and of a size that a KL can have.
+fn possible(value: f64) -> bool {
+    value.abs() <= MAX_KL
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +109,8 @@ mod tests {
     fn absent_comes_before_invalid() {
         assert_eq!(Reading::check(&DomainKl::new("a", f64::NAN, f64::NAN, 0)), Checked::Absent);
         assert_eq!(Reading::check(&DomainKl::new("a", f64::NAN, 1.0, 3)), Checked::Invalid("mean_kl"));
+        assert_eq!(Reading::check(&DomainKl::new("a", 1e13, 1.0, 3)), Checked::Invalid("mean_kl"));
+        assert!(matches!(Reading::check(&DomainKl::new("a", 1e12, 1.0, 3)), Checked::Usable(_)));
         assert_eq!(Reading::check(&DomainKl::new("a", 1.0, -1.0, 3)), Checked::Invalid("var"));
         assert_eq!(Reading::check(&DomainKl::new("a", 1.0, f64::INFINITY, 3)), Checked::Invalid("var"));
         let mut d = DomainKl::new("a", 1.0, 1.0, 3);

@@ -144,6 +144,11 @@ reasons! {
         /// Field of the observation.
         field: &'static str
     } => "{field} of {domain} is not a usable number: β is held and the batch should not be learned from";
+    /// One id stands twice in an observation.
+    ListedTwice "listed_twice" {
+        /// Domain.
+        domain: Arc<str>
+    } => "{domain} is listed twice in one observation: β is held, since which of the two counts is not known";
     /// Significantly negative KL.
     NegativeKl "negative_kl" {
         /// Domain.

@@ -51,6 +51,8 @@ pub struct DomainState {
     pub kl_ref0: Option<f64>,
     /// Standard error of `kl`.
     pub stderr: f64,
+    /// Whether a cap on KL to the reference cut this domain's last update.
+    pub capped: bool,
 }
 
 /// A state that cannot be continued from.

@@ -238,6 +238,30 @@ fn an_infeasible_budget_is_named_within_fifty_observations_and_halts() {
     assert!(halted.unwrap() < 80, "{halted:?}");
 }
 
+/// With 1.645 standard errors the cap's bound bites while the mean is still below the target. The law then
+/// follows that bound; on the mean it would lower β for ever while every update is refused.
+#[test]
+fn a_noisy_cap_does_not_deadlock_the_law() {
+    let config = KlConfig { trust_region: Some(TrustRegion::default()), ..adaptive() };
+    let mut c = KlPolicy::new(config).unwrap();
+    let noisy = || vec![DomainKl::new(ALL, 5.8, 11.6, 16)]; // stderr 0.85, bound 7.2, cap 6.9
+    let before = c.observe(&KlObservation::rollout(0, noisy())).beta_for(ALL);
+    assert!(before < 0.2, "the mean is below the target");
+    assert_eq!(c.observe(&KlObservation::trial(0, 0, noisy())).verdict, Verdict::Reject);
+    let after = c.observe(&KlObservation::rollout(1, noisy())).beta_for(ALL);
+    assert!(after > before, "{before} {after}");
+    assert!(c.observe(&KlObservation::rollout(2, noisy())).beta_for(ALL) < after, "once per cut");
+}
+
+#[test]
+fn a_domain_above_its_target_never_looks_below_it() {
+    let budgets = vec![Budget::new("chat", 6.0), Budget::new("medical", 2.0)];
+    let mut c = KlPolicy::new(KlConfig { budgets, ..adaptive() }).unwrap();
+    let domains = vec![DomainKl::new("chat", 2.0, 4.0, 256), DomainKl::new("medical", 2.1, 4.2, 256)];
+    let d = c.observe(&KlObservation::rollout(0, domains));
+    assert!(d.beta["medical"] > 0.2 && d.beta["chat"] < 0.2, "{:?}", d.beta);
+}
+
 #[test]
 fn a_ledger_refuses_what_exceeds_it_and_never_gives_back() {
     let config = KlConfig { ledger: Some(Ledger { limit: 1.0 }), ..adaptive() };

@@ -160,6 +160,10 @@ impl AutoPi {
         let first = s.d.is_none();
         let now = Deviation::measure(reading, target, s.d, self.smoothing, self.dead_band);
         s.d = Some(now.d);
+        if first {
+            // KL need not start at zero: a floor, or a policy that does not start as its reference.
+            (s.began, s.halfway) = (now.d, now.d);
+        }
         self.follow_target(s, now.d_target);
         if first && let Some(sd) = reading.reward_sd.filter(|sd| self.feed_forward && *sd > 0.0) {
             let beta = (sd / now.d_target).clamp(self.beta_min, self.beta_max);

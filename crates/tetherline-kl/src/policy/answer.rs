@@ -65,7 +65,15 @@ impl<'a> Answer<'a> {
 
     /// Whether the answer is to a broken measurement.
     pub(super) fn broken(&self) -> bool {
-        matches!(self.best, Some((_, _, _, Reason::NotFinite { .. } | Reason::NegativeKl { .. })))
+        matches!(
+            self.best,
+            Some((
+                _,
+                _,
+                _,
+                Reason::NotFinite { .. } | Reason::NegativeKl { .. } | Reason::ListedTwice { .. }
+            ))
+        )
     }
 
     /// Whether the gravest answer so far is a halt.

@@ -48,6 +48,8 @@ struct Domain {
     /// Last usable rollout measurement.
     before: Before,
     before_stderr: f64,
+    /// Whether a cap on KL to the reference cut this domain's last update.
+    capped: bool,
 }
 
 impl KlPolicy {
@@ -140,6 +142,7 @@ impl KlPolicy {
             stuck: 0,
             before: Before::default(),
             before_stderr: 0.0,
+            capped: false,
         }
     }
 
@@ -216,6 +219,7 @@ impl KlController for KlPolicy {
             kl: d.before.reference,
             kl_ref0: d.before.ref0,
             stderr: d.before_stderr,
+            capped: d.capped,
         };
         ControllerState {
             version: STATE_VERSION,
@@ -239,6 +243,7 @@ impl KlController for KlPolicy {
             domain.stuck = d.stuck;
             domain.before = Before { reference: d.kl, ref0: d.kl_ref0 };
             domain.before_stderr = d.stderr;
+            domain.capped = d.capped;
             self.domains.insert(id.as_str().into(), domain);
         }
         self.last_step = state.last_step;

@@ -6,7 +6,7 @@ use crate::budget::Moved;
 use crate::decision::{ControlDecision, Verdict};
 use crate::guard::Alarm;
 use crate::law::Note;
-use crate::observation::{DomainKl, KlObservation};
+use crate::observation::{ALL, DomainKl, KlObservation};
 use crate::reading::{Checked, Reading};
 use crate::reason::Reason;
 use crate::trust_region::Before;
@@ -16,6 +16,13 @@ use std::sync::Arc;
 const STUCK: u32 = 12;
 /// So many of them halt, where a guard is configured.
 const STUCK_HALT: u32 = 40;
+
+/// The budgeted domains taken together.
+#[derive(Clone, Copy)]
+struct Pool {
+    mean: f64,
+    between: f64,
+}
 
 /// What the domains of one observation add up to, for the guard.
 #[derive(Default)]
@@ -49,10 +56,17 @@ impl KlPolicy {
         }
         self.rollouts += 1;
         self.follow_metrics(obs, &mut answer);
-        let mean_ratio = self.mean_ratio(obs);
+        let pool = self.pool(obs);
         let mut seen = Seen::default();
         for domain in &obs.domains {
-            self.domain(domain, mean_ratio, &mut seen, &mut answer);
+            if obs.lists_twice(&domain.id) {
+                // Which of the two is meant is not for a controller to guess.
+                seen.broken = true;
+                let reason = Reason::ListedTwice { domain: self.known(&domain.id) };
+                answer.propose(&domain.id, Verdict::Reject, reason);
+                continue;
+            }
+            self.domain(domain, pool, &mut seen, &mut answer);
         }
         self.settle_ledger(obs);
         self.guard_rollout(obs.step, &seen, &mut answer);
@@ -76,28 +90,38 @@ impl KlPolicy {
         }
     }
 
-    /// Σ n_k·(KL_k/T_k) / Σ n_k over the budgeted domains, for shrinkage; `None` where none is on.
-    fn mean_ratio(&mut self, obs: &KlObservation) -> Option<f64> {
+    /// Mean of r_k = KL_k/T_k over the budgeted domains, weighted by sequences, and the variance between
+    /// them beyond their noise, for shrinkage; `None` where none is on.
+    fn pool(&mut self, obs: &KlObservation) -> Option<Pool> {
         if self.config.budgets.is_empty() || self.config.shrink == 0.0 {
             return None;
         }
-        let (mut sum, mut count) = (0.0, 0.0);
         for domain in &obs.domains {
-            let id = self.known(&domain.id);
-            let budget = self.domains.get(&id)?.budget;
-            let global = domain.id == crate::observation::ALL;
-            let (Some(_), false, Checked::Usable(reading)) = (budget, global, Reading::check(domain)) else {
+            self.known(&domain.id);
+        }
+        let (mut sum, mut square, mut noise, mut count) = (0.0, 0.0, 0.0, 0.0);
+        // In the order of the ids, so that the sum does not depend on that of the observation.
+        for (id, known) in &self.domains {
+            let Some(domain) = obs.domains.iter().find(|d| d.id == **id) else { continue };
+            let counts = known.budget.is_some() && domain.id != ALL && !obs.lists_twice(id);
+            let (true, Checked::Usable(reading)) = (counts, Reading::check(domain)) else { continue };
+            let Some(target) = self.target_of(known.budget).filter(|_| !reading.impossible()) else {
                 continue;
             };
-            let Some(target) = self.target_of(budget).filter(|_| !reading.impossible()) else { continue };
-            sum += reading.n as f64 * reading.kl() / target;
-            count += reading.n as f64;
+            let (n, ratio) = (reading.n as f64, reading.kl() / target);
+            sum += n * ratio;
+            square += n * ratio * ratio;
+            noise += n * (reading.stderr / target).powi(2);
+            count += n;
         }
-        (count > 0.0).then(|| sum / count)
+        (count > 0.0).then(|| {
+            let mean = sum / count;
+            Pool { mean, between: ((square - noise) / count - mean * mean).max(0.0) }
+        })
     }
 
     /// The stored form of an id, creating its state at first sight.
-    fn known(&mut self, id: &str) -> Arc<str> {
+    pub(super) fn known(&mut self, id: &str) -> Arc<str> {
         if let Some((id, _)) = self.domains.get_key_value(id) {
             return id.clone();
         }
@@ -111,7 +135,7 @@ impl KlPolicy {
     fn domain<'a>(
         &mut self,
         domain: &'a DomainKl,
-        mean_ratio: Option<f64>,
+        pool: Option<Pool>,
         seen: &mut Seen,
         answer: &mut Answer<'a>,
     ) {
@@ -149,26 +173,36 @@ impl KlPolicy {
             let reason = Reason::TooNoisy { domain: id, stderr: reading.stderr, target };
             return answer.propose(&domain.id, Verdict::Accept, reason);
         }
-        let shrunk = self.shrink(&reading, domain, target, mean_ratio);
-        self.apply_law(&id, domain, &shrunk, target, answer);
+        let shrunk = self.shrink(&reading, domain, target, pool);
+        let seen = self.raise_where_capped(&id, &reading, shrunk);
+        self.apply_law(&id, domain, &seen, target, answer);
     }
 
     /// Draws a small sample's relative KL towards the batch's.
-    fn shrink(
-        &self,
-        r: &Reading,
-        domain: &DomainKl,
-        target: Option<f64>,
-        mean_ratio: Option<f64>,
-    ) -> Reading {
-        match (target, mean_ratio) {
-            (Some(target), Some(mean)) if domain.id != crate::observation::ALL => {
-                let weight = r.n as f64 / (r.n as f64 + self.config.shrink);
-                let ratio = weight * r.kl() / target + (1.0 - weight) * mean;
+    fn shrink(&self, r: &Reading, domain: &DomainKl, target: Option<f64>, pool: Option<Pool>) -> Reading {
+        match (target, pool) {
+            (Some(target), Some(pool)) if domain.id != ALL => {
+                let n = r.n as f64;
+                let noise = (r.stderr / target).powi(2);
+                let weight = (n / (n + self.config.shrink)).max(pool.between / (pool.between + noise));
+                let ratio = weight * r.kl() / target + (1.0 - weight) * pool.mean;
                 Reading { mean: ratio * target, stderr: weight * r.stderr, ..*r }
             }
             _ => *r,
         }
+    }
+
+    /// Where the last update of this domain was cut by a cap, its law is told the bound that the cap judges,
+    /// KL + z·stderr, instead of the mean: otherwise noise could hold the one above the cap and the other
+    /// below the target, with every update refused and β falling.
+    fn raise_where_capped(&mut self, id: &Arc<str>, measured: &Reading, shrunk: Reading) -> Reading {
+        let (Some(d), Some(region)) = (self.domains.get_mut(id), self.config.trust_region) else {
+            return shrunk;
+        };
+        if !std::mem::take(&mut d.capped) {
+            return shrunk;
+        }
+        Reading { mean: shrunk.mean.max(measured.kl() + region.z * measured.stderr), ..shrunk }
     }
 
     fn apply_law<'a>(
@@ -227,7 +261,8 @@ impl KlPolicy {
         let Some(d) = self.domains.get(id) else { return };
         let Some(before) = d.before.reference else { return };
         let noise = (reading.stderr.powi(2) + d.before_stderr.powi(2)).sqrt();
-        if seen.rising.is_none() && reading.mean > 0.9 * cap && reading.mean - before > 2.0 * noise {
+        let first = seen.rising.as_ref().is_none_or(|(other, ..)| id < other);
+        if first && reading.mean > 0.9 * cap && reading.mean - before > 2.0 * noise {
             seen.rising = Some((id.clone(), reading.mean, cap));
         }
     }
@@ -242,7 +277,7 @@ impl KlPolicy {
     /// Where updates are not judged by trials, the next rollout's KL to the old policy is entered.
     fn settle_ledger(&mut self, obs: &KlObservation) {
         let (Some(ledger), Some(previous)) = (self.config.ledger, obs.step.checked_sub(1)) else { return };
-        if let Some(kl_old) = super::trial::mean_kl_old(obs) {
+        if let Some(kl_old) = self.mean_kl_old(obs) {
             ledger.enter(&mut self.ledger, previous, kl_old);
         }
     }

@@ -3,10 +3,10 @@
 use super::KlPolicy;
 use super::answer::Answer;
 use crate::decision::{ControlDecision, Verdict};
-use crate::observation::{ALL, KlObservation};
+use crate::observation::{ALL, DomainKl, KlObservation};
 use crate::reading::{Checked, Reading};
 use crate::reason::Reason;
-use crate::trust_region::{Judgement, TrustRegion, TrustRegionState};
+use crate::trust_region::{CapOf, Judgement, TrustRegion, TrustRegionState};
 use std::sync::Arc;
 
 impl KlPolicy {
@@ -54,7 +54,7 @@ impl KlPolicy {
             }
             return self.close(step, None, answer, out);
         }
-        let kl_old = mean_kl_old(obs);
+        let kl_old = self.mean_kl_old(obs);
         if let Some(ledger) = self.config.ledger {
             let spent = self.ledger.spent;
             match kl_old {
@@ -79,6 +79,31 @@ impl KlPolicy {
         self.close(step, Some(kl_old.unwrap_or(0.0)), answer, out);
     }
 
+    /// KL to the policy before the update: that of `all`, else the mean over domains weighted by sequences;
+    /// `None` where it was not measured.
+    pub(super) fn mean_kl_old(&mut self, obs: &KlObservation) -> Option<f64> {
+        let usable = |d: &DomainKl| match Reading::check(d) {
+            Checked::Usable(reading) if !obs.lists_twice(&d.id) => {
+                reading.kl_old.map(|kl| (reading.n as f64, kl))
+            }
+            _ => None,
+        };
+        if let Some(all) = obs.domains.iter().find(|d| d.id == ALL) {
+            return usable(all).map(|(_, kl)| kl);
+        }
+        obs.domains.iter().for_each(|d| drop(self.known(&d.id)));
+        let (mut sum, mut count) = (0.0, 0.0);
+        // In the order of the ids, so that the sum does not depend on that of the observation.
+        for id in self.domains.keys() {
+            let domain = obs.domains.iter().find(|d| d.id == **id);
+            if let Some((n, kl)) = domain.and_then(usable) {
+                sum += n * kl;
+                count += n;
+            }
+        }
+        (count > 0.0).then(|| sum / count)
+    }
+
     fn next_trial(&self, step: u64) -> u32 {
         match self.trust_region {
             TrustRegionState { step: Some(s), trial: Some(t), .. } if s == step => t.saturating_add(1),
@@ -88,7 +113,7 @@ impl KlPolicy {
 
     /// The share of the trial's step to keep, over all domains; `None` where it must be rejected.
     fn judge<'a>(
-        &self,
+        &mut self,
         obs: &'a KlObservation,
         region: Option<&TrustRegion>,
         answer: &mut Answer<'a>,
@@ -96,10 +121,13 @@ impl KlPolicy {
         let mut keep = Some(1.0);
         let mut measured = false;
         for domain in &obs.domains {
-            let id = || -> Arc<str> {
-                let known = self.domains.get_key_value(domain.id.as_str());
-                known.map_or_else(|| domain.id.as_str().into(), |(id, _)| id.clone())
-            };
+            let known = self.domains.get_key_value(domain.id.as_str()).map(|(id, _)| id.clone());
+            let id = || -> Arc<str> { known.clone().unwrap_or_else(|| domain.id.as_str().into()) };
+            if obs.lists_twice(&domain.id) {
+                answer.propose(&domain.id, Verdict::Reject, Reason::ListedTwice { domain: id() });
+                keep = None;
+                continue;
+            }
             let reading = match Reading::check(domain) {
                 Checked::Absent => continue,
                 Checked::Invalid(field) => {
@@ -117,8 +145,7 @@ impl KlPolicy {
                 continue;
             }
             let Some(region) = region else { continue };
-            let known = self.domains.get(domain.id.as_str());
-            let before = known.map(|d| d.before).unwrap_or_default();
+            let before = self.domains.get(domain.id.as_str()).map(|d| d.before).unwrap_or_default();
             match region.judge(&reading, before, self.target(&domain.id)) {
                 Judgement::Inside => {}
                 Judgement::Unmeasured(field) => {
@@ -126,12 +153,19 @@ impl KlPolicy {
                     keep = None;
                 }
                 Judgement::Above { of, bound, cap, keep: share } => {
+                    if let Some(d) = self.domains.get_mut(domain.id.as_str()) {
+                        d.capped |= of == CapOf::Reference;
+                    }
                     let scale = self.trust_region.scale * share;
                     let reason = Reason::AboveCap { domain: id(), of, bound, cap, scale };
                     // The smallest share decides, so only its reason is given.
-                    if keep.is_some_and(|k| share < k) {
-                        keep = Some(share);
-                        answer.replace_scale(&domain.id, reason);
+                    match keep {
+                        Some(k) if share < k => {
+                            keep = Some(share);
+                            answer.replace_scale(&domain.id, reason);
+                        }
+                        Some(k) if share == k => answer.propose(&domain.id, Verdict::Scale, reason),
+                        _ => {}
                     }
                 }
             }
@@ -183,21 +217,4 @@ fn repeat(state: &TrustRegionState, trial: u32, out: &mut ControlDecision) {
         out.scale = 1.0;
     }
     out.reason = Reason::DuplicateTrial { trial };
-}
-
-/// KL to the policy before the update: that of `all`, else the mean over domains weighted by sequences;
-/// `None` where it was not measured.
-pub(super) fn mean_kl_old(obs: &KlObservation) -> Option<f64> {
-    let usable = |n: u64, kl: Option<f64>| kl.filter(|kl| n > 0 && kl.is_finite());
-    if let Some(all) = obs.domains.iter().find(|d| d.id == ALL) {
-        return usable(all.n, all.kl_old);
-    }
-    let (mut sum, mut count) = (0.0, 0.0);
-    for d in &obs.domains {
-        if let Some(kl) = usable(d.n, d.kl_old) {
-            sum += d.n as f64 * kl;
-            count += d.n as f64;
-        }
-    }
-    (count > 0.0).then(|| sum / count)
 }
