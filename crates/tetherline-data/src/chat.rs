@@ -69,6 +69,8 @@ impl ChatTemplate {
         env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
+        // Jinja reads every line ending as `\n`.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
         env.add_template_owned(NAME, plain_generation_blocks(&source))
             .map_err(|e| DataError::Template(format!("does not compile: {}", explain(&e))))?;
         Ok(Self { env, specials })
@@ -264,6 +266,12 @@ mod tests {
         assert_eq!(render(source), "26 Jul 2024");
         let dated = jinja(source).unwrap().with_date(Date { year: 2025, month: 3, day: 9 });
         assert_eq!(dated.render(&[], false).unwrap(), "09 Mar 2025");
+    }
+
+    #[test]
+    fn line_endings_are_read_as_in_python() {
+        // jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string("a\r\n{% if true %}\r\nb{% endif %}\rc\r\n").render() == "a\nbc"
+        assert_eq!(render("a\r\n{% if true %}\r\nb{% endif %}\rc\r\n"), "a\nbc");
     }
 
     #[test]

@@ -25,7 +25,7 @@ fn pair(row: &str) -> Result<PairRow, String> {
 
 #[track_caller]
 fn assert_pair(row: &str, prompt: Text, chosen: Text, rejected: Text) {
-    let got = pair(row).unwrap();
+    let got = pair(row).expect("a good pair");
     assert_eq!((got.prompt, got.chosen, got.rejected), (prompt, chosen, rejected));
 }
 

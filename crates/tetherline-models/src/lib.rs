@@ -15,6 +15,7 @@ mod files;
 pub mod hub;
 mod layout;
 mod model;
+pub mod optim;
 mod tokenizer;
 mod weights;
 

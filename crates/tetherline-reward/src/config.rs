@@ -49,6 +49,8 @@ pub struct RewardConfig {
     pub max_grad_norm: f64,
     /// Coefficient of (r_chosen + r_rejected)², which keeps scores near 0.
     pub center_coef: f64,
+    /// Weight of the reward model in the score; 0: rules alone, and no model is trained.
+    pub model_weight: f64,
     /// Reference samples that mean and standard deviation are fitted on.
     pub normalize_samples: usize,
     /// Rules, added to the reward model or used alone.
@@ -220,6 +222,7 @@ impl Default for RewardConfig {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             center_coef: 0.0,
+            model_weight: 1.0,
             normalize_samples: 256,
             rule: Vec::new(),
         }

@@ -1,0 +1,289 @@
+//! The names of commands and flags. They are a contract.
+
+use crate::exit_codes;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Align language models under a KL controller.
+#[derive(Debug, Parser)]
+#[command(name = "tether", version, after_help = exit_codes::HELP, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Show results, warnings and errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    /// Log what happens inside (-vv: more)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every stage of a recipe: SFT, reward model, PPO, evaluation, report
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Run only the supervised fine-tuning of a recipe
+    #[command(after_help = SFT_HELP)]
+    Sft(RunArgs),
+    /// Run only the reward-model training of a recipe
+    #[command(after_help = REWARD_HELP)]
+    Reward(RunArgs),
+    /// Run only the PPO of a recipe
+    #[command(after_help = PPO_HELP)]
+    Ppo(RunArgs),
+    /// Run only the evaluation of a recipe
+    #[command(after_help = EVAL_HELP)]
+    Eval(RunArgs),
+    /// Sample responses from a model
+    #[command(after_help = GENERATE_HELP)]
+    Generate(GenerateArgs),
+    /// Score given responses: log-probs, KL to a reference, reward
+    #[command(after_help = SCORE_HELP)]
+    Score(ScoreArgs),
+    /// Look at data files
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Write the report of a run again
+    #[command(after_help = REPORT_HELP)]
+    Report(ReportArgs),
+    /// Write a commented recipe to start from
+    #[command(after_help = INIT_HELP)]
+    Init(InitArgs),
+}
+
+/// A recipe and what to change about it.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// A recipe file, or the name of an embedded recipe (quickstart, trl-parity, word-reward, chat)
+    pub(crate) recipe: String,
+
+    /// Change a value of the recipe, e.g. --set ppo.lr=1e-5 (repeatable; paths are relative to here)
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) sets: Vec<(String, String)>,
+
+    /// The run directory [default: runs/<name of the recipe>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Continue the run in the run directory from its last checkpoint
+    #[arg(long)]
+    pub(crate) resume: bool,
+
+    /// Check everything cheap, print the plan and the resolved recipe, and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `key=value` in two.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("must be KEY=VALUE, for example ppo.lr=1e-5".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// A Hugging Face directory, a hub id (owner/name[@revision]), or "frontdesk"
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: String,
+    /// JSON lines with "prompt" or "messages"
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: PathBuf,
+    /// Where the responses go (JSON lines)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Longest response, in tokens
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) max_new_tokens: usize,
+    /// Divide the logits by this; 0 is greedy
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// Draw from the K most likely tokens; 0: from all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Draw from the smallest set of tokens with probability P; 1: from all
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f64,
+    /// Also end a response at this text (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Root of the random streams: the same seed gives the same responses
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Responses per prompt
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) num_samples: u32,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// A causal model (gives logprobs) or a reward model (gives score)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: String,
+    /// A second causal model: also gives ref_logprobs, kl_k1 and kl_exact
+    #[arg(long, value_name = "DIR")]
+    pub(crate) reference: Option<String>,
+    /// JSON lines with "prompt" and "response", "messages", or "input_ids" and "prompt_len"
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Where the scores go (JSON lines, one row per input row)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Add the end-of-sequence token to text responses
+    #[arg(long)]
+    pub(crate) append_eos: bool,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+}
+
+/// How rows are read and run, the same for every command without a recipe.
+#[derive(Debug, Args)]
+pub(crate) struct BatchArgs {
+    /// Rows run together; does not change the results
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub(crate) batch_size: usize,
+    /// Worker threads; 0: every core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Skip and count malformed lines instead of stopping
+    #[arg(long)]
+    pub(crate) skip_bad_lines: bool,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("must be a whole number above 0".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Say what a data file holds and list its bad lines
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// JSON lines or a JSON array, plain or gzipped
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// A run directory
+    pub(crate) run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Which recipe: quickstart, trl-parity, word-reward, chat
+    #[arg(long, value_name = "NAME", default_value = "quickstart")]
+    pub(crate) preset: String,
+    /// Where to write it [default: <NAME>.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+const RUN_HELP: &str = "\
+Examples:
+  tether run quickstart
+      Align the embedded frontdesk model; needs no files and no network.
+  tether run my.toml --set ppo.lr=1e-5 --set kl.adaptive.target=4 --out runs/try-2
+      Your own recipe with two values changed.
+  tether run my.toml --out runs/try-2 --resume
+      Continue after an interrupt or a crash; the result is the same as without it.
+
+`tether init` writes a recipe to start from. Ctrl-C once saves a checkpoint and
+says how to resume; twice stops at once.";
+
+const SFT_HELP: &str = "\
+Example:
+  tether sft my.toml --out runs/a
+      Fine-tunes on the demonstrations; the other stages of the same recipe can
+      follow in the same run directory.";
+
+const REWARD_HELP: &str = "\
+Example:
+  tether reward my.toml --out runs/a
+      Trains the reward model on the preference pairs into runs/a/reward.";
+
+const PPO_HELP: &str = "\
+Example:
+  tether ppo my.toml --out runs/a
+      PPO from what `tether sft` and `tether reward` left in runs/a.";
+
+const EVAL_HELP: &str = "\
+Example:
+  tether eval my.toml --out runs/a
+      Measures the policy in runs/a against the one it started from.";
+
+const GENERATE_HELP: &str = "\
+Example:
+  tether generate --model runs/a/policy --prompts prompts.jsonl --out responses.jsonl \\
+      --temperature 0.7 --num-samples 4 --seed 1
+
+Each row written has prompt, response, token_ids, logprobs (nats, of the tempered
+distribution before top-k and top-p) and stop_reason.";
+
+const SCORE_HELP: &str = "\
+Examples:
+  tether score --model runs/a/policy --reference base --data rows.jsonl --out scores.jsonl
+      logprobs, ref_logprobs, kl_k1 and kl_exact, one number per response token, in nats.
+  tether score --model runs/a/reward --data rows.jsonl --out scores.jsonl
+      A reward-model directory gives one score per row.
+
+Prompt and response are encoded as one text; a token that straddles the boundary
+belongs to the response.";
+
+const CHECK_HELP: &str = "\
+Example:
+  tether data check pairs.jsonl.gz
+      Which kind of rows, how many, domains, and each bad line with what was expected.";
+
+const REPORT_HELP: &str = "\
+Example:
+  tether report runs/quickstart
+      Reads the logs in the run directory and writes report.html beside them.";
+
+const INIT_HELP: &str = "\
+Example:
+  tether init --preset word-reward
+      Writes word-reward.toml; edit it, then: tether run word-reward.toml
+
+Presets:
+  quickstart   the embedded frontdesk world, SFT to report, under an adaptive KL controller
+  trl-parity   PPO with the choices of TRL's PPOTrainer, for comparing curves
+  word-reward  any causal model, a keyword rule as the reward, no reward model
+  chat         a chat model from your own conversations and preference pairs";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_presets_in_the_help_are_the_embedded_recipes() {
+        for e in tetherline::recipe::EMBEDDED {
+            assert!(INIT_HELP.contains(&format!("  {:<12} {}", e.name, e.about)), "{}", e.name);
+        }
+    }
+
+    #[test]
+    fn a_set_is_split_at_its_first_equals_sign() {
+        assert_eq!(key_value("a.b = x=y"), Ok(("a.b".to_owned(), "x=y".to_owned())));
+        assert!(key_value("a.b").is_err() && key_value("=3").is_err());
+    }
+}

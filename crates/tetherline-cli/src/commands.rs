@@ -1,0 +1,37 @@
+//! What each command does with its flags.
+
+mod data;
+mod generate;
+mod init;
+mod report;
+mod run;
+mod score;
+
+use crate::cli::{Cli, Command, DataCommand};
+use tetherline::Stages;
+use tetherline_core::Stage;
+
+/// Runs the command.
+pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Run(args) => run::run(cli, args, Stages::All),
+        Command::Sft(args) => run::run(cli, args, Stages::Only(Stage::Sft)),
+        Command::Reward(args) => run::run(cli, args, Stages::Only(Stage::Reward)),
+        Command::Ppo(args) => run::run(cli, args, Stages::Only(Stage::Ppo)),
+        Command::Eval(args) => run::run(cli, args, Stages::Only(Stage::Eval)),
+        Command::Generate(args) => generate::run(cli, args),
+        Command::Score(args) => score::run(cli, args),
+        Command::Data(DataCommand::Check(args)) => data::check(args),
+        Command::Report(args) => report::run(args),
+        Command::Init(args) => init::run(args),
+    }
+}
+
+/// Says how many malformed lines were skipped, if any.
+fn say_skipped(count: usize) {
+    if count > 0 {
+        crate::output::line(&format!(
+            "warning: skipped {count} malformed lines (`tether data check` lists them)"
+        ));
+    }
+}

@@ -1,0 +1,117 @@
+//! What a recipe would do, found out without loading a model: for `--dry-run`.
+
+use crate::recipe::{ModelSource, Recipe};
+use crate::{Error, Stages};
+use std::path::Path;
+use tetherline_core::Stage;
+use tetherline_data::{DataError, Loaded, ReadOptions};
+
+/// One stage of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedStage {
+    /// Which.
+    pub stage: Stage,
+    /// What it would do, in one line.
+    pub what: String,
+}
+
+/// Lists what the stages would do. Reads every data file that is given, so a malformed line shows here.
+///
+/// # Errors
+/// [`Error::Recipe`] where something is missing, [`Error::Input`] where a data file or a model directory
+/// cannot be used.
+pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error> {
+    recipe.check(stages)?;
+    let data = &recipe.data;
+    let options = ReadOptions { skip_bad_lines: data.skip_bad_lines };
+    for text in [Some(&recipe.model.policy), recipe.model.reference.as_ref(), recipe.model.reward.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        check_model(text)?;
+    }
+    let sft_rows = rows(&data.sft, |p| tetherline_data::read_sft(p, &options))?;
+    let pairs = rows(&data.pairs, |p| tetherline_data::read_pairs(p, &options))?;
+    let held_out_pairs = rows(&data.pairs_eval, |p| tetherline_data::read_pairs(p, &options))?;
+    let prompts = rows(&data.prompts, |p| tetherline_data::read_prompts(p, &options))?;
+    let held_out = rows(&data.eval_prompts, |p| tetherline_data::read_prompts(p, &options))?;
+
+    let mut plan = Vec::new();
+    if let Some(sft) = recipe.sft.as_ref().filter(|s| !s.is_skipped()) {
+        let length = match sft.steps {
+            0 => format!("{} epochs", sft.epochs),
+            n => format!("{n} steps"),
+        };
+        let what = format!("{length} of {} over {}", sft.batch_size, named(sft_rows, "demonstrations"));
+        plan.push(PlannedStage { stage: Stage::Sft, what });
+    }
+    if recipe.trains_reward_model() {
+        let mut what = format!("on {}", named(pairs, "pairs"));
+        if let Some(n) = held_out_pairs {
+            what += &format!(", tested on {n}");
+        }
+        plan.push(PlannedStage { stage: Stage::Reward, what });
+    }
+    let ppo = &recipe.ppo;
+    plan.push(PlannedStage {
+        stage: Stage::Ppo,
+        what: format!(
+            "{} steps of {} responses of up to {} tokens, from {}; {}",
+            ppo.steps,
+            ppo.batch_size,
+            recipe.sampling.max_new_tokens,
+            named(prompts, "prompts"),
+            kl(recipe)
+        ),
+    });
+    if recipe.eval.prompts > 0 {
+        let what = format!(
+            "before and after, {} prompts × {} samples, from {}",
+            recipe.eval.prompts,
+            recipe.eval.samples,
+            named(held_out.or(prompts), "prompts")
+        );
+        plan.push(PlannedStage { stage: Stage::Eval, what });
+    }
+    plan.retain(|p| stages.include(p.stage));
+    Ok(plan)
+}
+
+fn kl(recipe: &Recipe) -> String {
+    match recipe.kl.target() {
+        Some(target) => format!("KL target {} nats per sequence, β from {}", target.0, recipe.kl.init()),
+        None => format!("β fixed at {}", recipe.kl.init()),
+    }
+}
+
+/// "120 pairs", or where they come from if they were not counted.
+fn named(count: Option<usize>, what: &str) -> String {
+    match count {
+        Some(n) => format!("{n} {what}"),
+        None => format!("the embedded world's {what}"),
+    }
+}
+
+fn rows<T>(
+    path: &Option<std::path::PathBuf>,
+    read: impl FnOnce(&Path) -> Result<Loaded<T>, DataError>,
+) -> Result<Option<usize>, Error> {
+    match path {
+        Some(path) => read(path)
+            .map(|loaded| Some(loaded.rows.len()))
+            .map_err(|e| Error::input(path.display().to_string(), e)),
+        None => Ok(None),
+    }
+}
+
+fn check_model(text: &str) -> Result<(), Error> {
+    match ModelSource::parse(text) {
+        Ok(ModelSource::Dir(dir)) if !dir.join("config.json").is_file() => Err(Error::input(
+            format!("the model directory {}", dir.display()),
+            "it has no config.json (a Hugging Face directory has config.json, model.safetensors and \
+             tokenizer.json)",
+        )),
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::input(format!("the model {text}"), e)),
+    }
+}

@@ -1,0 +1,160 @@
+//! What every training loop shares: a model with its optimizer, and the log-likelihood loss.
+
+use serde::{Deserialize, Serialize};
+use tetherline_core::BoxError;
+use tetherline_models::optim::{AdamW, AdamWConfig, AdamWState, clip_grad_norm};
+use tetherline_models::{Engine, Model, Row, RowGrad, RowOutput, UnitLoss};
+
+/// A model, its gradient and its optimizer.
+#[derive(Debug)]
+pub struct Trainer {
+    /// The model.
+    pub model: Model,
+    adam: AdamW,
+    grad: Vec<f32>,
+}
+
+/// A gradient that is not finite.
+#[derive(Debug, thiserror::Error)]
+#[error("the gradient norm is {0}; nothing was changed by this step")]
+pub struct NonFiniteGradient(pub f64);
+
+impl Trainer {
+    /// A trainer whose optimizer starts fresh.
+    pub fn new(mut model: Model, adam: AdamWConfig) -> Self {
+        model.make_trainable();
+        let n = model.n_params();
+        Self { model, adam: AdamW::new(n, adam), grad: vec![0.0; n] }
+    }
+
+    /// Adds the gradient of `loss` over `units`; returns each unit's statistics.
+    ///
+    /// # Errors
+    /// If a row does not fit the model.
+    pub fn accumulate<L: UnitLoss>(
+        &mut self,
+        engine: &Engine,
+        units: &[Vec<Row<'_>>],
+        temperature: f32,
+        loss: &L,
+    ) -> Result<Vec<L::Stats>, BoxError> {
+        Ok(self.model.step(engine, units, temperature, loss, &mut self.grad)?)
+    }
+
+    /// Clips the accumulated gradient, takes an optimizer step and clears the gradient. Returns the norm
+    /// before clipping.
+    ///
+    /// # Errors
+    /// [`NonFiniteGradient`], with parameters and moments untouched.
+    pub fn step(
+        &mut self,
+        engine: &Engine,
+        lr: f64,
+        max_norm: Option<f64>,
+    ) -> Result<f64, NonFiniteGradient> {
+        let norm = clip_grad_norm(&mut self.grad, max_norm.unwrap_or(f64::INFINITY));
+        if !norm.is_finite() {
+            self.grad.fill(0.0);
+            return Err(NonFiniteGradient(norm));
+        }
+        let (adam, grad) = (&mut self.adam, &self.grad);
+        self.model.update(engine, |params| adam.step(params, grad, lr));
+        self.grad.fill(0.0);
+        Ok(norm)
+    }
+
+    /// Parameters and moments as little-endian bytes, for a checkpoint.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let state = self.adam.state();
+        let mut out = Vec::with_capacity(16 + 12 * self.grad.len());
+        out.extend(state.step.to_le_bytes());
+        out.extend((self.grad.len() as u64).to_le_bytes());
+        for v in [self.model.params(), &state.m, &state.v] {
+            out.extend(v.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        out
+    }
+
+    /// Continues from [`Trainer::to_bytes`].
+    ///
+    /// # Errors
+    /// If the bytes are of another model.
+    pub fn restore(&mut self, engine: &Engine, bytes: &[u8]) -> Result<(), BoxError> {
+        let n = self.grad.len();
+        let word =
+            |i: usize| bytes.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        if word(1) != Some(n as u64) || bytes.len() != 16 + 12 * n {
+            return Err(format!("the saved state is not of this model of {n} parameters").into());
+        }
+        let floats = |k: usize| -> Vec<f32> {
+            let part = &bytes[16 + 4 * n * k..16 + 4 * n * (k + 1)];
+            part.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        };
+        let params = floats(0);
+        self.adam
+            .restore(AdamWState { step: word(0).unwrap_or(0), m: floats(1), v: floats(2) })
+            .map_err(|e| e.to_string())?;
+        self.model.update(engine, |p| p.copy_from_slice(&params));
+        Ok(())
+    }
+}
+
+/// A tokenised demonstration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    /// Prompt and response.
+    pub tokens: Vec<u32>,
+    /// How many tokens are prompt; the loss is over the rest.
+    pub prompt_len: usize,
+}
+
+impl Example {
+    /// Tokens the loss is over. The first token of a sequence has nothing before it to predict it from.
+    pub fn targets(&self) -> usize {
+        self.tokens.len() - self.prompt_len.max(1)
+    }
+
+    /// The row of a forward pass.
+    pub fn row(&self) -> Row<'_> {
+        Row { tokens: &self.tokens, lm: self.prompt_len.max(1) - 1..self.tokens.len() - 1, scalar: 0..0 }
+    }
+}
+
+/// Mean negative log-likelihood, nats per target token: −(1/N)·Σ log p.
+#[derive(Clone, Copy, Debug)]
+pub struct Nll {
+    /// N, the target tokens of the batch.
+    pub tokens: usize,
+}
+
+impl UnitLoss for Nll {
+    type Stats = f64;
+
+    fn unit(&self, _unit: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> f64 {
+        let w = 1.0 / self.tokens.max(1) as f64;
+        let mut loss = 0.0;
+        for (row, grad) in rows.iter().zip(grads) {
+            grad.logprobs.fill(-w as f32);
+            loss -= row.logprobs.iter().map(|&x| f64::from(x)).sum::<f64>() * w;
+        }
+        loss
+    }
+}
+
+/// One step of likelihood training on `batch`; returns (loss in nats per token, gradient norm).
+///
+/// # Errors
+/// If a row does not fit the model or the loss is not finite.
+pub fn nll_step(
+    trainer: &mut Trainer,
+    engine: &Engine,
+    batch: &[&Example],
+    lr: f64,
+    max_norm: Option<f64>,
+) -> Result<(f64, f64), BoxError> {
+    let tokens = batch.iter().map(|e| e.targets()).sum();
+    let units: Vec<Vec<Row<'_>>> = batch.iter().map(|e| vec![e.row()]).collect();
+    let loss: f64 = trainer.accumulate(engine, &units, 1.0, &Nll { tokens })?.iter().sum();
+    let norm = trainer.step(engine, lr, max_norm)?;
+    Ok((loss, norm))
+}
