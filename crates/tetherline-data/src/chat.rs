@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn line_endings_are_read_as_in_python() {
-        // jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string("a\r\n{% if true %}\r\nb{% endif %}\rc\r\n").render() == "a\nbc"
+        // The same text in jinja2.Environment(trim_blocks=True, lstrip_blocks=True) renders to "a\nbc".
         assert_eq!(render("a\r\n{% if true %}\r\nb{% endif %}\rc\r\n"), "a\nbc");
     }
 

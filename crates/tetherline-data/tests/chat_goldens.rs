@@ -41,5 +41,8 @@ fn templates_render_as_in_transformers() {
         }
     }
     assert!(wrong.is_empty(), "{} of {} differ\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    assert!(cases.len() >= 49 && refused >= 5, "{} cases, {refused} refused: too few to tell", cases.len());
+    assert!(!cases.is_empty() && refused < cases.len(), "nothing was rendered");
+    if folder == PathBuf::from(default) {
+        assert!(cases.len() == 49 && refused >= 5, "{} cases, {refused} refused", cases.len());
+    }
 }

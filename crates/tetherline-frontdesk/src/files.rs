@@ -17,6 +17,15 @@ pub const FILES: [(&str, &[u8]); 6] = [
     ("pairs.validation.jsonl", include_bytes!("../../../fixtures/frontdesk/pairs.validation.jsonl")),
 ];
 
+/// The base policy as the files of a Hugging Face directory, made by the documented training run.
+pub const BASE_POLICY: [(&str, &[u8]); 5] = [
+    ("config.json", include_bytes!("../../../fixtures/frontdesk/base/config.json")),
+    ("generation_config.json", include_bytes!("../../../fixtures/frontdesk/base/generation_config.json")),
+    ("model.safetensors", include_bytes!("../../../fixtures/frontdesk/base/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../../fixtures/frontdesk/base/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../../fixtures/frontdesk/base/tokenizer_config.json")),
+];
+
 /// The text of a shipped file, unpacked; `None` for a name not in [`FILES`].
 pub fn embedded_text(name: &str) -> Option<Result<String, FrontdeskError>> {
     let (_, mut bytes) = FILES.into_iter().find(|(n, _)| *n == name)?;

@@ -31,7 +31,7 @@ pub mod text;
 mod world;
 
 pub use error::FrontdeskError;
-pub use files::{FILES, embedded_text};
+pub use files::{BASE_POLICY, FILES, embedded_text};
 pub use gold::{GoldBreakdown, PARTS, Weights, gold, weights};
 pub use intents::{Intent, intent, intents};
 pub use read::{Counts, GREETING_WINDOW, SIGN_OFF_WINDOW, is_refusal, read};

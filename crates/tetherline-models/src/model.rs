@@ -37,6 +37,7 @@ pub struct Model {
     flat: Vec<f32>,
     packed: PackedWeights,
     trainable: bool,
+    limit: usize,
     assets: Vec<(&'static str, Cow<'static, [u8]>)>,
 }
 
@@ -73,7 +74,8 @@ impl Model {
         flat: Vec<f32>,
     ) -> Self {
         let packed = PackedWeights::new(&spec, &flat, false, 1);
-        Self { config, heads, slots, spec, flat, packed, trainable: false, assets: Vec::new() }
+        let limit = config.max_positions;
+        Self { limit, config, heads, slots, spec, flat, packed, trainable: false, assets: Vec::new() }
     }
 
     /// A model with random weights: N(0, 0.02²) matrices (residual projections divided by √(2·layers)),
@@ -124,6 +126,7 @@ impl Model {
         }
         let mut model = Self::assemble(self.config.clone(), heads, slots, spec, flat);
         model.assets.clone_from(&self.assets);
+        model.limit = self.limit;
         if fresh_scalar {
             model.init_scalar(SCORE, seed);
         }
@@ -191,6 +194,29 @@ impl Model {
         Ok(())
     }
 
+    /// The same model with its context cut to `tokens` (0: unchanged).
+    ///
+    /// # Errors
+    /// If the model's own context is shorter.
+    pub fn with_context(mut self, tokens: usize) -> Result<Self> {
+        if tokens > self.config.max_positions {
+            return Err(ModelError::TooLong {
+                tokens,
+                context: self.config.max_positions,
+                hint: "model.max_context cannot exceed the model's own context",
+            });
+        }
+        if tokens > 0 {
+            self.limit = tokens;
+        }
+        Ok(self)
+    }
+
+    /// Longest sequence accepted.
+    pub fn context(&self) -> usize {
+        self.limit
+    }
+
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -253,10 +279,10 @@ impl Model {
     /// # Errors
     /// [`ModelError::TokenOutOfRange`] or [`ModelError::TooLong`].
     pub fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
-        if tokens.len() > self.config.max_positions {
+        if tokens.len() > self.limit {
             return Err(ModelError::TooLong {
                 tokens: tokens.len(),
-                context: self.config.max_positions,
+                context: self.limit,
                 hint: "shorten the prompt or max_new_tokens",
             });
         }

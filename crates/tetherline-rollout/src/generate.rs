@@ -50,7 +50,7 @@ pub fn generate(
     threads: usize,
     policy_version: u64,
 ) -> Result<Rollout, RolloutError> {
-    let context = model.config().max_positions;
+    let context = model.context();
     for (i, tokens) in prompts.tokens.rows().enumerate() {
         let id = prompts.ids[i];
         if tokens.is_empty() {

@@ -1,9 +1,16 @@
 //! `tether generate`: sampling responses from a model into a file.
 
-use crate::Error;
+use crate::codec::Codec;
+use crate::ppo::POLICY_HEADS;
+use crate::{Error, sources};
+use serde_json::json;
+use std::io::Write;
 use std::path::PathBuf;
-use tetherline_core::Observer;
-use tetherline_rollout::SamplingConfig;
+use tetherline_core::seeds::Purpose;
+use tetherline_core::{Event, Metrics, Observer, PromptBatch, Stage};
+use tetherline_data::{ReadOptions, read_prompts};
+use tetherline_models::Model;
+use tetherline_rollout::{SamplingConfig, StreamName};
 
 /// What to sample, from which model, into which file.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +52,57 @@ pub struct GenerateSummary {
 /// # Errors
 /// [`Error::Input`] where the model or the prompts cannot be used, [`Error::Io`] where the file cannot be
 /// written.
-pub fn generate(options: &GenerateOptions, _observer: &mut dyn Observer) -> Result<GenerateSummary, Error> {
-    Err(Error::input(options.model.clone(), "sampling is not part of this build"))
+pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Result<GenerateSummary, Error> {
+    let files = sources::open_model(&options.model)?;
+    let what = || format!("the model {}", options.model);
+    let model = Model::load(&files, POLICY_HEADS, 0).map_err(|e| Error::input(what(), e))?;
+    let codec = Codec::load(&files, &model)?;
+    let read = ReadOptions { skip_bad_lines: options.skip_bad_lines };
+    let file = options.prompts.display().to_string();
+    let loaded = read_prompts(&options.prompts, &read).map_err(|e| Error::input(file.clone(), e))?;
+    let mut all = PromptBatch::default();
+    for (id, row) in loaded.rows.iter().enumerate() {
+        let tokens = codec.prompt(&row.prompt)?;
+        for k in 0..options.num_samples {
+            let text = row.prompt.last_text();
+            all.push(tokens.iter().copied(), id as u64, k, &row.domain, &row.user, text);
+        }
+    }
+    let threads = crate::pipeline::threads(options.threads);
+    let name = StreamName { seed: options.seed, purpose: Purpose::Sampling, step: 0 };
+    let mut out = crate::score::Output::create(&options.out)?;
+    let total = all.len() as u64;
+    observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total });
+    let mut tokens = 0;
+    for from in (0..all.len()).step_by(options.batch_size.max(1)) {
+        let to = (from + options.batch_size.max(1)).min(all.len());
+        let mut batch = PromptBatch::default();
+        for i in from..to {
+            let ids = all.tokens.row(i).iter().copied();
+            batch.push(ids, all.ids[i], all.sample[i], &all.domains[i], &all.users[i], &all.texts[i]);
+        }
+        let r = tetherline_rollout::generate(
+            &model,
+            &codec.tokenizer,
+            batch,
+            &options.sampling,
+            name,
+            threads,
+            0,
+        )
+        .map_err(|e| Error::input(file.clone(), e))?;
+        for i in 0..r.responses.len() {
+            let row = json!({
+                "prompt": r.prompts.texts[i], "response": r.texts[i], "token_ids": r.responses.row(i),
+                "logprobs": r.logprobs.row(i), "stop_reason": r.stop[i],
+            });
+            writeln!(out, "{row}").map_err(|e| out.error(e))?;
+        }
+        tokens += r.responses.total();
+        let metrics = Metrics::new();
+        observer.on_event(&Event::Step { stage: Stage::Eval, step: to as u64, total, metrics: &metrics });
+    }
+    out.finish()?;
+    observer.on_event(&Event::StageFinished { stage: Stage::Eval });
+    Ok(GenerateSummary { rows: all.len(), tokens, skipped: loaded.skipped.len() })
 }

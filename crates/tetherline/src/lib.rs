@@ -5,32 +5,27 @@
 //! on resume ([`jsonl`]), so an interrupted run that is resumed equals one that never was.
 
 pub mod checkpoint;
+pub mod codec;
 mod error;
+pub mod evaluate;
 pub mod generate;
 pub mod jsonl;
 mod options;
+pub mod pipeline;
 mod plan;
+pub mod ppo;
 pub mod recipe;
 pub mod report;
+pub mod reward;
 pub mod run_dir;
 pub mod score;
+pub mod scoring;
+pub mod sft;
+pub mod sources;
 pub mod train;
 
 pub use error::{Error, ErrorKind};
 pub use options::{RunOptions, RunSummary, Stages};
+pub use pipeline::run;
 pub use plan::{PlannedStage, plan};
 pub use recipe::{Recipe, RecipeError};
-
-/// Runs the stages of a recipe in a run directory.
-///
-/// # Errors
-/// [`Error`], sorted by [`Error::kind`].
-pub fn run(
-    recipe: &Recipe,
-    options: &RunOptions,
-    _observer: &mut dyn tetherline_core::Observer,
-) -> Result<RunSummary, Error> {
-    recipe.check(options.stages)?;
-    run_dir::RunDir::open(&options.out, recipe, options.resume)?;
-    Err(Error::input("the recipe", "training is not part of this build"))
-}

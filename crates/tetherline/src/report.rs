@@ -1,8 +1,18 @@
 //! `report.html` of a run directory.
 
 use crate::Error;
+use crate::pipeline::{EvaluationFile, read_json};
 use crate::run_dir::RunDir;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+use tetherline_core::Metrics;
+use tetherline_eval::report::{
+    DomainAccuracy, LossPoint, ReliabilityBin, ReportData, RewardModelReport, StageNote, render,
+};
+use tetherline_reward::HeldOut;
+
+/// The file that the evaluation stage leaves.
+pub const EVALUATION: &str = "evaluation.json";
 
 /// Writes the report of a run from its logs and says where it is.
 ///
@@ -10,5 +20,91 @@ use std::path::{Path, PathBuf};
 /// [`Error::RunDir`] where there is no run.
 pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
     let run = RunDir::read(run_dir)?;
-    Err(Error::input(run.root().display().to_string(), "reports are not part of this build"))
+    let recipe = run.recipe()?;
+    let root = run.root();
+    let evaluation: Option<EvaluationFile> = read_json(&root.join(EVALUATION))?;
+    let held_out: Option<HeldOut> = read_json(&root.join("reward_held_out.json"))?;
+    let metrics = lines(&run.metrics())?;
+    let (sft, reward) = (losses(&root.join("sft.jsonl"))?, losses(&root.join("reward.jsonl"))?);
+    let steps = |name: &str, n: usize, unit: &str| {
+        (n > 0).then(|| StageNote { name: name.into(), detail: format!("{n} {unit}") })
+    };
+    let (comparison, samples) = match evaluation {
+        Some(e) => (Some(e.comparison), e.samples),
+        None => (None, Vec::new()),
+    };
+    let data = ReportData {
+        title: "Tetherline run".into(),
+        run_name: recipe.name.clone(),
+        stages: [
+            steps("sft", sft.len(), "steps"),
+            steps("reward", reward.len(), "steps"),
+            steps("ppo", metrics.len(), "steps"),
+            comparison.as_ref().and_then(|c| steps("eval", c.aligned.overall.n, "held-out responses")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        comparison,
+        series: metrics.iter().map(numbers).collect(),
+        kl_target: recipe.kl.target().map(|t| t.0),
+        control: lines(&run.control())?,
+        sft,
+        reward_loss: reward,
+        reward_model: held_out.map(reward_report),
+        samples,
+        recipe: recipe.to_toml(),
+        ..ReportData::default()
+    };
+    crate::checkpoint::save_file(&run.report(), render(&data).as_bytes())?;
+    Ok(run.report())
+}
+
+/// The lines of a JSON-lines file; none if there is no such file.
+fn lines(path: &Path) -> Result<Vec<Value>, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::Io { action: "read", path: path.to_owned(), source }),
+        Ok(text) => text,
+    };
+    let row = |(i, l): (usize, &str)| {
+        serde_json::from_str(l).map_err(|e| Error::input(format!("{} line {}", path.display(), i + 1), e))
+    };
+    text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).map(row).collect()
+}
+
+fn numbers(line: &Value) -> Metrics {
+    let of = |m: &serde_json::Map<String, Value>| {
+        m.iter().filter_map(|(k, v)| Some((k.clone(), v.as_f64()?))).collect()
+    };
+    line.as_object().map(of).unwrap_or_default()
+}
+
+fn losses(path: &Path) -> Result<Vec<LossPoint>, Error> {
+    let point = |l: &Value| {
+        let number = |k: &str| l.get(k).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        LossPoint { step: number("step"), train: number("loss"), held_out: None }
+    };
+    Ok(lines(path)?.iter().map(point).collect())
+}
+
+fn reward_report(h: HeldOut) -> RewardModelReport {
+    RewardModelReport {
+        n: h.pairs,
+        accuracy: h.accuracy,
+        margin: h.mean_margin,
+        ece: Some(h.ece),
+        bins: h
+            .bins
+            .iter()
+            .filter(|b| b.pairs > 0)
+            .map(|b| ReliabilityBin { confidence: b.confidence, accuracy: b.accuracy, n: b.pairs })
+            .collect(),
+        domains: h
+            .domains
+            .iter()
+            .map(|(d, r)| (d.clone(), DomainAccuracy { n: r.pairs, accuracy: r.accuracy }))
+            .collect(),
+        length_correlation: h.length_correlation,
+    }
 }

@@ -1,8 +1,17 @@
 //! `tether score`: log-probs, KL and reward-model scores of given responses.
 
-use crate::Error;
-use std::path::PathBuf;
-use tetherline_core::Observer;
+use crate::codec::Codec;
+use crate::ppo::POLICY_HEADS;
+use crate::scoring::RewardModel;
+use crate::train::Example;
+use crate::{Error, sources};
+use serde_json::json;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use tetherline_core::{Event, Metrics, Observer, Stage};
+use tetherline_data::{ReadOptions, ScoreInput, ScoreRow, Text, read_scores};
+use tetherline_models::{Engine, Model, ModelConfig};
 
 /// What to score, with which models, into which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +51,169 @@ pub struct ScoreSummary {
 /// # Errors
 /// [`Error::Input`] where a model or the data cannot be used, [`Error::Io`] where the file cannot be
 /// written.
-pub fn score(options: &ScoreOptions, _observer: &mut dyn Observer) -> Result<ScoreSummary, Error> {
-    Err(Error::input(options.model.clone(), "scoring is not part of this build"))
+pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<ScoreSummary, Error> {
+    let files = sources::open_model(&options.model)?;
+    let what = || format!("the model {}", options.model);
+    let config = ModelConfig::load(&files).map_err(|e| Error::input(what(), e))?;
+    let read = ReadOptions { skip_bad_lines: options.skip_bad_lines };
+    let file = options.data.display().to_string();
+    let loaded = read_scores(&options.data, &read).map_err(|e| Error::input(file.clone(), e))?;
+    let engine = Engine::new(crate::pipeline::threads(options.threads));
+    let total = loaded.rows.len() as u64;
+    let scorer = if config.sequence_classification {
+        if options.reference.is_some() {
+            let problem = "a reward model gives one score and has no reference; leave --reference out";
+            return Err(Error::input(what(), problem));
+        }
+        Kind::Reward(Box::new(RewardModel::load(&files, true)?))
+    } else {
+        let model = Model::load(&files, POLICY_HEADS, 0).map_err(|e| Error::input(what(), e))?;
+        let codec = Codec::load(&files, &model)?;
+        let reference = match &options.reference {
+            None => None,
+            Some(text) => {
+                let files = sources::open_model(text)?;
+                let load = Model::load(&files, POLICY_HEADS, 0);
+                Some(load.map_err(|e| Error::input(format!("the reference {text}"), e))?)
+            }
+        };
+        Kind::Policy(Box::new((model, codec, reference)))
+    };
+    let mut out = Output::create(&options.out)?;
+    observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total });
+    let mut done = 0;
+    let mut tokens = 0;
+    for rows in loaded.rows.chunks(options.batch_size.max(1)) {
+        let at = |row: &ScoreRow| format!("{file} line {}", row.line);
+        let mut examples = Vec::with_capacity(rows.len());
+        for row in rows {
+            let example = encode(scorer.codec(), row, options.append_eos)?;
+            let check = scorer.model().check_tokens(&example.tokens);
+            check.map_err(|e| Error::input(at(row), e))?;
+            if example.tokens.is_empty() || example.prompt_len == 0 && !scorer.is_reward() {
+                return Err(Error::input(
+                    at(row),
+                    "the prompt has no tokens; a log-prob needs something before it",
+                ));
+            }
+            tokens += example.tokens.len() - example.prompt_len;
+            examples.push(example);
+        }
+        for line in scorer.lines(&engine, &examples)? {
+            writeln!(out, "{line}").map_err(|e| out.error(e))?;
+        }
+        done += rows.len() as u64;
+        observer.on_event(&Event::Step { stage: Stage::Eval, step: done, total, metrics: &Metrics::new() });
+    }
+    out.finish()?;
+    observer.on_event(&Event::StageFinished { stage: Stage::Eval });
+    Ok(ScoreSummary { rows: loaded.rows.len(), tokens, skipped: loaded.skipped.len() })
+}
+
+enum Kind {
+    Reward(Box<RewardModel>),
+    Policy(Box<(Model, Codec, Option<Model>)>),
+}
+
+impl Kind {
+    fn codec(&self) -> &Codec {
+        match self {
+            Kind::Reward(rm) => &rm.codec,
+            Kind::Policy(p) => &p.1,
+        }
+    }
+
+    fn model(&self) -> &Model {
+        match self {
+            Kind::Reward(rm) => &rm.model,
+            Kind::Policy(p) => &p.0,
+        }
+    }
+
+    fn is_reward(&self) -> bool {
+        matches!(self, Kind::Reward(_))
+    }
+
+    fn lines(&self, engine: &Engine, examples: &[Example]) -> Result<Vec<serde_json::Value>, Error> {
+        let fail = |e: tetherline_models::ModelError| Error::input("the data", e);
+        match self {
+            Kind::Reward(rm) => {
+                let rows: Vec<Vec<u32>> = examples.iter().map(|e| e.tokens.clone()).collect();
+                let raw = rm.raw_scores(engine, &rows)?;
+                Ok(raw.into_iter().map(|x| json!({"score": rm.norm.apply(x), "raw_score": x})).collect())
+            }
+            Kind::Policy(p) => {
+                let (model, _, reference) = &**p;
+                let rows: Vec<_> = examples.iter().map(Example::row).collect();
+                match reference {
+                    None => {
+                        let out = model.forward(engine, &rows, 1.0).map_err(fail)?;
+                        Ok(out.into_iter().map(|r| json!({"logprobs": r.logprobs})).collect())
+                    }
+                    Some(reference) => {
+                        let out = model.forward_pair(reference, engine, &rows, 1.0).map_err(fail)?;
+                        let line = |r: tetherline_models::PairRow| {
+                            let k1: Vec<f32> =
+                                r.policy.logprobs.iter().zip(&r.ref_logprobs).map(|(a, b)| a - b).collect();
+                            json!({"logprobs": r.policy.logprobs, "ref_logprobs": r.ref_logprobs,
+                                "kl_k1": k1, "kl_exact": r.kl_exact})
+                        };
+                        Ok(out.into_iter().map(line).collect())
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn encode(codec: &Codec, row: &ScoreRow, append_eos: bool) -> Result<Example, Error> {
+    match &row.input {
+        ScoreInput::Tokens { input_ids, prompt_len } => {
+            Ok(Example { tokens: input_ids.clone(), prompt_len: *prompt_len })
+        }
+        // Plain text is encoded as it stands; only message lists go through the chat template.
+        ScoreInput::Text { prompt: Text::Plain(prompt), response } => {
+            codec.plain_example(prompt, response, append_eos)
+        }
+        ScoreInput::Text { prompt, response } => codec.example(prompt, response, append_eos),
+    }
+}
+
+/// A file that appears whole: written beside its place and renamed at the end.
+pub(crate) struct Output {
+    path: PathBuf,
+    temp: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Output {
+    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temp = path.with_file_name(format!(".tmp-{name}"));
+        let file = File::create(&temp).map_err(|source| Error::Io {
+            action: "create",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self { path: path.to_owned(), temp, file: BufWriter::new(file) })
+    }
+
+    pub(crate) fn error(&self, source: std::io::Error) -> Error {
+        Error::Io { action: "write", path: self.path.clone(), source }
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        let done = self.file.flush().and_then(|()| std::fs::rename(&self.temp, &self.path));
+        done.map_err(|e| self.error(e))
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }

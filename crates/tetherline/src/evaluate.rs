@@ -1,0 +1,84 @@
+//! Held-out evaluation of a policy: scores, gold, exact KL, refusals, length and diversity.
+
+use crate::codec::Codec;
+use crate::ppo::{encode_prompts, full_rows, lm_rows, samples};
+use crate::recipe::Recipe;
+use crate::scoring::Scorer;
+use crate::{Error, sources};
+use tetherline_core::seeds::Purpose;
+use tetherline_core::{Event, Observer, PromptBatch, Stage, StopReason};
+use tetherline_eval::ResponseRecord;
+use tetherline_models::{Engine, Model};
+use tetherline_rollout::{SamplingConfig, StreamName, generate};
+
+/// The held-out prompts of a recipe, encoded, one row per sample.
+///
+/// # Errors
+/// If the file cannot be used.
+pub fn prompts(
+    recipe: &Recipe,
+    codec: &Codec,
+    context: usize,
+    observer: &mut dyn Observer,
+) -> Result<PromptBatch, Error> {
+    let loaded =
+        sources::eval_prompts(recipe)?.ok_or_else(|| Error::input("data.eval_prompts", "missing"))?;
+    crate::sft::note_skipped(observer, "data.eval_prompts", loaded.skipped.len());
+    let all = encode_prompts(recipe, codec, &loaded.rows, context, "data.eval_prompts", observer)?;
+    let mut out = PromptBatch::default();
+    for i in 0..all.len().min(recipe.eval.prompts) {
+        for k in 0..recipe.eval.samples {
+            let tokens = all.tokens.row(i).iter().copied();
+            out.push(tokens, all.ids[i], k as u32, &all.domains[i], &all.users[i], &all.texts[i]);
+        }
+    }
+    Ok(out)
+}
+
+/// Samples a response to every prompt and measures it. Baseline and aligned policy use the same streams.
+///
+/// # Errors
+/// If sampling or scoring fails.
+pub fn evaluate(
+    recipe: &Recipe,
+    policy: &Model,
+    reference: &Model,
+    codec: &Codec,
+    scorer: &mut Scorer,
+    engine: &Engine,
+    prompts: PromptBatch,
+) -> Result<Vec<ResponseRecord>, Error> {
+    let sampling = SamplingConfig { temperature: recipe.eval.temperature, ..recipe.sampling.clone() };
+    let name = StreamName { seed: recipe.seed, purpose: Purpose::Eval, step: 1 };
+    let fail = Error::stage(Stage::Eval);
+    let r =
+        generate(policy, &codec.tokenizer, prompts, &sampling, name, engine.threads(), 0).map_err(fail)?;
+    let full = full_rows(&r);
+    let pairs = policy
+        .forward_pair(reference, engine, &lm_rows(&full, &r), r.temperature)
+        .map_err(Error::stage(Stage::Eval))?;
+    let parts = scorer.score(engine, &samples(&r))?;
+    let sum = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>();
+    Ok((0..r.responses.len())
+        .map(|i| ResponseRecord {
+            prompt_id: r.prompts.ids[i],
+            domain: r.prompts.domains[i].clone(),
+            user: r.prompts.users[i].clone(),
+            prompt: r.prompts.texts[i].clone(),
+            response: r.texts[i].clone(),
+            tokens: r.responses.row(i).to_vec(),
+            score: parts.iter().map(|p| f64::from(p.values[i])).sum(),
+            gold: scorer.gold(&r.prompts.texts[i], &r.texts[i]),
+            kl_exact: Some(sum(&pairs[i].kl_exact)),
+            entropy: sum(r.entropy.row(i)) / r.entropy.row_len(i).max(1) as f64,
+            stopped_by_eos: r.stop[i] != StopReason::Length,
+            refused: tetherline_frontdesk::is_refusal(&r.texts[i]),
+            unsafe_prompt: r.prompts.domains[i] == "unsafe",
+        })
+        .collect())
+}
+
+/// Tells the observer that a part of the evaluation is done.
+pub(crate) fn progress(observer: &mut dyn Observer, step: u64, total: u64) {
+    observer.on_event(&Event::Step { stage: Stage::Eval, step, total, metrics: &Default::default() });
+}

@@ -1,0 +1,242 @@
+//! The stages in order, each on what the last one left in the run directory: sft → reward → ppo → eval →
+//! report. A finished stage is a directory or file that is there whole; a resumed run skips it.
+
+use crate::checkpoint::{save_dir, save_file};
+use crate::codec::Codec;
+use crate::evaluate::{self, evaluate};
+use crate::ppo::{POLICY_HEADS, Ppo};
+use crate::recipe::Recipe;
+use crate::run_dir::RunDir;
+use crate::scoring::Scorer;
+use crate::{Error, RunOptions, RunSummary, report, reward, sft, sources};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use tetherline_core::seeds::Purpose;
+use tetherline_core::{BoxError, Event, Observer, Stage};
+use tetherline_eval::report::{SamplePair, sample_pairs};
+use tetherline_eval::{Comparison, ResponseRecord};
+use tetherline_models::{Engine, Model, ModelFiles, SaveType};
+use tetherline_reward::RewardNorm;
+use tetherline_rollout::{StreamName, generate};
+
+/// What the evaluation stage leaves in `evaluation.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EvaluationFile {
+    /// Baseline against aligned policy.
+    pub comparison: Comparison,
+    /// Responses before and after.
+    pub samples: Vec<SamplePair>,
+}
+
+/// Runs the stages of a recipe in a run directory.
+///
+/// # Errors
+/// [`Error`], sorted by [`Error::kind`].
+pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -> Result<RunSummary, Error> {
+    recipe.check(options.stages)?;
+    // A single stage continues what earlier ones left; a whole run continues only when told to.
+    let one_stage = options.stages != crate::Stages::All;
+    let known = options.out.join("config.toml").is_file();
+    let dir = RunDir::open(&options.out, recipe, options.resume || (one_stage && known))?;
+    let engine = Engine::new(threads(options.threads));
+    let run = Run { recipe, options, dir, engine };
+    let mut summary = RunSummary::default();
+
+    if options.stages.include(Stage::Sft) && recipe.runs_sft() && !run.sft_dir().is_dir() {
+        run.sft(observer)?;
+    }
+    if options.stages.include(Stage::Reward) && recipe.trains_reward_model() && !run.dir.reward().is_dir() {
+        run.reward(observer)?;
+    }
+    if options.stages.include(Stage::Ppo) && !run.dir.policy().is_dir() {
+        run.ppo(observer)?;
+    }
+    if options.stages.include(Stage::Eval) && recipe.eval.prompts > 0 {
+        let file = run.eval(observer)?;
+        summary.table = format!("{}\n{}", file.comparison.table(), file.comparison.domain_table());
+        summary.samples = sample_text(&file.samples);
+        summary.report = Some(report::write(run.dir.root())?);
+    }
+    Ok(summary)
+}
+
+struct Run<'a> {
+    recipe: &'a Recipe,
+    options: &'a RunOptions,
+    dir: RunDir,
+    engine: Engine,
+}
+
+impl Run<'_> {
+    fn sft_dir(&self) -> std::path::PathBuf {
+        self.dir.root().join("sft")
+    }
+
+    /// The model that RL starts from: the fine-tuned one where SFT is part of the recipe.
+    fn start_files(&self) -> Result<ModelFiles, Error> {
+        if self.recipe.runs_sft() {
+            let dir = self.sft_dir();
+            if !dir.is_dir() {
+                let problem = "there is none yet: run `tether sft` with the same recipe and --out first";
+                return Err(Error::input(format!("the fine-tuned policy {}", dir.display()), problem));
+            }
+            return ModelFiles::dir(dir).map_err(|e| Error::input("the fine-tuned policy", e));
+        }
+        sources::open_model(&self.recipe.model.policy)
+    }
+
+    fn load(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
+        let what = || format!("the model {}", files.root().display());
+        let model =
+            Model::load(files, POLICY_HEADS, self.recipe.seed).map_err(|e| Error::input(what(), e))?;
+        let model = model.with_context(self.recipe.model.max_context).map_err(|e| Error::input(what(), e))?;
+        let codec = Codec::load(files, &model)?;
+        Ok((model, codec))
+    }
+
+    fn reference(&self, start: &Model) -> Result<Model, Error> {
+        match &self.recipe.model.reference {
+            None => Ok(start.clone()),
+            Some(text) => Ok(self.load(&sources::open_model(text)?)?.0),
+        }
+    }
+
+    fn sft(&self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let (model, codec) = self.load(&sources::open_model(&self.recipe.model.policy)?)?;
+        let (model, log) = sft::sft(self.recipe, model, &codec, &self.engine, observer)?;
+        self.write_log("sft.jsonl", &log)?;
+        save_dir(&self.sft_dir(), |d| Ok(model.save(d, SaveType::F32)?))?;
+        Ok(())
+    }
+
+    fn reward(&self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let files = self.start_files()?;
+        let (start, codec) = self.load(&files)?;
+        let trained = reward::reward(self.recipe, &start, &codec, &self.engine, observer)?;
+        self.write_log("reward.jsonl", &trained.log)?;
+        if let Some(held_out) = &trained.held_out {
+            let text = serde_json::to_vec_pretty(held_out).map_err(Error::stage(Stage::Reward))?;
+            save_file(&self.dir.root().join("reward_held_out.json"), &text)?;
+            observer.on_event(&Event::Note(&format!(
+                "reward model on held-out pairs: accuracy {:.3}, mean margin {:.2}, ECE {:.3}",
+                held_out.accuracy, held_out.mean_margin, held_out.ece
+            )));
+        }
+        let norm = self.fit_norm(&start, &codec, trained.model.clone(), &files, observer)?;
+        save_dir(&self.dir.reward(), |d| reward::save(d, &trained.model, norm))?;
+        Ok(())
+    }
+
+    /// Mean and standard deviation of the raw scores of the reference policy's own samples.
+    fn fit_norm(
+        &self,
+        start: &Model,
+        codec: &Codec,
+        model: Model,
+        files: &ModelFiles,
+        observer: &mut dyn Observer,
+    ) -> Result<RewardNorm, Error> {
+        let wanted = self.recipe.reward.normalize_samples;
+        let Some(rows) = sources::prompts(self.recipe)? else { return Ok(RewardNorm::IDENTITY) };
+        if wanted == 0 {
+            return Ok(RewardNorm::IDENTITY);
+        }
+        let context = start.context();
+        let rows = &rows.rows[..rows.rows.len().min(wanted)];
+        let prompts =
+            crate::ppo::encode_prompts(self.recipe, codec, rows, context, "data.prompts", observer)?;
+        let reference = self.reference(start)?;
+        let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Eval, step: 2 };
+        let threads = self.engine.threads();
+        let r = generate(&reference, &codec.tokenizer, prompts, &self.recipe.sampling, name, threads, 0)
+            .map_err(Error::stage(Stage::Reward))?;
+        let scorer = reward::as_scorer(model, files)?;
+        let scores = scorer.raw_scores(&self.engine, &crate::ppo::full_rows(&r))?;
+        RewardNorm::fit(&scores).map_err(Error::stage(Stage::Reward))
+    }
+
+    fn ppo(&self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let (start, codec) = self.load(&self.start_files()?)?;
+        let reference = self.reference(&start)?;
+        let scorer = Scorer::new(self.recipe, &self.dir.reward())?;
+        let clock = self.options.clock;
+        let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, &self.engine, clock, observer)?;
+        let (policy, _) = ppo.run(&self.dir, observer)?;
+        save_dir(&self.dir.policy(), |d| Ok(policy.save(d, SaveType::F32)?))?;
+        Ok(())
+    }
+
+    fn eval(&self, observer: &mut dyn Observer) -> Result<EvaluationFile, Error> {
+        let (baseline, codec) = self.load(&self.start_files()?)?;
+        let reference = self.reference(&baseline)?;
+        let policy_dir = self.dir.policy();
+        if !policy_dir.is_dir() {
+            let problem = "there is none yet: run `tether ppo` with the same recipe and --out first";
+            return Err(Error::input(format!("the aligned policy {}", policy_dir.display()), problem));
+        }
+        let files = ModelFiles::dir(policy_dir).map_err(|e| Error::input("the aligned policy", e))?;
+        let aligned = self.load(&files)?.0;
+        let mut scorer = Scorer::new(self.recipe, &self.dir.reward())?;
+        observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total: 2 });
+        let context = baseline.context();
+        let prompts = evaluate::prompts(self.recipe, &codec, context, observer)?;
+        let mut records: Vec<Vec<ResponseRecord>> = Vec::new();
+        for (i, policy) in [&baseline, &aligned].into_iter().enumerate() {
+            let (engine, prompts) = (&self.engine, prompts.clone());
+            records.push(evaluate(self.recipe, policy, &reference, &codec, &mut scorer, engine, prompts)?);
+            evaluate::progress(observer, i as u64 + 1, 2);
+        }
+        let comparison = Comparison::paired(&records[0], &records[1], self.recipe.seed)
+            .map_err(Error::stage(Stage::Eval))?;
+        let samples = sample_pairs(&records[0], &records[1], 3);
+        let file = EvaluationFile { comparison, samples };
+        let text = serde_json::to_vec_pretty(&file).map_err(Error::stage(Stage::Eval))?;
+        save_file(&self.dir.root().join(report::EVALUATION), &text)?;
+        observer.on_event(&Event::StageFinished { stage: Stage::Eval });
+        Ok(file)
+    }
+
+    fn write_log(&self, name: &str, rows: &[serde_json::Value]) -> Result<(), Error> {
+        let text: String = rows.iter().map(|r| format!("{r}\n")).collect();
+        Ok(save_file(&Path::new(self.dir.root()).join(name), text.as_bytes())?)
+    }
+}
+
+/// A few before/after pairs as plain text.
+fn sample_text(samples: &[SamplePair]) -> String {
+    let score = |s: &tetherline_eval::report::SampleSide| match s.gold {
+        Some(g) => format!("score {:+.2}, gold {g:+.2}", s.score),
+        None => format!("score {:+.2}", s.score),
+    };
+    let one = |s: &SamplePair| {
+        format!(
+            "[{}] {}\n  before ({}): {}\n  after  ({}): {}\n",
+            s.domain,
+            s.prompt,
+            score(&s.baseline),
+            s.baseline.response,
+            score(&s.aligned),
+            s.aligned.response
+        )
+    };
+    samples.iter().take(4).map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// `n`, or every core for 0.
+pub(crate) fn threads(n: usize) -> usize {
+    if n == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { n }
+}
+
+/// Reads a JSON file of a run.
+///
+/// # Errors
+/// If it cannot be read or is not what it should be.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match std::fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { action: "read", path: path.to_owned(), source }),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::input(path.display().to_string(), BoxError::from(e))),
+    }
+}

@@ -1,0 +1,123 @@
+//! What a recipe names, opened: models and data, from disk, the hub or the embedded world.
+
+use crate::Error;
+use crate::recipe::{ModelSource, Recipe};
+use tetherline_data::{Loaded, PairRow, PromptRow, ReadOptions, SftRow};
+use tetherline_models::ModelFiles;
+
+/// Opens the files of a model named as in a recipe.
+///
+/// # Errors
+/// If there is no such model, or it cannot be downloaded.
+pub fn open_model(text: &str) -> Result<ModelFiles, Error> {
+    let input = |e: tetherline_core::BoxError| Error::input(format!("the model {text}"), e);
+    match ModelSource::parse(text).map_err(|e| input(e.into()))? {
+        ModelSource::Frontdesk => {
+            Ok(ModelFiles::Embedded { name: "frontdesk", files: &tetherline_frontdesk::BASE_POLICY })
+        }
+        ModelSource::Dir(dir) => ModelFiles::dir(dir).map_err(|e| input(e.into())),
+        ModelSource::Hub { id, revision } => hub(&id, revision.as_deref())
+            .map_err(input)
+            .and_then(|d| ModelFiles::dir(d).map_err(|e| input(e.into()))),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn hub(id: &str, revision: Option<&str>) -> Result<std::path::PathBuf, tetherline_core::BoxError> {
+    let id = revision.map_or_else(|| id.to_owned(), |r| format!("{id}@{r}"));
+    Ok(tetherline_models::hub::fetch(&id)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn hub(_: &str, _: Option<&str>) -> Result<std::path::PathBuf, tetherline_core::BoxError> {
+    Err("this build has no hub client (feature `hub`); download the model and give its directory".into())
+}
+
+/// Where one kind of rows comes from: the recipe's file, or a file of the embedded world.
+fn rows<T>(
+    recipe: &Recipe,
+    path: Option<&std::path::PathBuf>,
+    embedded: &str,
+    from_file: impl Fn(&std::path::Path, &ReadOptions) -> Result<Loaded<T>, tetherline_data::DataError>,
+    from_text: impl Fn(&str, &str, &ReadOptions) -> Result<Loaded<T>, tetherline_data::DataError>,
+) -> Result<Option<Loaded<T>>, Error> {
+    let options = ReadOptions { skip_bad_lines: recipe.data.skip_bad_lines };
+    if let Some(path) = path {
+        let loaded = from_file(path, &options).map_err(|e| Error::input(path.display().to_string(), e))?;
+        return Ok(Some(loaded));
+    }
+    if recipe.data.world.is_none() {
+        return Ok(None);
+    }
+    let text = tetherline_frontdesk::embedded_text(embedded)
+        .ok_or_else(|| Error::input("the embedded world", format!("it has no {embedded}")))?
+        .map_err(|e| Error::input("the embedded world", e))?;
+    from_text(embedded, &text, &options).map(Some).map_err(|e| Error::input("the embedded world", e))
+}
+
+/// Demonstrations.
+///
+/// # Errors
+/// If the file cannot be used.
+pub fn sft(r: &Recipe) -> Result<Option<Loaded<SftRow>>, Error> {
+    use tetherline_data::{read_sft, read_sft_str};
+    rows(
+        r,
+        r.data.sft.as_ref(),
+        "demonstrations.jsonl.gz",
+        |p, o| read_sft(p, o),
+        |n, t, o| read_sft_str(n, t, o),
+    )
+}
+
+/// Preference pairs to train on.
+///
+/// # Errors
+/// If the file cannot be used.
+pub fn pairs(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
+    use tetherline_data::{read_pairs, read_pairs_str};
+    rows(
+        r,
+        r.data.pairs.as_ref(),
+        "pairs.train.jsonl.gz",
+        |p, o| read_pairs(p, o),
+        |n, t, o| read_pairs_str(n, t, o),
+    )
+}
+
+/// Preference pairs to test on.
+///
+/// # Errors
+/// If the file cannot be used.
+pub fn pairs_eval(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
+    use tetherline_data::{read_pairs, read_pairs_str};
+    let path = r.data.pairs_eval.as_ref();
+    rows(r, path, "pairs.validation.jsonl", |p, o| read_pairs(p, o), |n, t, o| read_pairs_str(n, t, o))
+}
+
+/// Prompts for PPO.
+///
+/// # Errors
+/// If the file cannot be used.
+pub fn prompts(r: &Recipe) -> Result<Option<Loaded<PromptRow>>, Error> {
+    use tetherline_data::{read_prompts, read_prompts_str};
+    let path = r.data.prompts.as_ref();
+    rows(r, path, "prompts.train.jsonl", |p, o| read_prompts(p, o), |n, t, o| read_prompts_str(n, t, o))
+}
+
+/// Prompts for evaluation; the training prompts where no others are given.
+///
+/// # Errors
+/// If the file cannot be used.
+pub fn eval_prompts(r: &Recipe) -> Result<Option<Loaded<PromptRow>>, Error> {
+    use tetherline_data::{read_prompts, read_prompts_str};
+    let path = r.data.eval_prompts.as_ref();
+    let own = rows(
+        r,
+        path,
+        "prompts.heldout.jsonl",
+        |p, o| read_prompts(p, o),
+        |n, t, o| read_prompts_str(n, t, o),
+    )?;
+    if own.is_some() { Ok(own) } else { prompts(r) }
+}
