@@ -36,11 +36,11 @@ impl Display for CheckReport {
             writeln!(f, "{name:<INDENT$}{:>9} {:>9} {:>9}  {unit}", l.min, l.median, l.max)?;
         }
         let notes = [
-            ("margins", self.margins, "pairs have a margin"),
-            ("duplicates", self.duplicates, "rows repeat an earlier row"),
-            ("blank", self.blank_texts, "texts are empty or white space"),
-            ("identical", self.identical_pairs, "pairs have the same answer twice: they teach nothing"),
-            ("recut", self.recut, "prompts ended inside an answer: cut at the turn before instead"),
+            ("margins", self.margins, "with a margin"),
+            ("duplicates", self.duplicates, "repeating an earlier row"),
+            ("blank", self.blank_texts, "empty or white space alone"),
+            ("identical", self.identical_pairs, "with the same answer twice: nothing to learn"),
+            ("recut", self.recut, "with a prompt ending inside an answer: cut a turn earlier"),
         ];
         for (label, count, text) in notes.into_iter().filter(|n| n.1 > 0) {
             entry(f, label, &format!("{count} {text}"))?;

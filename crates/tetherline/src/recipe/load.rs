@@ -6,8 +6,21 @@ use std::path::Path;
 use tetherline_core::FieldError;
 use toml::Table;
 
-/// Tables of which one entry is meant: a controller of the KL coefficient.
-const EXCLUSIVE: &[&str] = &["kl"];
+/// The laws of `[kl]`: one moves the coefficient.
+const LAWS: set::Exclusive = (
+    "kl",
+    &[
+        "fixed",
+        "schedule",
+        "ziegler",
+        "adaptive",
+        "ppo_adaptive",
+        "pid",
+        "pid_lagrangian",
+        "dual",
+        "auto_pi",
+    ],
+);
 
 impl Recipe {
     /// Loads a recipe from a file, or one of the embedded recipes by name, and applies `sets`
@@ -56,7 +69,7 @@ impl Recipe {
             let in_set = |message| RecipeError::InSet { set: format!("{key}={value}"), message };
             let mut change = set::nested(key, value).map_err(in_set)?;
             paths::resolve(&mut change, Path::new(""));
-            set::merge(&mut table, change, EXCLUSIVE).map_err(in_set)?;
+            set::merge(&mut table, change, LAWS).map_err(in_set)?;
             // After each one, so that the error is laid at the right door.
             Recipe::deserialize_table(&table).map_err(|e| in_set(e.message().to_owned()))?;
         }
@@ -90,11 +103,13 @@ fn place(e: &FieldError, text: &str, file: &str, sets: &[(String, String)]) -> R
     let within = |outer: &str, inner: &str| {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    if let Some((key, value)) = sets.iter().rev().find(|(key, _)| within(key, &e.field)) {
-        let message = if *key == e.field { e.problem.clone() } else { e.to_string() };
+    // `rule[0].weight` and `rule.0.weight` are the same place.
+    let field = e.field.replace('[', ".").replace(']', "");
+    if let Some((key, value)) = sets.iter().rev().find(|(key, _)| within(key, &field)) {
+        let message = if *key == field { e.problem.clone() } else { e.to_string() };
         return RecipeError::InSet { set: format!("{key}={value}"), message };
     }
-    match key_span(text, &e.field) {
+    match key_span(text, &field) {
         Some(span) => RecipeError::InFile {
             file: file.to_owned(),
             place: Place::of(text, span),

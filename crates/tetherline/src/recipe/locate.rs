@@ -54,13 +54,15 @@ fn floor_char(text: &str, mut i: usize) -> usize {
 
 /// The span of the key `path` (dotted; array elements by index, e.g. `reward.rule.0.weight`), or of the
 /// deepest part of it that the text has. `None` where not even the first part is there.
+///
+/// A table that holds nothing but one table, as `{ keyword = { weight = 1 } }`, is looked through.
 pub(super) fn key_span(source: &str, path: &str) -> Option<Range<usize>> {
     let table = DeTable::parse(source).ok()?;
     let mut best = None;
     let mut here = Node::Table(table.get_ref());
     for part in path.split('.') {
         let next = match here {
-            Node::Table(t) => t.iter().find(|(k, _)| k.get_ref() == part).map(|(k, v)| (k.span(), v)),
+            Node::Table(t) => find(t, part).or_else(|| find(only_table(t)?, part)),
             Node::Array(a) => part.parse().ok().and_then(|i: usize| a.get(i)).map(|v| (v.span(), v)),
             Node::Leaf => None,
         };
@@ -73,6 +75,17 @@ pub(super) fn key_span(source: &str, path: &str) -> Option<Range<usize>> {
         };
     }
     best
+}
+
+fn find<'a, 'i>(table: &'a DeTable<'i>, key: &str) -> Option<(Range<usize>, &'a Spanned<DeValue<'i>>)> {
+    table.iter().find(|(k, _)| k.get_ref() == key).map(|(k, v)| (k.span(), v))
+}
+
+fn only_table<'a, 'i>(table: &'a DeTable<'i>) -> Option<&'a DeTable<'i>> {
+    match (table.len(), table.iter().next()?.1.get_ref()) {
+        (1, DeValue::Table(inner)) => Some(inner),
+        _ => None,
+    }
 }
 
 enum Node<'a, 'i> {
@@ -98,6 +111,13 @@ mod tests {
         assert_eq!(place("reward.rule.1.w"), Some((10, 1)));
         assert_eq!(place("kl.adaptive.horizon"), Some((3, 5)), "the table that lacks it");
         assert_eq!(place("ppo.lr"), None);
+    }
+
+    #[test]
+    fn the_name_of_a_variant_is_looked_through() {
+        let text = "[[rule]]\nkeyword = { words = [], w = 3 }\n";
+        let place = |path| Place::of(text, key_span(text, path).unwrap());
+        assert_eq!((place("rule.0.w").line, place("rule.0.w").column), (2, 25));
     }
 
     #[test]

@@ -31,23 +31,27 @@ fn parse_value(text: &str) -> Value {
     }
 }
 
+/// A top-level table, and the entries of it of which only one can be meant.
+pub(super) type Exclusive = (&'static str, &'static [&'static str]);
+const NONE: Exclusive = ("", &[]);
+
 /// Writes everything in `from` over `into`, table by table. A number as key reaches into an array.
 ///
-/// `exclusive` names top-level tables of which only one entry can be meant at a time (`[kl.fixed]` or
-/// `[kl.adaptive]`): a new entry there replaces the old ones.
+/// `exclusive` names a top-level table and entries of it that exclude each other (`[kl.fixed]` and
+/// `[kl.adaptive]`): a new one of them replaces the old one.
 ///
 /// # Errors
 /// A key that reaches past the end of an array, or into something that is not a table.
-pub(super) fn merge(into: &mut Table, from: Table, exclusive: &[&str]) -> Result<(), String> {
+pub(super) fn merge(into: &mut Table, from: Table, exclusive: Exclusive) -> Result<(), String> {
     for (key, value) in from {
-        if let (true, Value::Table(new)) = (exclusive.contains(&key.as_str()), &value)
+        if let (true, Value::Table(new)) = (key == exclusive.0, &value)
             && let Some(Value::Table(old)) = into.get_mut(&key)
-            && !new.keys().any(|k| old.contains_key(k))
+            && new.keys().any(|k| exclusive.1.contains(&k.as_str()) && !old.contains_key(k))
         {
-            old.clear();
+            old.retain(|k, _| !exclusive.1.contains(&k.as_str()));
         }
         match (into.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new, &[])?,
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new, NONE)?,
             (Some(Value::Array(old)), Value::Table(new)) => merge_array(&key, old, new)?,
             (_, value) => {
                 into.insert(key, value);
@@ -64,7 +68,7 @@ fn merge_array(name: &str, into: &mut [Value], from: Table) -> Result<(), String
             format!("{name} has {len} entries, numbered from 0; there is no {name}.{index}")
         })?;
         match (slot, value) {
-            (Value::Table(old), Value::Table(new)) => merge(old, new, &[])?,
+            (Value::Table(old), Value::Table(new)) => merge(old, new, NONE)?,
             (slot, value) => *slot = value,
         }
     }
@@ -77,7 +81,7 @@ mod tests {
 
     fn set(base: &str, key: &str, value: &str) -> Result<String, String> {
         let mut table: Table = toml::from_str(base).unwrap();
-        merge(&mut table, nested(key, value)?, &["kl"])?;
+        merge(&mut table, nested(key, value)?, ("kl", &["fixed", "adaptive"]))?;
         Ok(toml::to_string(&table).unwrap())
     }
 
@@ -104,5 +108,10 @@ mod tests {
         let base = "[kl.fixed]\ncoef = 1\n";
         assert_eq!(set(base, "kl.adaptive.target", "6").unwrap(), "[kl.adaptive]\ntarget = 6\n");
         assert_eq!(set(base, "kl.fixed.coef", "2").unwrap(), "[kl.fixed]\ncoef = 2\n");
+        // What is no law stays.
+        let base = "[kl]\nshrink = 8\n\n[kl.fixed]\ncoef = 1\n";
+        let expected = "[kl]\nshrink = 8\n\n[kl.adaptive]\ntarget = 6\n";
+        assert_eq!(set(base, "kl.adaptive.target", "6").unwrap(), expected);
+        assert_eq!(set(base, "kl.guard.x", "1").unwrap(), format!("{base}\n[kl.guard]\nx = 1\n"));
     }
 }

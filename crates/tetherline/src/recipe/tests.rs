@@ -98,6 +98,25 @@ fn a_value_out_of_range_is_named_with_its_line() {
 }
 
 #[test]
+fn a_bad_rule_is_named_with_its_line() {
+    let text = format!("{OK}[[reward.rule]]\nkeyword = {{ words = [\"a\"] }}\n[[reward.rule]]\nregex = {{ pattern = \"(\" }}\n");
+    let e = refused(&text, &[]);
+    assert!(e.starts_with("r.toml:16:11: reward.rule[1].pattern: is not a regular expression"), "{e}");
+    let e = refused(&text.replace("\"(\"", "\"b\""), &[("reward.rule.0.keyword.cap", "0")]);
+    assert!(e.contains("reward.rule[0].cap: must be at least 1, got 0"), "{e}");
+}
+
+#[test]
+fn a_set_of_another_law_replaces_the_law() {
+    for law in ["fixed", "schedule", "ziegler", "adaptive", "ppo_adaptive", "pid", "pid_lagrangian", "dual", "auto_pi"] {
+        let recipe: Recipe = toml::from_str(OK).unwrap();
+        let known = toml::from_str::<Recipe>(&format!("[kl.{law}]\nno_such_key = 1\n")).unwrap_err().to_string();
+        assert!(known.contains("no_such_key"), "{law} is a law: {known}");
+        assert!(recipe.kl.target().is_some());
+    }
+}
+
+#[test]
 fn an_error_in_a_set_names_the_set() {
     let e = refused(OK, &[("seed", "8"), ("ppo.clp", "3")]);
     assert!(e.starts_with("--set ppo.clp=3: unknown field `clp`, expected"), "{e}");
@@ -128,7 +147,7 @@ fn what_is_missing_is_named_with_the_flag_that_gives_it() {
     assert!(e.starts_with("data.pairs: missing, and needed for training a reward model"), "{e}");
     let e = missing(&[policy], Stages::Only(Stage::Ppo));
     assert!(e.starts_with("data.prompts: missing") && e.contains("--set data.prompts=FILE"), "{e}");
-    let e = missing(&[policy, ("reward.model_weight", "0")], all);
+    let e = missing(&[policy, ("model.reward_weight", "0")], all);
     assert!(e.contains("nothing scores the responses"), "{e}");
     load(OK, &[]).unwrap().check(all).unwrap();
 }
