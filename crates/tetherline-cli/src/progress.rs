@@ -164,7 +164,7 @@ fn describe(stage: Stage, metrics: &Metrics, target: Option<f64>) -> Vec<String>
 fn number(x: f64) -> String {
     match x.abs() {
         0.0 => "0".to_owned(),
-        a if !a.is_finite() || a >= 1e6 || a < 1e-4 => format!("{x:.2e}"),
+        a if !(1e-4..1e6).contains(&a) => format!("{x:.2e}"),
         a if a >= 100.0 => format!("{x:.0}"),
         a if a >= 10.0 => format!("{x:.1}"),
         a if a >= 0.1 => format!("{x:.2}"),

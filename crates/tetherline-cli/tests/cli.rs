@@ -1,6 +1,7 @@
 //! The command line as a user meets it: help texts, exit codes, and the words of errors.
 //!
 //! Help texts are compared with `tests/help/*.txt`; run with `TETHER_BLESS=1` to write them anew.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -84,7 +85,7 @@ fn wrong_usage_is_exit_code_2() {
     );
     let e =
         fails(dir.path(), &["generate", "--model", "m", "--prompts", "p", "--out", "o", "--top-p", "1.5"], 2);
-    assert_eq!(e, "error: --top-p: must be in (0, 1], got 1.5\n");
+    assert_eq!(e, "error: top_p (--top-p) must be in (0, 1], got 1.5\n");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Held-out evaluation of a policy: scores, gold, exact KL, refusals, length and diversity.
 
 use crate::codec::Codec;
-use crate::ppo::{encode_prompts, full_rows, lm_rows, samples};
 use crate::recipe::Recipe;
+use crate::rows::{encode_prompts, full_rows, lm_rows, samples};
 use crate::scoring::Scorer;
 use crate::{Error, sources};
 use tetherline_core::seeds::Purpose;

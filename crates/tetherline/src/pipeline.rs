@@ -4,7 +4,7 @@
 use crate::checkpoint::{save_dir, save_file};
 use crate::codec::Codec;
 use crate::evaluate::{self, evaluate};
-use crate::ppo::{POLICY_HEADS, Ppo};
+use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::Recipe;
 use crate::run_dir::RunDir;
 use crate::scoring::Scorer;
@@ -144,14 +144,14 @@ impl Run<'_> {
         let context = start.context();
         let rows = &rows.rows[..rows.rows.len().min(wanted)];
         let prompts =
-            crate::ppo::encode_prompts(self.recipe, codec, rows, context, "data.prompts", observer)?;
+            crate::rows::encode_prompts(self.recipe, codec, rows, context, "data.prompts", observer)?;
         let reference = self.reference(start)?;
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Eval, step: 2 };
         let threads = self.engine.threads();
         let r = generate(&reference, &codec.tokenizer, prompts, &self.recipe.sampling, name, threads, 0)
             .map_err(Error::stage(Stage::Reward))?;
         let scorer = reward::as_scorer(model, files)?;
-        let scores = scorer.raw_scores(&self.engine, &crate::ppo::full_rows(&r))?;
+        let scores = scorer.raw_scores(&self.engine, &crate::rows::full_rows(&r))?;
         RewardNorm::fit(&scores).map_err(Error::stage(Stage::Reward))
     }
 
@@ -159,8 +159,8 @@ impl Run<'_> {
         let (start, codec) = self.load(&self.start_files()?)?;
         let reference = self.reference(&start)?;
         let scorer = Scorer::new(self.recipe, &self.dir.reward())?;
-        let clock = self.options.clock;
-        let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, &self.engine, clock, observer)?;
+        let machine = Machine { engine: &self.engine, clock: self.options.clock };
+        let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, machine, observer)?;
         let (policy, _) = ppo.run(&self.dir, observer)?;
         save_dir(&self.dir.policy(), |d| Ok(policy.save(d, SaveType::F32)?))?;
         Ok(())

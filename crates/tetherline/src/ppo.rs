@@ -11,7 +11,9 @@
 //! ```
 
 use crate::codec::Codec;
+use crate::ppo_loss::{Part, PpoLoss};
 use crate::recipe::{Recipe, ValueModel};
+use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
 use crate::run_dir::{LogOffsets, RunDir};
 use crate::scoring::Scorer;
 use crate::train::Trainer;
@@ -22,17 +24,14 @@ use std::collections::BTreeMap;
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_core::{
     Advantages, Event, Metrics, NamedScore, Observer, PromptBatch, Ragged, Rollout, ScoredRollout, Stage,
-    StopReason, TextSample, UpdateStats,
+    StopReason, UpdateStats,
 };
-use tetherline_data::PromptRow;
-use tetherline_kl::{
-    ALL, ControlDecision, ControllerState, KlByDomain, KlController, NatsPerSequence, Verdict,
-};
+use tetherline_kl::{ALL, ControlDecision, ControllerState, KlByDomain, KlController, Verdict};
 use tetherline_models::optim::{AdamWConfig, Decay, Schedule};
-use tetherline_models::{Engine, Heads, Model, Row, RowGrad, RowOutput, UnitLoss};
+use tetherline_models::{Engine, Heads, Model, Row};
 use tetherline_ppo::{
-    LossSums, LrSchedule, MinibatchTotals, PolicyRow, PpoConfig, PpoError, ScoreAt, ValueRow, advantages,
-    explained_variance, old_values_row, policy_loss_row, score_rollout, value_loss_row,
+    LossSums, LrSchedule, MinibatchTotals, PpoConfig, PpoError, ScoreAt, advantages, explained_variance,
+    old_values_row, score_rollout,
 };
 use tetherline_rollout::{StreamName, generate};
 
@@ -55,6 +54,28 @@ pub struct Ppo<'a> {
     decision: ControlDecision,
     done: u64,
     episodes: u64,
+}
+
+/// What the loop runs on: threads, and the seconds that only `time/*` metrics show.
+#[derive(Clone, Copy)]
+pub struct Machine<'a> {
+    /// Threads and their buffers.
+    pub engine: &'a Engine,
+    /// Seconds since any fixed moment.
+    pub clock: fn() -> f64,
+}
+
+/// What a step measured, for its log lines.
+struct Measured<'a> {
+    scored: &'a ScoredRollout,
+    adv: &'a Advantages,
+    k1: &'a KlByDomain,
+    exact: &'a KlByDomain,
+    used: &'a ControlDecision,
+    observation: &'a tetherline_kl::KlObservation,
+    stats: &'a UpdateStats,
+    lr: f64,
+    times: [f64; 3],
 }
 
 /// What a checkpoint says besides weights and moments.
@@ -82,10 +103,10 @@ impl<'a> Ppo<'a> {
         reference: Model,
         codec: &'a Codec,
         scorer: Scorer,
-        engine: &'a Engine,
-        clock: fn() -> f64,
+        machine: Machine<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
+        let Machine { engine, clock } = machine;
         let config = &recipe.ppo;
         if recipe.kl.trust_region.is_some() || recipe.kl.guard.is_some() {
             return Err(Error::input(
@@ -352,7 +373,20 @@ impl<'a> Ppo<'a> {
         let t3 = clock();
         self.episodes += rows as u64;
         let times = [t1 - t0, t2 - t1, t3 - t2];
-        Ok(self.report(step, &scored, &adv, &k1, &exact, &used, &observation, &stats, lr, times))
+        Ok(self.report(
+            step,
+            &Measured {
+                scored: &scored,
+                adv: &adv,
+                k1: &k1,
+                exact: &exact,
+                used: &used,
+                observation: &observation,
+                stats: &stats,
+                lr,
+                times,
+            },
+        ))
     }
 
     fn beta_of(&self, domain: &str) -> f64 {
@@ -461,19 +495,8 @@ impl<'a> Ppo<'a> {
     }
 
     /// The lines of a step for the logs; keys as in `docs/metrics.md`.
-    fn report(
-        &self,
-        step: u64,
-        scored: &ScoredRollout,
-        adv: &Advantages,
-        k1: &KlByDomain,
-        exact: &KlByDomain,
-        used: &ControlDecision,
-        observation: &tetherline_kl::KlObservation,
-        stats: &UpdateStats,
-        lr: f64,
-        times: [f64; 3],
-    ) -> StepOutput {
+    fn report(&self, step: u64, measured: &Measured<'_>) -> StepOutput {
+        let Measured { scored, adv, k1, exact, used, observation, stats, lr, times } = *measured;
         let r = &scored.rollout;
         let rows = r.responses.len();
         let mean = |v: &mut dyn Iterator<Item = f64>| v.sum::<f64>() / rows as f64;
@@ -571,56 +594,6 @@ struct StepOutput {
     halted: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Policy,
-    Value,
-    Both,
-}
-
-/// The PPO loss of a micro-batch: row `rows[unit]` of the rollout.
-#[derive(Clone, Copy)]
-struct PpoLoss<'a> {
-    rows: &'a [usize],
-    rollout: &'a Rollout,
-    adv: &'a Advantages,
-    totals: &'a MinibatchTotals,
-    config: &'a PpoConfig,
-    what: Part,
-}
-
-impl UnitLoss for PpoLoss<'_> {
-    type Stats = Result<LossSums, PpoError>;
-
-    fn unit(&self, u: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> Self::Stats {
-        let (i, out, grad) = (self.rows[u], rows[0], &mut grads[0]);
-        let mut sums = LossSums::default();
-        let written = self.rollout.written.as_ref().map(|w| w.row(i));
-        if self.what != Part::Value {
-            let row = PolicyRow {
-                logprobs: out.logprobs,
-                entropy: out.entropy,
-                old_logprobs: self.rollout.logprobs.row(i),
-                advantages: self.adv.advantages.row(i),
-                written,
-            };
-            policy_loss_row(&row, self.totals, self.config, grad.logprobs, grad.entropy, &mut sums)?;
-        }
-        if self.what != Part::Policy {
-            let n = self.adv.returns.row_len(i);
-            let old = old_values_row(self.rollout, self.adv, i);
-            let row = ValueRow {
-                values: &out.scalars[..n],
-                old_values: &old[..n],
-                returns: self.adv.returns.row(i),
-                written,
-            };
-            value_loss_row(&row, self.totals, self.config, &mut grad.scalars[..n], &mut sums)?;
-        }
-        Ok(sums)
-    }
-}
-
 fn accumulate(
     trainer: &mut Trainer,
     engine: &Engine,
@@ -660,102 +633,4 @@ fn with_checkpoint(e: Error, at: u64, last: Option<&std::path::PathBuf>) -> Erro
         }
         other => other,
     }
-}
-
-/// Prompt and response of every row as one sequence.
-pub(crate) fn full_rows(r: &Rollout) -> Vec<Vec<u32>> {
-    r.prompts.tokens.rows().zip(r.responses.rows()).map(|(p, a)| [p, a].concat()).collect()
-}
-
-/// Rows that score every response token.
-pub(crate) fn lm_rows<'t>(full: &'t [Vec<u32>], r: &Rollout) -> Vec<Row<'t>> {
-    let row = |(i, t): (usize, &'t Vec<u32>)| {
-        let prompt = r.prompts.tokens.row_len(i);
-        Row { tokens: t, lm: prompt - 1..t.len() - 1, scalar: 0..0 }
-    };
-    full.iter().enumerate().map(row).collect()
-}
-
-/// Rows that want the value before every response token, and after the last one if `after`.
-fn scalar_rows<'t>(full: &'t [Vec<u32>], r: &Rollout, after: bool) -> Vec<Row<'t>> {
-    let row = |(i, t): (usize, &'t Vec<u32>)| {
-        let prompt = r.prompts.tokens.row_len(i);
-        Row { tokens: t, lm: 0..0, scalar: prompt - 1..t.len() - usize::from(!after) }
-    };
-    full.iter().enumerate().map(row).collect()
-}
-
-/// The rows as a scorer sees them.
-pub(crate) fn samples(r: &Rollout) -> Vec<TextSample<'_>> {
-    (0..r.responses.len())
-        .map(|i| TextSample {
-            prompt: &r.prompts.texts[i],
-            response: &r.texts[i],
-            prompt_tokens: r.prompts.tokens.row(i),
-            response_tokens: r.responses.row(i),
-            domain: &r.prompts.domains[i],
-        })
-        .collect()
-}
-
-/// KL of the rollout in nats per sequence: by k1 (the penalised estimate) and exact (the controlled one).
-fn measure_kl(r: &Rollout, adv: &Advantages) -> (KlByDomain, KlByDomain) {
-    let (mut k1, mut exact) = (KlByDomain::default(), KlByDomain::default());
-    let sum = |x: &[f32]| NatsPerSequence(x.iter().map(|&x| f64::from(x)).sum());
-    for (i, domain) in r.prompts.domains.iter().enumerate() {
-        let tokens = r.responses.row_len(i);
-        k1.push(domain, sum(adv.kl.row(i)), tokens);
-        if let Some(kl) = &r.kl_exact {
-            exact.push(domain, sum(kl.row(i)), tokens);
-        }
-    }
-    (k1, exact)
-}
-
-/// `k` rows for each of the prompts `rows`.
-fn select(all: &PromptBatch, rows: &[usize], k: usize) -> PromptBatch {
-    let mut out = PromptBatch::default();
-    for &i in rows {
-        for sample in 0..k {
-            let tokens = all.tokens.row(i).iter().copied();
-            out.push(tokens, all.ids[i], sample as u32, &all.domains[i], &all.users[i], &all.texts[i]);
-        }
-    }
-    out
-}
-
-/// Encodes prompts; those that leave no room for a response are left out, counted and reported.
-pub(crate) fn encode_prompts(
-    recipe: &Recipe,
-    codec: &Codec,
-    rows: &[PromptRow],
-    context: usize,
-    what: &str,
-    observer: &mut dyn Observer,
-) -> Result<PromptBatch, Error> {
-    let mut room = context.saturating_sub(recipe.sampling.max_new_tokens);
-    if recipe.data.max_prompt_tokens > 0 {
-        room = room.min(recipe.data.max_prompt_tokens);
-    }
-    let mut out = PromptBatch::default();
-    for (id, row) in rows.iter().enumerate() {
-        let tokens = codec.prompt(&row.prompt)?;
-        if tokens.len() <= room && !tokens.is_empty() {
-            out.push(tokens, id as u64, 0, &row.domain, &row.user, row.prompt.last_text());
-        }
-    }
-    let left_out = rows.len() - out.len();
-    if out.is_empty() {
-        let problem = format!(
-            "no prompt fits: the longest allowed has {room} tokens (context {context}, max_new_tokens {})",
-            recipe.sampling.max_new_tokens
-        );
-        return Err(Error::input(what, problem));
-    }
-    if left_out > 0 {
-        observer.on_event(&Event::Warning(&format!(
-            "{what}: {left_out} prompts are longer than {room} tokens (context {context}) and were left out"
-        )));
-    }
-    Ok(out)
 }

@@ -103,7 +103,8 @@ pub struct RunDir {
 impl RunDir {
     /// Opens `root` for running `recipe`: a new run where there is nothing yet, the same run continued
     /// with `resume`. With `resume` and an empty directory a new run starts, so a run that was killed
-    /// before its first checkpoint needs no other command than one killed after it.
+    /// before its first checkpoint needs no other command than one killed after it. A single stage goes
+    /// on in the directory that an earlier stage of the recipe left, so it too passes `resume`.
     ///
     /// # Errors
     /// [`RunDirError::NotEmpty`] without `resume`; [`RunDirError::OtherRecipe`] with it, when the recipe

@@ -61,13 +61,7 @@ fn rows<T>(
 /// If the file cannot be used.
 pub fn sft(r: &Recipe) -> Result<Option<Loaded<SftRow>>, Error> {
     use tetherline_data::{read_sft, read_sft_str};
-    rows(
-        r,
-        r.data.sft.as_ref(),
-        "demonstrations.jsonl.gz",
-        |p, o| read_sft(p, o),
-        |n, t, o| read_sft_str(n, t, o),
-    )
+    rows(r, r.data.sft.as_ref(), "demonstrations.jsonl.gz", |p, o| read_sft(p, o), read_sft_str)
 }
 
 /// Preference pairs to train on.
@@ -76,13 +70,7 @@ pub fn sft(r: &Recipe) -> Result<Option<Loaded<SftRow>>, Error> {
 /// If the file cannot be used.
 pub fn pairs(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
     use tetherline_data::{read_pairs, read_pairs_str};
-    rows(
-        r,
-        r.data.pairs.as_ref(),
-        "pairs.train.jsonl.gz",
-        |p, o| read_pairs(p, o),
-        |n, t, o| read_pairs_str(n, t, o),
-    )
+    rows(r, r.data.pairs.as_ref(), "pairs.train.jsonl.gz", |p, o| read_pairs(p, o), read_pairs_str)
 }
 
 /// Preference pairs to test on.
@@ -92,7 +80,7 @@ pub fn pairs(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
 pub fn pairs_eval(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
     use tetherline_data::{read_pairs, read_pairs_str};
     let path = r.data.pairs_eval.as_ref();
-    rows(r, path, "pairs.validation.jsonl", |p, o| read_pairs(p, o), |n, t, o| read_pairs_str(n, t, o))
+    rows(r, path, "pairs.validation.jsonl", |p, o| read_pairs(p, o), read_pairs_str)
 }
 
 /// Prompts for PPO.
@@ -102,7 +90,7 @@ pub fn pairs_eval(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
 pub fn prompts(r: &Recipe) -> Result<Option<Loaded<PromptRow>>, Error> {
     use tetherline_data::{read_prompts, read_prompts_str};
     let path = r.data.prompts.as_ref();
-    rows(r, path, "prompts.train.jsonl", |p, o| read_prompts(p, o), |n, t, o| read_prompts_str(n, t, o))
+    rows(r, path, "prompts.train.jsonl", |p, o| read_prompts(p, o), read_prompts_str)
 }
 
 /// Prompts for evaluation; the training prompts where no others are given.
@@ -112,12 +100,6 @@ pub fn prompts(r: &Recipe) -> Result<Option<Loaded<PromptRow>>, Error> {
 pub fn eval_prompts(r: &Recipe) -> Result<Option<Loaded<PromptRow>>, Error> {
     use tetherline_data::{read_prompts, read_prompts_str};
     let path = r.data.eval_prompts.as_ref();
-    let own = rows(
-        r,
-        path,
-        "prompts.heldout.jsonl",
-        |p, o| read_prompts(p, o),
-        |n, t, o| read_prompts_str(n, t, o),
-    )?;
+    let own = rows(r, path, "prompts.heldout.jsonl", |p, o| read_prompts(p, o), read_prompts_str)?;
     if own.is_some() { Ok(own) } else { prompts(r) }
 }

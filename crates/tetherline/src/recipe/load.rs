@@ -7,19 +7,9 @@ use tetherline_core::FieldError;
 use toml::Table;
 
 /// The laws of `[kl]`: one moves the coefficient.
-const LAWS: set::Exclusive = (
+pub(super) const LAWS: set::Exclusive = (
     "kl",
-    &[
-        "fixed",
-        "schedule",
-        "ziegler",
-        "adaptive",
-        "ppo_adaptive",
-        "pid",
-        "pid_lagrangian",
-        "dual",
-        "auto_pi",
-    ],
+    &["fixed", "schedule", "ziegler", "adaptive", "ppo_adaptive", "pid", "pid_lagrangian", "dual", "auto_pi"],
 );
 
 impl Recipe {
@@ -65,16 +55,7 @@ impl Recipe {
         toml::from_str::<Recipe>(text).map_err(in_file)?;
         let mut table: Table = toml::from_str(text).map_err(in_file)?;
         paths::resolve(&mut table, base);
-        for (key, value) in sets {
-            let in_set = |message| RecipeError::InSet { set: format!("{key}={value}"), message };
-            let mut change = set::nested(key, value).map_err(in_set)?;
-            paths::resolve(&mut change, Path::new(""));
-            set::merge(&mut table, change, LAWS).map_err(in_set)?;
-            // After each one, so that the error is laid at the right door.
-            Recipe::deserialize_table(&table).map_err(|e| in_set(e.message().to_owned()))?;
-        }
-        let recipe = Recipe::deserialize_table(&table)
-            .map_err(|e| RecipeError::Whole { file: file.to_owned(), message: e.message().to_owned() })?;
+        let recipe = apply(&table, file, sets)?;
         recipe.validate().map_err(|e| place(&e, text, file, sets))?;
         Ok(recipe)
     }
@@ -96,6 +77,32 @@ impl Recipe {
     fn deserialize_table(table: &Table) -> Result<Self, toml::de::Error> {
         table.clone().try_into()
     }
+}
+
+/// Changes `table` as `sets` say and reads it as a recipe.
+///
+/// Only the result has to be a recipe: changing a law takes several sets. Where it is none, the error is
+/// laid at the door of the first set that brought it in.
+fn apply(table: &Table, file: &str, sets: &[(String, String)]) -> Result<Recipe, RecipeError> {
+    let mut table = table.clone();
+    let mut suspects = Vec::new();
+    for (key, value) in sets {
+        let in_set = |message| RecipeError::InSet { set: format!("{key}={value}"), message };
+        let mut change = set::nested(key, value).map_err(in_set)?;
+        paths::resolve(&mut change, Path::new(""));
+        set::merge(&mut table, change, LAWS).map_err(in_set)?;
+        if let Err(e) = Recipe::deserialize_table(&table) {
+            suspects.push(in_set(e.message().to_owned()));
+        }
+    }
+    Recipe::deserialize_table(&table).map_err(|last| {
+        let same =
+            |e: &RecipeError| matches!(e, RecipeError::InSet { message, .. } if message == last.message());
+        match suspects.iter().position(same) {
+            Some(i) => suspects.swap_remove(i),
+            None => RecipeError::Whole { file: file.to_owned(), message: last.message().to_owned() },
+        }
+    })
 }
 
 /// Finds out where the value that `e` complains about came from: a `--set`, a line, or neither.

@@ -21,8 +21,6 @@ pub struct ModelSection {
     /// A reward-model directory or hub id; given, no reward model is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<String>,
-    /// Weight of the reward model in the score; 0: rules alone.
-    pub reward_weight: f64,
     /// Whether the value function has its own network.
     pub value: ValueModel,
     /// Longest sequence (prompt and response) in tokens; 0: what the model's config says.
@@ -46,7 +44,6 @@ impl Default for ModelSection {
             policy: String::new(),
             reference: None,
             reward: None,
-            reward_weight: 1.0,
             value: ValueModel::Separate,
             max_context: 0,
         }

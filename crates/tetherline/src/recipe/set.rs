@@ -48,7 +48,7 @@ pub(super) fn merge(into: &mut Table, from: Table, exclusive: Exclusive) -> Resu
             && let Some(Value::Table(old)) = into.get_mut(&key)
             && new.keys().any(|k| exclusive.1.contains(&k.as_str()) && !old.contains_key(k))
         {
-            old.retain(|k, _| !exclusive.1.contains(&k.as_str()));
+            old.retain(|k, _| !exclusive.1.contains(&k));
         }
         match (into.get_mut(&key), value) {
             (Some(Value::Table(old)), Value::Table(new)) => merge(old, new, NONE)?,

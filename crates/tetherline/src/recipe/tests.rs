@@ -99,7 +99,9 @@ fn a_value_out_of_range_is_named_with_its_line() {
 
 #[test]
 fn a_bad_rule_is_named_with_its_line() {
-    let text = format!("{OK}[[reward.rule]]\nkeyword = {{ words = [\"a\"] }}\n[[reward.rule]]\nregex = {{ pattern = \"(\" }}\n");
+    let text = format!(
+        "{OK}[[reward.rule]]\nkeyword = {{ words = [\"a\"] }}\n[[reward.rule]]\nregex = {{ pattern = \"(\" }}\n"
+    );
     let e = refused(&text, &[]);
     assert!(e.starts_with("r.toml:16:11: reward.rule[1].pattern: is not a regular expression"), "{e}");
     let e = refused(&text.replace("\"(\"", "\"b\""), &[("reward.rule.0.keyword.cap", "0")]);
@@ -107,13 +109,28 @@ fn a_bad_rule_is_named_with_its_line() {
 }
 
 #[test]
-fn a_set_of_another_law_replaces_the_law() {
-    for law in ["fixed", "schedule", "ziegler", "adaptive", "ppo_adaptive", "pid", "pid_lagrangian", "dual", "auto_pi"] {
-        let recipe: Recipe = toml::from_str(OK).unwrap();
-        let known = toml::from_str::<Recipe>(&format!("[kl.{law}]\nno_such_key = 1\n")).unwrap_err().to_string();
-        assert!(known.contains("no_such_key"), "{law} is a law: {known}");
-        assert!(recipe.kl.target().is_some());
-    }
+fn another_law_takes_the_place_of_the_first() {
+    let text =
+        OK.replace("adaptive", "fixed").replace("target = 4.0\ninit = 0.1\nhorizon = 1000", "init = 0.3");
+    assert_eq!(load(&text, &[]).unwrap().kl.target(), None);
+    let changes = [("kl.adaptive.init", "0.1"), ("kl.adaptive.target", "4"), ("kl.adaptive.horizon", "1000")];
+    assert_eq!(load(&text, &changes).unwrap(), load(OK, &[]).unwrap());
+    let e = refused(&text, &changes[..2]);
+    assert!(e.starts_with("--set kl.adaptive.") && e.contains("missing field `horizon`"), "{e}");
+}
+
+#[test]
+fn every_law_of_the_kl_section_is_known_here() {
+    let e = toml::from_str::<Recipe>("[kl.no_such_law]\n").unwrap_err().to_string();
+    let (_, listed) = e.split_once("expected one of ").unwrap();
+    let mut listed: Vec<_> = listed.trim().split(", ").map(|name| name.trim_matches('`')).collect();
+    listed.retain(|name| {
+        !["shrink", "target_schedule", "trust_region", "guard", "ledger", "budget"].contains(name)
+    });
+    listed.sort_unstable();
+    let mut laws = load::LAWS.1.to_vec();
+    laws.sort_unstable();
+    assert_eq!(laws, listed);
 }
 
 #[test]
@@ -147,7 +164,7 @@ fn what_is_missing_is_named_with_the_flag_that_gives_it() {
     assert!(e.starts_with("data.pairs: missing, and needed for training a reward model"), "{e}");
     let e = missing(&[policy], Stages::Only(Stage::Ppo));
     assert!(e.starts_with("data.prompts: missing") && e.contains("--set data.prompts=FILE"), "{e}");
-    let e = missing(&[policy, ("model.reward_weight", "0")], all);
+    let e = missing(&[policy, ("reward.model_weight", "0")], all);
     assert!(e.contains("nothing scores the responses"), "{e}");
     load(OK, &[]).unwrap().check(all).unwrap();
 }

@@ -42,7 +42,8 @@ impl Recipe {
         }
         let trains = self.trains_reward_model();
         if stages.include(Stage::Ppo) && !self.uses_reward_model() && self.reward.rule.is_empty() {
-            let problem = "nothing scores the responses: model.reward_weight is 0 and there is no [[reward.rule]]";
+            let problem =
+                "nothing scores the responses: reward.model_weight is 0 and there is no [[reward.rule]]";
             return missing("reward", problem.to_owned());
         }
         if self.data.world.is_some() {
@@ -58,7 +59,7 @@ impl Recipe {
             (
                 "data.pairs",
                 reward && data.pairs.is_none(),
-                "training a reward model (or give model.reward, or set model.reward_weight = 0 and add a \
+                "training a reward model (or give model.reward, or set reward.model_weight = 0 and add a \
                  [[reward.rule]])",
             ),
             ("data.prompts", (ppo || eval) && data.prompts.is_none(), "PPO and evaluation"),
@@ -78,7 +79,7 @@ impl Recipe {
 
     /// Whether a reward model is part of the score.
     pub fn uses_reward_model(&self) -> bool {
-        self.model.reward_weight != 0.0
+        self.reward.model_weight != 0.0
     }
 
     /// Whether a reward model is trained (rather than loaded, or not used).
@@ -99,8 +100,6 @@ impl Recipe {
                 ModelSource::parse(text).map_err(|problem| FieldError::new(key, problem))?;
             }
         }
-        let weight = model.reward_weight;
-        FieldError::require(weight.is_finite(), "model.reward_weight", weight, "a number")?;
         let room = model.max_context == 0 || self.sampling.max_new_tokens < model.max_context;
         let range = format!("below model.max_context = {}, to leave room for a prompt", model.max_context);
         FieldError::require(room, "sampling.max_new_tokens", self.sampling.max_new_tokens, &range)
