@@ -11,6 +11,7 @@ pub struct Codec {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    wrap_plain: bool,
     name: String,
 }
 
@@ -35,7 +36,20 @@ impl Codec {
         };
         let template =
             template.transpose().map_err(|e| Error::input(format!("the chat template of {name}"), e))?;
-        Ok(Self { tokenizer, template, name })
+        Ok(Self { tokenizer, template, wrap_plain: false, name })
+    }
+
+    /// Treats a plain prompt as what a user says, so that it goes through the chat template too. (By
+    /// default only message lists do; plain text is encoded as it stands.)
+    #[must_use]
+    pub fn wrapping_plain_prompts(mut self) -> Self {
+        self.wrap_plain = true;
+        self
+    }
+
+    /// The template that applies to a prompt.
+    fn template_for(&self, prompt: &Text) -> Option<&ChatTemplate> {
+        self.template.as_ref().filter(|_| self.wrap_plain || matches!(prompt, Text::Messages(_)))
     }
 
     fn fail<E: Into<tetherline_core::BoxError>>(&self, e: E) -> Error {
@@ -44,7 +58,7 @@ impl Codec {
 
     /// Prompt and response as the two texts that are encoded, and whether specials are added.
     fn split(&self, prompt: &Text, response: &str) -> Result<(String, String, bool), Error> {
-        match (&self.template, prompt) {
+        match (self.template_for(prompt), prompt) {
             (Some(t), prompt) => {
                 let messages = match prompt {
                     Text::Plain(p) => vec![Message::user(p.clone())],
@@ -66,7 +80,7 @@ impl Codec {
     /// # Errors
     /// If the template or the tokenizer refuses it.
     pub fn prompt(&self, prompt: &Text) -> Result<Vec<u32>, Error> {
-        let (text, specials) = match (&self.template, prompt) {
+        let (text, specials) = match (self.template_for(prompt), prompt) {
             (Some(t), Text::Plain(p)) => {
                 (t.render(&[Message::user(p.clone())], true).map_err(|e| self.fail(e))?, false)
             }

@@ -33,7 +33,8 @@ pub struct EvaluationFile {
 /// # Errors
 /// [`Error`], sorted by [`Error::kind`].
 pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -> Result<RunSummary, Error> {
-    recipe.check(options.stages)?;
+    // Reads every file once: bad data is refused before anything is written.
+    crate::plan(recipe, options.stages)?;
     // A single stage continues what earlier ones left; a whole run continues only when told to.
     let one_stage = options.stages != crate::Stages::All;
     let known = options.out.join("config.toml").is_file();
@@ -91,7 +92,9 @@ impl Run<'_> {
             Model::load(files, POLICY_HEADS, self.recipe.seed).map_err(|e| Error::input(what(), e))?;
         let model = model.with_context(self.recipe.model.max_context).map_err(|e| Error::input(what(), e))?;
         let codec = Codec::load(files, &model)?;
-        Ok((model, codec))
+        // The prompts of the embedded world are what users say.
+        let world = self.recipe.data.world.is_some();
+        Ok((model, if world { codec.wrapping_plain_prompts() } else { codec }))
     }
 
     fn reference(&self, start: &Model) -> Result<Model, Error> {

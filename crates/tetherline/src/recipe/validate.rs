@@ -20,6 +20,8 @@ impl Recipe {
             sft.validate().map_err(under("sft"))?;
         }
         self.reward.validate().map_err(under("reward"))?;
+        let weight = self.reward.model_weight;
+        FieldError::require(weight.is_finite(), "reward.model_weight", weight, "a number")?;
         self.ppo.validate().map_err(under("ppo"))?;
         self.kl.validate().map_err(|e| FieldError::new(format!("kl.{}", e.field), e.problem))?;
         self.sampling.validate_for_ppo().map_err(under("sampling"))?;
