@@ -62,7 +62,7 @@ fn check_commands(checks: &mut Checks, s: &Setup<'_>) {
         checks.check(&format!("bad input: generate {flag} {value}"), || {
             let mut args = s.generate(&s.model.dir);
             args.push(format!("{flag}={value}").into());
-            s.expect_error(&args, &[&flag[2..].replace('-', "_").replace("max_new_tokens", "max")])
+            s.expect_error(&args, &[flag])
         });
     }
     checks.check("bad input: a report of something that is no run", || {
@@ -83,7 +83,7 @@ fn check_data(checks: &mut Checks, s: &Setup<'_>) {
         let good = r#"{"prompt": "where is the boat", "response": " at the pier"}"#;
         let file = s.file("malformed.jsonl", &format!("{good}\n{good}\n{{\"prompt\": \n{good}\n"))?;
         s.expect_error(&sft_with(&file), &["malformed.jsonl:3"])?;
-        s.expect_error(&args!["data", "check", file], &["malformed.jsonl:3", "1 bad", "3 good"])?;
+        s.expect_error(&args!["data", "check", file], &["malformed.jsonl", "line 3", "1 bad", "3 good"])?;
         let out = s.tether.path("skipped.jsonl");
         let generate = args!["generate", "--model", s.model.dir, "--prompts", file, "--out", out];
         s.expect_error(&generate, &["malformed.jsonl:3"])?;
