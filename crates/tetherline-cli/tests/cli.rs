@@ -85,7 +85,7 @@ fn wrong_usage_is_exit_code_2() {
     );
     let e =
         fails(dir.path(), &["generate", "--model", "m", "--prompts", "p", "--out", "o", "--top-p", "1.5"], 2);
-    assert_eq!(e, "error: top_p (--top-p) must be in (0, 1], got 1.5\n");
+    assert_eq!(e, "error: --top-p: must be in (0, 1], got 1.5\n");
 }
 
 #[test]
