@@ -5,7 +5,9 @@
 //! in nats per token; the loss is the mean negative log-prob of the continuation's tokens.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests: a panic is the report")]
 
-use safetensors::{Dtype, SafeTensors};
+mod common;
+
+use common::{Golden, GoldenRow, dirs, ids, json};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,26 +24,6 @@ const ORACLE_LLAMA: [&str; 5] = [
     "tiny-random-llama-sharded",
 ];
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models")
-}
-
-/// The given fixtures, and those of the oracle's models that are there.
-fn dirs(own: &[&str], oracle: &[&str]) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = own.iter().map(|name| fixtures().join(name)).collect();
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/oracle");
-    let root = std::env::var_os("TETHER_ORACLE").map_or(default, PathBuf::from).join("models");
-    for name in oracle {
-        let dir = root.join(name);
-        if dir.is_dir() {
-            found.push(dir);
-        } else {
-            eprintln!("SKIPPED: oracle not found at {} (set TETHER_ORACLE)", dir.display());
-        }
-    }
-    found
-}
-
 /// Every language model with the full set of goldens.
 fn language_models() -> Vec<PathBuf> {
     dirs(&["tiny-llama", "tiny-gpt2"], &[&ORACLE_LLAMA[..], &["tiny-random-gpt2"]].concat())
@@ -49,104 +31,6 @@ fn language_models() -> Vec<PathBuf> {
 
 fn load(dir: &Path, heads: Heads) -> Model {
     Model::load(&ModelFiles::dir(dir).unwrap(), heads, 0).unwrap_or_else(|e| panic!("{e}"))
-}
-
-/// `golden_train.json` of the oracle, `golden.json` of the fixtures.
-fn json(dir: &Path) -> Value {
-    let name = if dir.join("golden_train.json").is_file() { "golden_train.json" } else { "golden.json" };
-    serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap()
-}
-
-fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|i| u32::try_from(i.as_u64().unwrap()).unwrap()).collect()
-}
-
-/// A safetensors file of goldens, and the directory's name for messages.
-struct Golden {
-    bytes: Vec<u8>,
-    dir: String,
-}
-
-impl Golden {
-    fn open(dir: &Path, file: &str) -> Option<Self> {
-        let bytes = std::fs::read(dir.join(file)).ok()?;
-        Some(Self { bytes, dir: dir.file_name().unwrap().to_string_lossy().into_owned() })
-    }
-
-    fn of(dir: &Path) -> Self {
-        Self::open(dir, "golden.safetensors").unwrap()
-    }
-
-    fn names(&self) -> BTreeSet<String> {
-        SafeTensors::deserialize(&self.bytes).unwrap().names().iter().map(|n| (*n).to_owned()).collect()
-    }
-
-    fn f32(&self, name: &str) -> Option<Vec<f32>> {
-        let file = SafeTensors::deserialize(&self.bytes).unwrap();
-        let view = file.tensor(name).ok()?;
-        assert_eq!(view.dtype(), Dtype::F32, "{name}");
-        Some(view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
-    }
-
-    /// Integers as rows of the last dimension.
-    fn ints(&self, name: &str) -> Option<Vec<Vec<u32>>> {
-        let file = SafeTensors::deserialize(&self.bytes).unwrap();
-        let view = file.tensor(name).ok()?;
-        assert_eq!(view.dtype(), Dtype::I64, "{name}");
-        let all: Vec<u32> = view
-            .data()
-            .chunks_exact(8)
-            .map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap())
-            .collect();
-        Some(all.chunks(*view.shape().last().unwrap()).map(<[u32]>::to_vec).collect())
-    }
-
-    /// The rows of a padding side without their padding; none if the golden lacks that side.
-    fn rows(&self, side: &str) -> Vec<GoldenRow> {
-        let Some(all) = self.ints(&format!("{side}.input_ids")) else { return Vec::new() };
-        let masks = self.ints(&format!("{side}.attention_mask")).unwrap();
-        let cont = self.ints(&format!("{side}.cont_mask"));
-        let width = all[0].len();
-        let row = |b: usize| {
-            let start = masks[b].iter().position(|&m| m == 1).unwrap();
-            let len = masks[b].iter().filter(|&&m| m == 1).count();
-            assert!(masks[b][start..start + len].iter().all(|&m| m == 1), "a mask with holes");
-            let scored =
-                cont.as_ref().map(|c| c[b][start..start + len - 1].iter().map(|&m| m == 1).collect());
-            GoldenRow {
-                tokens: all[b][start..start + len].to_vec(),
-                scored: scored.unwrap_or_default(),
-                at: b * width + start,
-                at_next: b * (width - 1) + start,
-            }
-        };
-        (0..all.len()).map(row).collect()
-    }
-
-    fn close(&self, what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-        assert_eq!(found.len(), expected.len(), "{}: length of {what}", self.dir);
-        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-            // Written so that a NaN fails.
-            assert!((a - b).abs() <= tolerance, "{}: {what}[{i}] is {a}, expected {b}", self.dir);
-        }
-    }
-}
-
-/// One row without padding.
-struct GoldenRow {
-    tokens: Vec<u32>,
-    /// Whether the token after each position belongs to the continuation.
-    scored: Vec<bool>,
-    /// Index of the first real token in a flat (batch × width) tensor,
-    at: usize,
-    /// and in a flat (batch × (width − 1)) one.
-    at_next: usize,
-}
-
-impl GoldenRow {
-    fn lm(&self) -> Row<'_> {
-        Row { tokens: &self.tokens, lm: 0..self.tokens.len() - 1, scalar: 0..0 }
-    }
 }
 
 #[test]
@@ -267,32 +151,20 @@ fn relative(what: &str, found: f64, expected: &Value, tolerance: f64) {
     assert!((found - expected).abs() <= tolerance * expected.abs(), "{what} is {found}, expected {expected}");
 }
 
-/// The loss by its definition, from the golden's own log-probs.
-fn defined_loss(golden: &Golden) -> Value {
-    let logprobs = golden.f32("right.cont_logprobs_t1.0").unwrap();
-    let mask = golden.ints("right.cont_mask").unwrap().concat();
-    let sum: f64 = logprobs.iter().zip(&mask).filter(|(_, m)| **m == 1).map(|(l, _)| f64::from(*l)).sum();
-    Value::from(-sum / mask.iter().filter(|m| **m == 1).count() as f64)
-}
-
-/// The oracle recorded the AdamW steps of its GPT-2 in training mode, with dropout 0.1 (their first loss is
-/// 8.39, that of its own log-probs 8.08); nobody can repeat those. Its gradients are without dropout.
-fn deterministic_trace(dir: &Path) -> bool {
-    !dir.ends_with("tiny-random-gpt2")
+/// Language models whose loss and gradient can be repeated. The oracle recorded those of its GPT-2 in
+/// training mode, with dropout 0.1: that loss is 8.39, the one of its own log-probs 8.08.
+fn trained() -> Vec<PathBuf> {
+    language_models().into_iter().filter(|d| !d.ends_with("tiny-random-gpt2")).collect()
 }
 
 #[test]
 fn loss_and_gradient_of_every_parameter() {
     let engine = Engine::new(2);
-    for dir in language_models() {
+    for dir in trained() {
         let (golden, train, mut model) = (Golden::of(&dir), json(&dir), load(&dir, LM));
         model.make_trainable();
         let (loss, grad) = loss_and_grad(&model, &engine, &golden.rows("right"));
-        let defined = defined_loss(&golden);
-        relative(&format!("{}: loss", golden.dir), loss, &defined, 1e-5);
-        if deterministic_trace(&dir) {
-            relative(&format!("{}: loss", golden.dir), loss, &train["adamw"]["trace"][0]["loss"], 1e-5);
-        }
+        relative(&format!("{}: loss", golden.dir), loss, &train["adamw"]["trace"][0]["loss"], 1e-5);
 
         let norms = train["grad_norms"].as_object().unwrap();
         let (ours, theirs): (BTreeSet<&str>, BTreeSet<&str>) = (
@@ -321,7 +193,7 @@ fn loss_and_gradient_of_every_parameter() {
 #[test]
 fn five_steps_of_adamw() {
     let engine = Engine::new(2);
-    for dir in language_models().into_iter().filter(|d| deterministic_trace(d)) {
+    for dir in trained() {
         let (golden, mut model) = (Golden::of(&dir), load(&dir, LM));
         let adamw = &json(&dir)["adamw"];
         let number = |v: &Value| v.as_f64().unwrap();
