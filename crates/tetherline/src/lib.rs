@@ -14,7 +14,6 @@ mod options;
 pub mod pipeline;
 mod plan;
 pub mod ppo;
-mod ppo_loss;
 pub mod recipe;
 pub mod report;
 pub mod reward;

@@ -1,0 +1,341 @@
+//! PPO on a tether: sample, score, shape, update; the controller sets β.
+//!
+//! ```text
+//! for step in 1..=steps:
+//!     rollout    = policy.generate(prompts)                 log π_old, entropy, values on the way
+//!     reference  → log π_ref and exact KL on the same tokens
+//!     score      = reward model + rules                     named parts
+//!     advantages = GAE(−β·k1 + score)                       β of the controller, per row
+//!     decision   = controller.observe(KL of this rollout)   next β and a verdict
+//!     update     = clipped surrogate, `epochs` times over `minibatches`
+//! ```
+
+mod log;
+mod loss;
+mod self_test;
+mod state;
+mod update;
+
+use crate::codec::Codec;
+use crate::recipe::{Recipe, ValueModel};
+use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
+use crate::run_dir::RunDir;
+use crate::scoring::Scorer;
+use crate::train::Trainer;
+use crate::{Error, sources};
+use log::{Measured, StepOutput};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use tetherline_core::seeds::{Purpose, stream};
+use tetherline_core::{Event, Observer, PromptBatch, Ragged, Rollout, Stage, UpdateStats};
+use tetherline_kl::{ALL, ControlDecision, KlController, Verdict};
+use tetherline_models::optim::{AdamWConfig, Decay, Schedule};
+use tetherline_models::{Engine, Heads, Model};
+use tetherline_ppo::{LrSchedule, PpoConfig, PpoError, ScoreAt, advantages, score_rollout};
+use tetherline_rollout::{StreamName, generate};
+
+/// The heads of a policy.
+pub const POLICY_HEADS: Heads = Heads { lm: true, scalar: false };
+
+/// Everything PPO works with.
+pub struct Ppo<'a> {
+    recipe: &'a Recipe,
+    config: &'a PpoConfig,
+    engine: &'a Engine,
+    codec: &'a Codec,
+    clock: fn() -> f64,
+    policy: Trainer,
+    value: Option<Trainer>,
+    reference: Model,
+    scorer: Scorer,
+    prompts: PromptBatch,
+    controller: Box<dyn KlController + Send>,
+    decision: ControlDecision,
+    done: u64,
+    episodes: u64,
+}
+
+/// What the loop runs on: threads, and the seconds that only `time/*` metrics show.
+#[derive(Clone, Copy)]
+pub struct Machine<'a> {
+    /// Threads and their buffers.
+    pub engine: &'a Engine,
+    /// Seconds since any fixed moment.
+    pub clock: fn() -> f64,
+}
+
+fn stage<E: Into<tetherline_core::BoxError>>(e: E) -> Error {
+    Error::stage(Stage::Ppo)(e)
+}
+
+impl<'a> Ppo<'a> {
+    /// Sets up the loop before its first step.
+    ///
+    /// # Errors
+    /// If prompts, reward or controller cannot be used.
+    pub fn new(
+        recipe: &'a Recipe,
+        start: &Model,
+        reference: Model,
+        codec: &'a Codec,
+        scorer: Scorer,
+        machine: Machine<'a>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Error> {
+        let Machine { engine, clock } = machine;
+        let config = &recipe.ppo;
+        if recipe.kl.trust_region.is_some() || recipe.kl.guard.is_some() {
+            return Err(Error::input(
+                "kl.trust_region and kl.guard",
+                "the training loop measures once per rollout and cannot undo an update; remove these sections",
+            ));
+        }
+        let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
+        let shared = recipe.model.value == ValueModel::Shared;
+        let policy = if shared {
+            let mut m = start.with_heads(Heads { lm: true, scalar: true }, recipe.seed).map_err(fail)?;
+            m.zero_scalar_head();
+            m
+        } else {
+            start.with_heads(POLICY_HEADS, recipe.seed).map_err(fail)?
+        };
+        let value = if shared {
+            None
+        } else {
+            // Huang et al.: the value model starts as the reward model, head included.
+            Some(match &scorer.reward {
+                Some((rm, _)) if rm.shares_tokens => rm.model.clone(),
+                _ => {
+                    let heads = Heads { lm: false, scalar: true };
+                    let mut m = start.with_heads(heads, recipe.seed).map_err(fail)?;
+                    m.zero_scalar_head();
+                    m
+                }
+            })
+        };
+        let adam = AdamWConfig {
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: config.adam_eps,
+            weight_decay: config.weight_decay,
+        };
+        let loaded = sources::prompts(recipe)?.ok_or_else(|| Error::input("data.prompts", "missing"))?;
+        crate::sft::note_skipped(observer, "data.prompts", loaded.skipped.len());
+        let context = policy.context();
+        let prompts = encode_prompts(recipe, codec, &loaded.rows, context, "data.prompts", observer)?;
+        let controller = recipe.kl.build().map_err(|e| Error::input("the kl section", e))?;
+        for warning in recipe.kl.warnings(Some(config.batch_size as u64)) {
+            observer.on_event(&Event::Warning(&warning));
+        }
+        let mut decision = ControlDecision::empty();
+        decision.beta = BTreeMap::from([(ALL.to_owned(), controller.beta(ALL))]);
+        Ok(Self {
+            recipe,
+            config,
+            engine,
+            codec,
+            clock,
+            policy: Trainer::new(policy, adam),
+            value: value.map(|m| Trainer::new(m, adam)),
+            reference,
+            scorer,
+            prompts,
+            controller,
+            decision,
+            done: 0,
+            episodes: 0,
+        })
+    }
+
+    /// Runs (or goes on with) all steps; returns the aligned policy and the scorer.
+    ///
+    /// # Errors
+    /// A failed self-test, a number that is not finite, a halt, an interruption, or a write that failed.
+    pub fn run(mut self, run: &RunDir, observer: &mut dyn Observer) -> Result<(Model, Scorer), Error> {
+        let checkpoints = run.checkpoints()?;
+        let total = self.config.steps;
+        let mut offsets = None;
+        let mut last_checkpoint = None;
+        match checkpoints.latest()? {
+            Some(c) => {
+                offsets = Some(self.restore(&c.path)?);
+                last_checkpoint = Some(c.path);
+            }
+            None => self.self_test(observer)?,
+        }
+        let mut logs = run.logs(offsets)?;
+        observer.on_event(&Event::StageStarted { stage: Stage::Ppo, done: self.done, total });
+        while self.done < total {
+            let step = self.done + 1;
+            let out = self.step(step).map_err(|e| with_checkpoint(e, step, last_checkpoint.as_ref()))?;
+            self.done = step;
+            logs.metrics.write(&out.line)?;
+            for line in &out.control {
+                logs.control.write(line)?;
+            }
+            for line in &out.samples {
+                logs.samples.write(line)?;
+            }
+            for line in &out.events {
+                logs.events.write(line)?;
+            }
+            observer.on_event(&Event::Step { stage: Stage::Ppo, step, total, metrics: &out.metrics });
+            let stop = observer.stop_requested() && step < total;
+            let every = self.recipe.checkpoint.every;
+            if stop || step == total || (every > 0 && step.is_multiple_of(every)) {
+                let offsets = logs.sync()?;
+                let path = checkpoints.save(step, |dir| self.save(dir, offsets))?;
+                checkpoints.prune(self.recipe.checkpoint.keep)?;
+                observer.on_event(&Event::CheckpointSaved { step, path: &path });
+                last_checkpoint = Some(path);
+            }
+            if stop {
+                return Err(Error::Interrupted { stage: Stage::Ppo, step, checkpoint: last_checkpoint });
+            }
+            if out.halted {
+                let reason = self.decision.reason.text();
+                return Err(Error::Halted { stage: Stage::Ppo, step, reason });
+            }
+        }
+        observer.on_event(&Event::StageFinished { stage: Stage::Ppo });
+        Ok((self.policy.model, self.scorer))
+    }
+
+    /// The prompts of a step: every prompt once per pass over the file, in an order of the pass's own.
+    fn batch(&self, step: u64) -> PromptBatch {
+        let k = self.config.samples_per_prompt;
+        let per_step = (self.config.batch_size / k) as u64;
+        let n = self.prompts.len() as u64;
+        let mut order: (u64, Vec<usize>) = (u64::MAX, Vec::new());
+        let mut rows = Vec::new();
+        for at in (step - 1) * per_step..step * per_step {
+            if order.0 != at / n {
+                order = (at / n, (0..n as usize).collect());
+                stream(self.recipe.seed, Purpose::Prompts, at / n, 0, 0).shuffle(&mut order.1);
+            }
+            rows.push(order.1[(at % n) as usize]);
+        }
+        select(&self.prompts, &rows, k)
+    }
+
+    fn step(&mut self, step: u64) -> Result<StepOutput, Error> {
+        let clock = self.clock;
+        let t0 = clock();
+        // 1. Sample.
+        let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Sampling, step };
+        let threads = self.engine.threads();
+        let mut rollout = generate(
+            &self.policy.model,
+            &self.codec.tokenizer,
+            self.batch(step),
+            &self.recipe.sampling,
+            name,
+            threads,
+            step - 1,
+        )
+        .map_err(stage)?;
+        let t1 = clock();
+        // 2. Reference and values on the same tokens; score.
+        let full = full_rows(&rollout);
+        self.add_reference_and_values(&mut rollout, &full)?;
+        let parts = self.scorer.score(self.engine, &samples(&rollout))?;
+        let scored =
+            score_rollout(rollout, parts, self.config.missing_eos_penalty).map_err(not_finite(step))?;
+        // 3. Shape and estimate advantages with the β in force.
+        let rows = scored.rollout.responses.len();
+        let betas: Vec<f64> = (0..rows).map(|i| self.beta_of(&scored.rollout.prompts.domains[i])).collect();
+        let adv = advantages(&scored, &betas, self.config).map_err(not_finite(step))?;
+        // 4. The controller sees the KL and decides on the next β and on this batch.
+        let (k1, exact) = measure_kl(&scored.rollout, &adv);
+        let observation = if self.recipe.kl.budgets.is_empty() {
+            exact.observe_overall(step)
+        } else {
+            exact.observe_domains(step)
+        };
+        let used = std::mem::replace(&mut self.decision, self.controller.observe(&observation));
+        let t2 = clock();
+        // 5. Update.
+        let skip = matches!(self.decision.verdict, Verdict::Reject | Verdict::Halt);
+        let schedule = Schedule {
+            peak: self.config.lr,
+            warmup: self.config.warmup_steps,
+            total: self.config.steps,
+            decay: match self.config.lr_schedule {
+                LrSchedule::Constant => Decay::Constant,
+                LrSchedule::Linear => Decay::Linear,
+                LrSchedule::Cosine => Decay::Cosine,
+            },
+        };
+        let lr = schedule.at(step - 1) * self.decision.lr_factor;
+        let stats = if skip { UpdateStats::default() } else { self.update(step, &scored, &adv, &full, lr)? };
+        let t3 = clock();
+        self.episodes += rows as u64;
+        let times = [t1 - t0, t2 - t1, t3 - t2];
+        Ok(self.report(
+            step,
+            &Measured {
+                scored: &scored,
+                adv: &adv,
+                k1: &k1,
+                exact: &exact,
+                used: &used,
+                observation: &observation,
+                stats: &stats,
+                lr,
+                times,
+            },
+        ))
+    }
+
+    fn beta_of(&self, domain: &str) -> f64 {
+        let id = if self.recipe.kl.budgets.is_empty() { ALL } else { domain };
+        self.decision.beta_for(id)
+    }
+
+    fn add_reference_and_values(&mut self, rollout: &mut Rollout, full: &[Vec<u32>]) -> Result<(), Error> {
+        let rows = lm_rows(full, rollout);
+        let pairs = self
+            .policy
+            .model
+            .forward_pair(&self.reference, self.engine, &rows, rollout.temperature)
+            .map_err(stage)?;
+        rollout.ref_logprobs = Ragged::from_rows(pairs.iter().map(|p| p.ref_logprobs.iter().copied()));
+        rollout.kl_exact = Some(Ragged::from_rows(pairs.iter().map(|p| p.kl_exact.iter().copied())));
+        let after = self.config.score_at == ScoreAt::AfterEos;
+        let value_rows = scalar_rows(full, rollout, after);
+        let model = self.value.as_ref().map_or(&self.policy.model, |v| &v.model);
+        if self.value.is_some() || after {
+            let out = model.forward(self.engine, &value_rows, rollout.temperature).map_err(stage)?;
+            let n = |i: usize| rollout.responses.row_len(i);
+            rollout.values =
+                Ragged::from_rows(out.iter().enumerate().map(|(i, r)| r.scalars[..n(i)].iter().copied()));
+            if after {
+                rollout.bootstrap_values =
+                    Some(out.iter().map(|r| r.scalars.last().copied().unwrap_or(0.0)).collect());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_finite(step: u64) -> impl Fn(PpoError) -> Error {
+    move |e| match e {
+        PpoError::NonFiniteLoss { .. } | PpoError::NonFiniteRow { .. } => {
+            Error::NotFinite { stage: Stage::Ppo, step, what: e.to_string(), last_checkpoint: None }
+        }
+        other => stage(other),
+    }
+}
+
+fn with_checkpoint(e: Error, at: u64, last: Option<&PathBuf>) -> Error {
+    match e {
+        Error::NotFinite { stage, what, .. } => {
+            Error::NotFinite { stage, step: at, what, last_checkpoint: last.cloned() }
+        }
+        Error::Stage { stage: Stage::Ppo, source } if source.to_string().contains("not finite") => {
+            let what = source.to_string();
+            Error::NotFinite { stage: Stage::Ppo, step: at, what, last_checkpoint: last.cloned() }
+        }
+        other => other,
+    }
+}

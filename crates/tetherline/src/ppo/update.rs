@@ -1,0 +1,107 @@
+//! The update: the clipped surrogate, `epochs` times over `minibatches`.
+
+use super::loss::{Part, PpoLoss};
+use super::{Ppo, not_finite, stage};
+use crate::Error;
+use crate::rows::{lm_rows, scalar_rows};
+use crate::train::Trainer;
+use tetherline_core::seeds::{Purpose, stream};
+use tetherline_core::{Advantages, Rollout, ScoredRollout, Stage, UpdateStats};
+use tetherline_models::{Engine, Row};
+use tetherline_ppo::{LossSums, MinibatchTotals, PpoError, ScoreAt, explained_variance, old_values_row};
+
+impl Ppo<'_> {
+    pub(super) fn update(
+        &mut self,
+        step: u64,
+        scored: &ScoredRollout,
+        adv: &Advantages,
+        full: &[Vec<u32>],
+        lr: f64,
+    ) -> Result<UpdateStats, Error> {
+        let rollout = &scored.rollout;
+        let lm = lm_rows(full, rollout);
+        let scalar = scalar_rows(full, rollout, self.config.score_at == ScoreAt::AfterEos);
+        let n = lm.len();
+        let (mut sums, mut norms, mut steps) = (LossSums::default(), 0.0, 0u64);
+        'epochs: for epoch in 0..self.config.epochs {
+            let mut order: Vec<usize> = (0..n).collect();
+            stream(self.recipe.seed, Purpose::Shuffle, step, epoch as u64, 0).shuffle(&mut order);
+            let mut of_epoch = LossSums::default();
+            for minibatch in order.chunks(n / self.config.minibatches) {
+                let totals = MinibatchTotals::of(adv, rollout.written.as_ref(), minibatch);
+                for micro in minibatch.chunks(self.config.micro_batch.unwrap_or(n)) {
+                    let loss = PpoLoss {
+                        rows: micro,
+                        rollout,
+                        adv,
+                        totals: &totals,
+                        config: self.config,
+                        what: Part::Policy,
+                    };
+                    if let Some(value) = &mut self.value {
+                        let stats = accumulate(&mut self.policy, self.engine, micro, &lm, &loss, rollout)?;
+                        merge(&mut of_epoch, stats, step)?;
+                        let loss = PpoLoss { what: Part::Value, ..loss };
+                        let stats = accumulate(value, self.engine, micro, &scalar, &loss, rollout)?;
+                        merge(&mut of_epoch, stats, step)?;
+                    } else {
+                        let both: Vec<Row<'_>> = lm
+                            .iter()
+                            .zip(&scalar)
+                            .map(|(l, s)| Row { scalar: s.scalar.clone(), ..l.clone() })
+                            .collect();
+                        let loss = PpoLoss { what: Part::Both, ..loss };
+                        let stats = accumulate(&mut self.policy, self.engine, micro, &both, &loss, rollout)?;
+                        merge(&mut of_epoch, stats, step)?;
+                    }
+                }
+                let not_finite = |e: crate::train::NonFiniteGradient| Error::NotFinite {
+                    stage: Stage::Ppo,
+                    step,
+                    what: e.to_string(),
+                    last_checkpoint: None,
+                };
+                norms += self.policy.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                if let Some(value) = &mut self.value {
+                    value.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                }
+                steps += 1;
+            }
+            let stop = self.config.stops_early(of_epoch.approx_kl_mean());
+            sums.merge(&of_epoch);
+            if stop {
+                break 'epochs;
+            }
+        }
+        let mut stats = sums.means(steps);
+        stats.grad_norm = norms / steps.max(1) as f64;
+        let (mut returns, mut values) = (Vec::new(), Vec::new());
+        for i in 0..n {
+            let v = old_values_row(rollout, adv, i);
+            returns.extend_from_slice(&adv.returns.row(i)[..v.len()]);
+            values.extend_from_slice(&v);
+        }
+        stats.explained_variance = explained_variance(&returns, &values);
+        Ok(stats)
+    }
+}
+
+fn accumulate(
+    trainer: &mut Trainer,
+    engine: &Engine,
+    micro: &[usize],
+    rows: &[Row<'_>],
+    loss: &PpoLoss<'_>,
+    rollout: &Rollout,
+) -> Result<Vec<Result<LossSums, PpoError>>, Error> {
+    let units: Vec<Vec<Row<'_>>> = micro.iter().map(|&i| vec![rows[i].clone()]).collect();
+    trainer.accumulate(engine, &units, rollout.temperature, loss).map_err(stage)
+}
+
+fn merge(sums: &mut LossSums, rows: Vec<Result<LossSums, PpoError>>, step: u64) -> Result<(), Error> {
+    for row in rows {
+        sums.merge(&row.map_err(not_finite(step))?);
+    }
+    Ok(())
+}
