@@ -8,10 +8,10 @@
 
 use anyhow::{Context, Result, anyhow};
 use std::path::Path;
-use tetherline::train::{Example, Trainer, nll_step};
+use tetherline::train::{Example, Trainer, nll};
+use tetherline_core::{LrSchedule, Schedule};
 use tetherline_frontdesk::{SEED, pretrain_dialogues};
 use tetherline_models::optim::AdamWConfig;
-use tetherline_models::optim::{Decay, Schedule};
 use tetherline_models::{Engine, Heads, Model, ModelConfig, SaveType};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -105,7 +105,7 @@ fn main() -> Result<()> {
     let adam = AdamWConfig { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.01 };
     println!("{} parameters, {threads} threads", model.n_params());
     let mut trainer = Trainer::new(model, adam);
-    let schedule = Schedule { peak: 3e-3, warmup: 100, total: steps, decay: Decay::Cosine };
+    let schedule = Schedule { peak: 3e-3, warmup: 100, total: steps, decay: LrSchedule::Cosine };
     let batch = 32;
     let mut dialogues = pretrain_dialogues(SEED + 1, steps as usize * batch);
     let start = std::time::Instant::now();
@@ -120,9 +120,8 @@ fn main() -> Result<()> {
         }
         tokens += examples.iter().map(|e| e.tokens.len()).sum::<usize>();
         let refs: Vec<&Example> = examples.iter().collect();
-        let (loss, _) = nll_step(&mut trainer, &engine, &refs, schedule.at(step), Some(1.0))
-            .map_err(|e| anyhow!("{e}"))?;
-        sum += loss;
+        sum += nll(&mut trainer, &engine, &refs).map_err(|e| anyhow!("{e}"))?;
+        trainer.step(&engine, schedule.at(step), Some(1.0))?;
         seen += 1;
         if (step + 1) % 100 == 0 || step + 1 == steps {
             let s = start.elapsed().as_secs_f64();

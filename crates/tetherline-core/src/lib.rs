@@ -12,6 +12,7 @@ mod field;
 mod prompt;
 mod ragged;
 mod rollout;
+mod schedule;
 mod seam;
 pub mod seeds;
 
@@ -20,4 +21,5 @@ pub use field::FieldError;
 pub use prompt::{PromptBatch, TokenId};
 pub use ragged::{Ragged, RaggedMismatch};
 pub use rollout::{Advantages, NamedScore, Rollout, ScoredRollout, StopReason, UpdateStats};
+pub use schedule::{LrSchedule, Schedule};
 pub use seam::{BoxError, Decode, Score, TextSample};

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
-use tetherline_core::FieldError;
+use tetherline_core::{FieldError, LrSchedule};
 
 /// Hyperparameters of PPO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,18 +84,6 @@ pub struct PpoConfig {
     pub missing_eos_penalty: MissingEos,
     /// Where the score enters the per-token rewards.
     pub score_at: ScoreAt,
-}
-
-/// How the learning rate moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LrSchedule {
-    /// Down to 0 on a straight line.
-    Linear,
-    /// No decay.
-    Constant,
-    /// Down to 0 on half a cosine.
-    Cosine,
 }
 
 /// How token losses of a minibatch become one number.

@@ -23,7 +23,7 @@ mod stats;
 mod whiten;
 
 pub use advantages::{advantages, advantages_with_kl, old_values_row};
-pub use config::{Aggregation, LrSchedule, MissingEos, PpoConfig, ScoreAt, WhitenVariance};
+pub use config::{Aggregation, MissingEos, PpoConfig, ScoreAt, WhitenVariance};
 pub use error::PpoError;
 pub use gae::gae_row;
 pub use loss::{

@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
-use tetherline_core::FieldError;
+use tetherline_core::{FieldError, LrSchedule};
 
 /// Hyperparameters of reward-model training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,18 +56,6 @@ pub struct RewardConfig {
     /// Rules, added to the reward model or used alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<RuleConfig>,
-}
-
-/// How the learning rate moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LrSchedule {
-    /// Down to 0 on a straight line.
-    Linear,
-    /// No decay.
-    Constant,
-    /// Down to 0 on half a cosine.
-    Cosine,
 }
 
 /// One rule.

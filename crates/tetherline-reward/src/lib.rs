@@ -23,7 +23,7 @@ mod rules;
 
 pub use command::CommandRule;
 pub use config::{
-    CommandConfig, KeywordConfig, LengthConfig, LengthUnit, LrSchedule, RegexConfig, RewardConfig, RuleConfig,
+    CommandConfig, KeywordConfig, LengthConfig, LengthUnit, RegexConfig, RewardConfig, RuleConfig,
 };
 pub use error::RewardError;
 pub use keyword::KeywordRule;

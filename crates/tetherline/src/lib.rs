@@ -23,6 +23,7 @@ pub mod score;
 pub mod scoring;
 pub mod sft;
 pub mod sources;
+mod supervised;
 pub mod train;
 
 pub use error::{Error, ErrorKind};

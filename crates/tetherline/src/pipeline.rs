@@ -106,16 +106,16 @@ impl Run<'_> {
 
     fn sft(&self, observer: &mut dyn Observer) -> Result<(), Error> {
         let (model, codec) = self.load(&sources::open_model(&self.recipe.model.policy)?)?;
-        let (model, log) = sft::sft(self.recipe, model, &codec, &self.engine, observer)?;
+        let (model, log) = sft::sft(self.recipe, model, &codec, &self.engine, &self.dir, observer)?;
         self.write_log("sft.jsonl", &log)?;
         save_dir(&self.sft_dir(), |d| Ok(model.save(d, SaveType::F32)?))?;
-        Ok(())
+        Ok(self.dir.clear_stage_checkpoints(Stage::Sft)?)
     }
 
     fn reward(&self, observer: &mut dyn Observer) -> Result<(), Error> {
         let files = self.start_files()?;
         let (start, codec) = self.load(&files)?;
-        let trained = reward::reward(self.recipe, &start, &codec, &self.engine, observer)?;
+        let trained = reward::reward(self.recipe, &start, &codec, &self.engine, &self.dir, observer)?;
         self.write_log("reward.jsonl", &trained.log)?;
         if let Some(held_out) = &trained.held_out {
             let text = serde_json::to_vec_pretty(held_out).map_err(Error::stage(Stage::Reward))?;
@@ -127,7 +127,7 @@ impl Run<'_> {
         }
         let norm = self.fit_norm(&start, &codec, trained.model.clone(), &files, observer)?;
         save_dir(&self.dir.reward(), |d| reward::save(d, &trained.model, norm))?;
-        Ok(())
+        Ok(self.dir.clear_stage_checkpoints(Stage::Reward)?)
     }
 
     /// Mean and standard deviation of the raw scores of the reference policy's own samples.

@@ -3,18 +3,18 @@
 
 use crate::codec::Codec;
 use crate::recipe::Recipe;
+use crate::run_dir::RunDir;
 use crate::scoring::{NORM_FILE, REWARD_HEADS, RewardModel};
 use crate::sft::note_skipped;
+use crate::supervised::Supervised;
 use crate::train::Trainer;
 use crate::{Error, sources};
-use serde_json::json;
 use std::path::Path;
-use tetherline_core::seeds::{Purpose, stream};
-use tetherline_core::{Event, Metrics, Observer, Stage};
+use tetherline_core::{Event, Metrics, Observer, Schedule, Stage};
 use tetherline_data::PairRow;
-use tetherline_models::optim::{AdamWConfig, Decay, Schedule};
+use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Model, ModelFiles, Row, RowGrad, RowOutput, SaveType, UnitLoss};
-use tetherline_reward::{HeldOut, HeldOutPair, LrSchedule, RewardNorm, pair_loss};
+use tetherline_reward::{HeldOut, HeldOutPair, RewardNorm, pair_loss};
 
 /// A tokenised pair.
 struct Pair {
@@ -95,6 +95,7 @@ pub fn reward(
     policy: &Model,
     codec: &Codec,
     engine: &Engine,
+    run: &RunDir,
     observer: &mut dyn Observer,
 ) -> Result<Trained, Error> {
     let config = &recipe.reward;
@@ -121,58 +122,27 @@ pub fn reward(
         eps: config.adam_eps,
         weight_decay: config.weight_decay,
     };
-    let mut trainer = Trainer::new(model, adam);
-    let decay = match config.lr_schedule {
-        LrSchedule::Constant => Decay::Constant,
-        LrSchedule::Linear => Decay::Linear,
-        LrSchedule::Cosine => Decay::Cosine,
+    let schedule =
+        Schedule { peak: config.lr, warmup: config.warmup_steps, total, decay: config.lr_schedule };
+    let training = Supervised {
+        stage: Stage::Reward,
+        seed: recipe.seed,
+        items: pairs.len(),
+        batch_size: config.batch_size,
+        schedule,
+        max_grad_norm: config.max_grad_norm,
+        engine,
+        run,
+        checkpoint: &recipe.checkpoint,
     };
-    let schedule = Schedule { peak: config.lr, warmup: config.warmup_steps, total, decay };
-    let max_norm = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-    observer.on_event(&Event::StageStarted { stage: Stage::Reward, done: 0, total });
-    let mut order: Vec<usize> = Vec::new();
-    let mut epoch = 0;
-    let mut log = Vec::new();
-    for step in 0..total {
-        if order.is_empty() {
-            order = (0..pairs.len()).collect();
-            stream(recipe.seed, Purpose::Shuffle, epoch, Stage::Reward as u64, 0).shuffle(&mut order);
-            epoch += 1;
-        }
-        let take = config.batch_size.min(order.len());
-        let batch: Vec<&Pair> = order.drain(order.len() - take..).map(|i| &pairs[i]).collect();
+    let (model, log) = training.train(Trainer::new(model, adam), observer, |trainer, batch| {
+        let batch: Vec<&Pair> = batch.iter().map(|&i| &pairs[i]).collect();
         let loss = BradleyTerry { pairs: &batch, center: config.center_coef };
-        let mut stats = Vec::new();
-        // The loss knows its units by their place in the batch, so micro-batches go through one call;
-        // the kernels bound memory by chunks of tokens.
         let units: Vec<Vec<Row<'_>>> = batch.iter().map(|p| p.rows()).collect();
-        stats.extend(trainer.accumulate(engine, &units, 1.0, &loss).map_err(Error::stage(Stage::Reward))?);
-        let lr = schedule.at(step);
-        let value: f64 = stats.iter().map(|s| s.0).sum();
-        let accuracy: f64 = stats.iter().map(|s| s.1).sum();
-        let norm = trainer.step(engine, lr, max_norm).map_err(Error::stage(Stage::Reward))?;
-        if !value.is_finite() {
-            let what = format!("the loss is {value}");
-            return Err(Error::NotFinite {
-                stage: Stage::Reward,
-                step: step + 1,
-                what,
-                last_checkpoint: None,
-            });
-        }
-        log.push(json!({"step": step + 1, "loss": value, "accuracy": accuracy, "grad_norm": norm, "lr": lr}));
-        let metrics = Metrics::from([
-            ("loss".into(), value),
-            ("accuracy".into(), accuracy),
-            ("grad_norm".into(), norm),
-            ("lr".into(), lr),
-        ]);
-        observer.on_event(&Event::Step { stage: Stage::Reward, step: step + 1, total, metrics: &metrics });
-        if observer.stop_requested() {
-            return Err(Error::Interrupted { stage: Stage::Reward, step: step + 1, checkpoint: None });
-        }
-    }
-    let model = trainer.model;
+        let stats = trainer.accumulate(engine, &units, 1.0, &loss)?;
+        let sum = |of: fn(&(f64, f64)) -> f64| stats.iter().map(of).sum::<f64>();
+        Ok(Metrics::from([("loss".to_owned(), sum(|s| s.0)), ("accuracy".to_owned(), sum(|s| s.1))]))
+    })?;
     let held_out = match sources::pairs_eval(recipe)? {
         Some(rows) => {
             note_skipped(observer, "data.pairs_eval", rows.skipped.len());
@@ -180,7 +150,6 @@ pub fn reward(
         }
         None => None,
     };
-    observer.on_event(&Event::StageFinished { stage: Stage::Reward });
     Ok(Trained { model, log, held_out })
 }
 

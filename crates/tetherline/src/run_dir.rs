@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! config.toml               the resolved recipe
-//! metrics.jsonl             one object per step
+//! sft.jsonl  reward.jsonl   one object per step of these stages
+//! reward_held_out.json      the reward model on pairs it has not seen
+//! metrics.jsonl             one object per step of PPO
 //! control.jsonl             every KL observation and every decision
-//! samples.jsonl             prompts and responses
-//! events.jsonl              notes, warnings, stages, checkpoints
-//! checkpoints/step-000040/  the whole state
-//! policy/  reward/          Hugging Face directories
+//! samples.jsonl             prompts and responses, a few of each step
+//! events.jsonl              every verdict other than to accept the update
+//! checkpoints/step-000040/  the whole state of PPO
+//! checkpoints/sft/  …       of a stage that is under way
+//! sft/  reward/  policy/    Hugging Face directories
+//! evaluation.json           baseline policy against aligned policy
 //! report.html
 //! ```
 //!
@@ -20,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use tetherline_core::Stage;
 
 /// Why a run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +212,30 @@ impl RunDir {
     /// [`RunDirError::Checkpoint`].
     pub fn checkpoints(&self) -> Result<Checkpoints, RunDirError> {
         Ok(Checkpoints::open(self.root.join("checkpoints"))?)
+    }
+
+    /// The checkpoints of a stage before PPO, while it is under way.
+    ///
+    /// # Errors
+    /// [`RunDirError::Checkpoint`].
+    pub fn stage_checkpoints(&self, stage: Stage) -> Result<Checkpoints, RunDirError> {
+        Ok(Checkpoints::open(self.stage_checkpoint_dir(stage))?)
+    }
+
+    /// Removes the checkpoints of a stage whose result is saved.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn clear_stage_checkpoints(&self, stage: Stage) -> Result<(), RunDirError> {
+        let dir = self.stage_checkpoint_dir(stage);
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn stage_checkpoint_dir(&self, stage: Stage) -> PathBuf {
+        self.root.join("checkpoints").join(stage.name())
     }
 
     /// The four logs, cut back to what a checkpoint recorded (`None`: emptied, for a run that starts).

@@ -2,11 +2,11 @@
 
 use crate::codec::Codec;
 use crate::recipe::Recipe;
-use crate::train::{Example, Trainer, nll_step};
+use crate::run_dir::RunDir;
+use crate::supervised::Supervised;
+use crate::train::{Example, Trainer, nll};
 use crate::{Error, sources};
-use serde_json::json;
-use tetherline_core::seeds::{Purpose, stream};
-use tetherline_core::{Event, Metrics, Observer, Stage};
+use tetherline_core::{Event, Metrics, Observer, Schedule, Stage};
 use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Model};
 
@@ -19,6 +19,7 @@ pub fn sft(
     model: Model,
     codec: &Codec,
     engine: &Engine,
+    run: &RunDir,
     observer: &mut dyn Observer,
 ) -> Result<(Model, Vec<serde_json::Value>), Error> {
     let config = recipe.sft.clone().unwrap_or_default();
@@ -41,40 +42,28 @@ pub fn sft(
     if examples.is_empty() {
         return Err(Error::input("data.sft", "no demonstration fits the model's context"));
     }
-    let total = config.total_steps(examples.len());
+    let schedule = Schedule {
+        peak: config.lr,
+        warmup: config.warmup_steps,
+        total: config.total_steps(examples.len()),
+        decay: config.lr_schedule,
+    };
     let adam = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: config.weight_decay };
-    let mut trainer = Trainer::new(model, adam);
-    let max_norm = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-    observer.on_event(&Event::StageStarted { stage: Stage::Sft, done: 0, total });
-    let mut order = Vec::new();
-    let mut epoch = 0;
-    let mut log = Vec::new();
-    for step in 0..total {
-        let mut batch: Vec<&Example> = Vec::with_capacity(config.batch_size);
-        while batch.len() < config.batch_size {
-            if order.is_empty() {
-                order = (0..examples.len()).collect();
-                stream(recipe.seed, Purpose::Shuffle, epoch, Stage::Sft as u64, 0).shuffle(&mut order);
-                epoch += 1;
-            }
-            batch.extend(order.pop().map(|i: usize| &examples[i]));
-        }
-        let lr = config.lr_at(step, total);
-        let (loss, norm) =
-            nll_step(&mut trainer, engine, &batch, lr, max_norm).map_err(Error::stage(Stage::Sft))?;
-        if !loss.is_finite() {
-            let what = format!("the loss is {loss}");
-            return Err(Error::NotFinite { stage: Stage::Sft, step: step + 1, what, last_checkpoint: None });
-        }
-        log.push(json!({"step": step + 1, "loss": loss, "grad_norm": norm, "lr": lr}));
-        let metrics = Metrics::from([("loss".into(), loss), ("grad_norm".into(), norm), ("lr".into(), lr)]);
-        observer.on_event(&Event::Step { stage: Stage::Sft, step: step + 1, total, metrics: &metrics });
-        if observer.stop_requested() {
-            return Err(Error::Interrupted { stage: Stage::Sft, step: step + 1, checkpoint: None });
-        }
-    }
-    observer.on_event(&Event::StageFinished { stage: Stage::Sft });
-    Ok((trainer.model, log))
+    let training = Supervised {
+        stage: Stage::Sft,
+        seed: recipe.seed,
+        items: examples.len(),
+        batch_size: config.batch_size,
+        schedule,
+        max_grad_norm: config.max_grad_norm,
+        engine,
+        run,
+        checkpoint: &recipe.checkpoint,
+    };
+    training.train(Trainer::new(model, adam), observer, |trainer, batch| {
+        let batch: Vec<&Example> = batch.iter().map(|&i| &examples[i]).collect();
+        Ok(Metrics::from([("loss".to_owned(), nll(trainer, engine, &batch)?)]))
+    })
 }
 
 /// Says how many bad lines were left out.

@@ -141,20 +141,12 @@ impl UnitLoss for Nll {
     }
 }
 
-/// One step of likelihood training on `batch`; returns (loss in nats per token, gradient norm).
+/// Adds the gradient of the mean negative log-likelihood of `batch`; returns the loss, nats per target token.
 ///
 /// # Errors
-/// If a row does not fit the model or the loss is not finite.
-pub fn nll_step(
-    trainer: &mut Trainer,
-    engine: &Engine,
-    batch: &[&Example],
-    lr: f64,
-    max_norm: Option<f64>,
-) -> Result<(f64, f64), BoxError> {
+/// If a row does not fit the model.
+pub fn nll(trainer: &mut Trainer, engine: &Engine, batch: &[&Example]) -> Result<f64, BoxError> {
     let tokens = batch.iter().map(|e| e.targets()).sum();
     let units: Vec<Vec<Row<'_>>> = batch.iter().map(|e| vec![e.row()]).collect();
-    let loss: f64 = trainer.accumulate(engine, &units, 1.0, &Nll { tokens })?.iter().sum();
-    let norm = trainer.step(engine, lr, max_norm)?;
-    Ok((loss, norm))
+    Ok(trainer.accumulate(engine, &units, 1.0, &Nll { tokens })?.iter().sum())
 }

@@ -10,6 +10,7 @@
 //!     update     = clipped surrogate, `epochs` times over `minibatches`
 //! ```
 
+mod held_out;
 mod log;
 mod loss;
 mod self_test;
@@ -27,11 +28,11 @@ use log::{Measured, StepOutput};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tetherline_core::seeds::{Purpose, stream};
-use tetherline_core::{Event, Observer, PromptBatch, Ragged, Rollout, Stage, UpdateStats};
+use tetherline_core::{Event, Observer, PromptBatch, Ragged, Rollout, Schedule, Stage, UpdateStats};
 use tetherline_kl::{ALL, ControlDecision, KlController, Verdict};
-use tetherline_models::optim::{AdamWConfig, Decay, Schedule};
+use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Heads, Model};
-use tetherline_ppo::{LrSchedule, PpoConfig, PpoError, ScoreAt, advantages, score_rollout};
+use tetherline_ppo::{PpoConfig, PpoError, ScoreAt, advantages, score_rollout};
 use tetherline_rollout::{StreamName, generate};
 
 /// The heads of a policy.
@@ -49,6 +50,7 @@ pub struct Ppo<'a> {
     reference: Model,
     scorer: Scorer,
     prompts: PromptBatch,
+    held_out: Option<PromptBatch>,
     controller: Box<dyn KlController + Send>,
     decision: ControlDecision,
     done: u64,
@@ -123,6 +125,10 @@ impl<'a> Ppo<'a> {
         crate::sft::note_skipped(observer, "data.prompts", loaded.skipped.len());
         let context = policy.context();
         let prompts = encode_prompts(recipe, codec, &loaded.rows, context, "data.prompts", observer)?;
+        let held_out = match recipe.eval.every.min(recipe.eval.prompts as u64) {
+            0 => None,
+            _ => Some(crate::evaluate::prompts(recipe, codec, context, observer)?),
+        };
         let controller = recipe.kl.build().map_err(|e| Error::input("the kl section", e))?;
         for warning in recipe.kl.warnings(Some(config.batch_size as u64)) {
             observer.on_event(&Event::Warning(&warning));
@@ -140,6 +146,7 @@ impl<'a> Ppo<'a> {
             reference,
             scorer,
             prompts,
+            held_out,
             controller,
             decision,
             done: 0,
@@ -167,8 +174,9 @@ impl<'a> Ppo<'a> {
         observer.on_event(&Event::StageStarted { stage: Stage::Ppo, done: self.done, total });
         while self.done < total {
             let step = self.done + 1;
-            let out = self.step(step).map_err(|e| with_checkpoint(e, step, last_checkpoint.as_ref()))?;
+            let mut out = self.step(step).map_err(|e| with_checkpoint(e, step, last_checkpoint.as_ref()))?;
             self.done = step;
+            self.add_held_out(step, &mut out)?;
             logs.metrics.write(&out.line)?;
             for line in &out.control {
                 logs.control.write(line)?;
@@ -260,11 +268,7 @@ impl<'a> Ppo<'a> {
             peak: self.config.lr,
             warmup: self.config.warmup_steps,
             total: self.config.steps,
-            decay: match self.config.lr_schedule {
-                LrSchedule::Constant => Decay::Constant,
-                LrSchedule::Linear => Decay::Linear,
-                LrSchedule::Cosine => Decay::Cosine,
-            },
+            decay: self.config.lr_schedule,
         };
         let lr = schedule.at(step - 1) * self.decision.lr_factor;
         let stats = if skip { UpdateStats::default() } else { self.update(step, &scored, &adv, &full, lr)? };

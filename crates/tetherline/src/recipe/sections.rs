@@ -5,8 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use tetherline_core::FieldError;
-use tetherline_ppo::LrSchedule;
+use tetherline_core::{FieldError, LrSchedule};
 
 /// `[model]`: where the weights come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -192,22 +191,6 @@ impl SftConfig {
         (self.epochs * rows as f64 / self.batch_size as f64).ceil() as u64
     }
 
-    /// Learning rate of optimizer step `step` (0-based) of `total`.
-    pub fn lr_at(&self, step: u64, total: u64) -> f64 {
-        let warmup = self.warmup_steps;
-        if step < warmup {
-            return self.lr * (step + 1) as f64 / warmup as f64;
-        }
-        let done = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
-        let done = done.min(1.0);
-        self.lr
-            * match self.lr_schedule {
-                LrSchedule::Constant => 1.0,
-                LrSchedule::Linear => 1.0 - done,
-                LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-            }
-    }
-
     /// Checks every value.
     ///
     /// # Errors
@@ -247,7 +230,7 @@ pub struct EvalConfig {
     pub prompts: usize,
     /// Samples per prompt.
     pub samples: usize,
-    /// Also evaluate every so many PPO steps; 0: only before and after.
+    /// Also evaluate every so many PPO steps (`heldout/*` in `metrics.jsonl`); 0: only before and after.
     pub every: u64,
     /// Sampling temperature; 0: greedy.
     pub temperature: f64,
@@ -279,7 +262,8 @@ impl EvalConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointConfig {
-    /// Save every so many PPO steps; 0: only at the end and on an interrupt.
+    /// Save every so many steps of PPO (and of `[sft]` and `[reward]`, as long as these run); 0: only on an
+    /// interrupt and at the end of PPO.
     pub every: u64,
     /// How many checkpoints to keep.
     pub keep: usize,
@@ -319,20 +303,6 @@ mod tests {
         for bad in ["", "frontdsk", "a/b/c", "owner/", "owner/name@", "./nowhere", "/no/where"] {
             assert!(ModelSource::parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn learning_rates_hit_their_corners() {
-        let at = |lr_schedule, step, total, warmup_steps| {
-            SftConfig { lr: 2.0, lr_schedule, warmup_steps, ..SftConfig::default() }.lr_at(step, total)
-        };
-        assert_eq!(at(LrSchedule::Constant, 99, 100, 0), 2.0);
-        assert_eq!(at(LrSchedule::Linear, 0, 10, 0), 2.0);
-        assert_eq!(at(LrSchedule::Linear, 5, 10, 0), 1.0);
-        assert!((at(LrSchedule::Cosine, 5, 10, 0) - 1.0).abs() < 1e-12);
-        assert_eq!(at(LrSchedule::Cosine, 10, 10, 0), 0.0);
-        assert_eq!(at(LrSchedule::Cosine, 0, 10, 4), 0.5);
-        assert_eq!(at(LrSchedule::Linear, 4, 12, 4), 2.0);
     }
 
     #[test]

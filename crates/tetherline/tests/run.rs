@@ -1,0 +1,128 @@
+//! Whole runs on the embedded world, a few steps of each stage.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use tetherline::{Error, Recipe, RunOptions, Stages, run};
+use tetherline_core::{Event, Observer, Silent, Stage};
+
+/// A recipe of few and small steps.
+fn recipe(more: &[(&str, &str)]) -> Recipe {
+    let mut sets = vec![
+        ("sft.steps", "5"),
+        ("sft.batch_size", "4"),
+        ("reward.steps", "5"),
+        ("reward.batch_size", "4"),
+        ("reward.normalize_samples", "8"),
+        ("sampling.max_new_tokens", "12"),
+        ("ppo.steps", "4"),
+        ("ppo.batch_size", "8"),
+        ("eval.prompts", "6"),
+        ("checkpoint.every", "2"),
+    ];
+    sets.extend(more);
+    let sets: Vec<(String, String)> = sets.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    Recipe::load("quickstart", &sets).unwrap()
+}
+
+fn options(out: &Path, threads: usize, resume: bool) -> RunOptions {
+    RunOptions { out: out.to_owned(), resume, stages: Stages::All, threads, clock: || 0.0 }
+}
+
+/// Asks to stop after `at` steps of `stage`.
+struct StopAt {
+    stage: Stage,
+    at: u64,
+    reached: bool,
+}
+
+impl Observer for StopAt {
+    fn on_event(&mut self, event: &Event<'_>) {
+        if let Event::Step { stage, step, .. } = event {
+            self.reached |= *stage == self.stage && *step == self.at;
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.reached
+    }
+}
+
+/// Everything a run left but its checkpoints and its lock.
+fn contents(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut out = BTreeMap::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            match name.as_str() {
+                "checkpoints" | ".lock" => {}
+                _ if path.is_dir() => todo.push(path),
+                _ => drop(out.insert(name, std::fs::read(&path).unwrap())),
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn an_interrupted_run_goes_on_bit_for_bit_in_every_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = recipe(&[]);
+    let straight = dir.path().join("straight");
+    run(&recipe, &options(&straight, 1, false), &mut Silent).unwrap();
+    let wanted = contents(&straight);
+    for file in ["sft.jsonl", "reward.jsonl", "metrics.jsonl", "policy/model.safetensors", "report.html"] {
+        assert!(wanted.contains_key(file), "{file} is missing");
+    }
+    for (stage, at) in [(Stage::Sft, 3), (Stage::Reward, 3), (Stage::Ppo, 3)] {
+        let out = dir.path().join(stage.name());
+        let mut observer = StopAt { stage, at, reached: false };
+        match run(&recipe, &options(&out, 2, false), &mut observer) {
+            Err(Error::Interrupted { stage: s, step, checkpoint: Some(path) }) => {
+                assert_eq!((s, step), (stage, at));
+                assert!(path.is_dir());
+            }
+            other => panic!("{}: {other:?}", stage.name()),
+        }
+        let mut steps = Steps(Vec::new());
+        run(&recipe, &options(&out, 2, true), &mut steps).unwrap();
+        assert_eq!(steps.0.first(), Some(&(stage, at + 1)), "the saved steps are not done again");
+        let found = contents(&out);
+        assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+        for (name, bytes) in &wanted {
+            assert!(found[name] == *bytes, "{name} differs after {} was interrupted", stage.name());
+        }
+        assert!(!out.join("checkpoints/sft").exists() && !out.join("checkpoints/reward").exists());
+    }
+}
+
+/// Remembers the steps that were run.
+struct Steps(Vec<(Stage, u64)>);
+
+impl Observer for Steps {
+    fn on_event(&mut self, event: &Event<'_>) {
+        if let Event::Step { stage, step, .. } = event {
+            self.0.push((*stage, *step));
+        }
+    }
+}
+
+#[test]
+fn held_out_prompts_are_measured_as_often_as_asked_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = |name: &str, every: &str| -> Vec<serde_json::Map<String, serde_json::Value>> {
+        let out = dir.path().join(name);
+        run(&recipe(&[("eval.every", every)]), &options(&out, 2, false), &mut Silent).unwrap();
+        let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let (without, mut with) = (metrics("without", "0"), metrics("with", "2"));
+    for (step, row) in (1..).zip(&mut with) {
+        for key in ["score", "gold", "kl_exact", "entropy", "length"] {
+            let value = row.remove(&format!("heldout/{key}"));
+            assert_eq!(value.is_some_and(|v| v.is_f64()), step % 2 == 0, "{key} at step {step}");
+        }
+    }
+    assert_eq!(with, without);
+}
