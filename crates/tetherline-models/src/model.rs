@@ -147,9 +147,10 @@ impl Model {
         self.packed.refresh(&self.spec, &self.flat, 1);
     }
 
-    /// Sets the scalar head to zero (a value head that starts by predicting nothing).
-    pub fn zero_scalar_head(&mut self) {
-        self.set_scalar(SCORE, |_| 0.0);
+    /// Sets the scalar head to N(0, `sd`²), stream `(seed, Init)`; with 0 it starts by predicting nothing.
+    pub fn init_scalar_head(&mut self, sd: f64, seed: u64) {
+        let mut r = stream(seed, Purpose::Init, 0, u64::MAX, 1);
+        self.set_scalar(SCORE, |_| (r.normal() * sd) as f32);
     }
 
     fn load_value_head(&mut self, files: &ModelFiles) -> Result<bool> {

@@ -20,13 +20,24 @@ pub struct SamplingConfig {
     pub top_p: f64,
     /// Longest response, in tokens, the end-of-sequence token included.
     pub max_new_tokens: usize,
+    /// An end-of-sequence token does not end a response, which then always has `max_new_tokens` (unless a
+    /// stop string ends it). What comes after that token counts like the rest. TRL's PPO samples so, with
+    /// `stop_token` unset.
+    pub ignore_eos: bool,
     /// A response also ends where one of these appears in its text.
     pub stop: Vec<String>,
 }
 
 impl Default for SamplingConfig {
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: 0, top_p: 1.0, max_new_tokens: 64, stop: Vec::new() }
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            max_new_tokens: 64,
+            ignore_eos: false,
+            stop: Vec::new(),
+        }
     }
 }
 

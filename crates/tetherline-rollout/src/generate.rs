@@ -154,7 +154,7 @@ fn decode_group(
             row.logprobs.push(logits[token]);
             row.entropy.push(entropy);
             row.values.extend(step.scalars.get(i));
-            row.stop = if tokenizer.eos().contains(&(token as TokenId)) {
+            row.stop = if !config.ignore_eos && tokenizer.eos().contains(&(token as TokenId)) {
                 Some(StopReason::Eos)
             } else if hits_stop_string(tokenizer, &row.tokens, &config.stop) {
                 Some(StopReason::StopString)

@@ -13,6 +13,7 @@ pub(crate) fn run(cli: &Cli, args: &GenerateArgs) -> anyhow::Result<()> {
         top_k: args.top_k,
         top_p: args.top_p,
         max_new_tokens: args.max_new_tokens,
+        ignore_eos: false,
         stop: args.stop.clone(),
     };
     sampling.validate().map_err(|e| UsageError(format!("--{}: {}", e.field.replace('_', "-"), e.problem)))?;

@@ -38,6 +38,10 @@ use tetherline_rollout::{StreamName, generate};
 /// The heads of a policy.
 pub const POLICY_HEADS: Heads = Heads { lm: true, scalar: false };
 
+/// Standard deviation of a fresh value head on a trunk of its own, as `transformers` initialises one. A head
+/// of zero learns late: the trunk gets no gradient through it. A larger one makes the trunk's steps too large.
+const VALUE_HEAD_SD: f64 = 0.02;
+
 /// Everything PPO works with.
 pub struct Ppo<'a> {
     recipe: &'a Recipe,
@@ -96,7 +100,7 @@ impl<'a> Ppo<'a> {
         let shared = recipe.model.value == ValueModel::Shared;
         let policy = if shared {
             let mut m = start.with_heads(Heads { lm: true, scalar: true }, recipe.seed).map_err(fail)?;
-            m.zero_scalar_head();
+            m.init_scalar_head(0.0, recipe.seed);
             m
         } else {
             start.with_heads(POLICY_HEADS, recipe.seed).map_err(fail)?
@@ -110,7 +114,7 @@ impl<'a> Ppo<'a> {
                 _ => {
                     let heads = Heads { lm: false, scalar: true };
                     let mut m = start.with_heads(heads, recipe.seed).map_err(fail)?;
-                    m.zero_scalar_head();
+                    m.init_scalar_head(VALUE_HEAD_SD, recipe.seed);
                     m
                 }
             })
