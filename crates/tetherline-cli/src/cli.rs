@@ -3,6 +3,7 @@
 use crate::exit_codes;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use tetherline::Device;
 
 /// Align language models under a KL controller.
 #[derive(Debug, Parser)]
@@ -151,6 +152,9 @@ pub(crate) struct BatchArgs {
     /// Worker threads; 0: every core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
+    /// What computes: cpu, graph, cuda, cuda:N or metal
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
     /// Skip and count malformed lines instead of stopping
     #[arg(long)]
     pub(crate) skip_bad_lines: bool,

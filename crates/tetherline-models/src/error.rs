@@ -1,5 +1,6 @@
 //! Everything that can be wrong with a model directory.
 
+use crate::device::Device;
 use std::path::PathBuf;
 
 /// Errors of this crate. Messages name the file, tensor or field and say what to do.
@@ -151,8 +152,41 @@ pub enum ModelError {
         /// What went wrong and what to do.
         problem: String,
     },
-    /// The candle graph failed.
-    #[error("candle: {0}")]
+    /// An output is asked for at a position that a sequence does not have.
+    #[error("an output is asked for at position {position} of a sequence of {tokens} tokens")]
+    PositionOutOfRange {
+        /// The position; a scored one needs a token after it.
+        position: usize,
+        /// Length of the sequence.
+        tokens: usize,
+    },
+    /// A vocabulary head is needed.
+    #[error("{0} has no vocabulary head: it is a reward model, and KL needs log-probs")]
+    NoVocabulary(&'static str),
+    /// A decode step was not given one token for each row.
+    #[error("{tokens} tokens for a decode step of {rows} rows")]
+    OneTokenPerRow {
+        /// Tokens given.
+        tokens: usize,
+        /// Rows of the batch.
+        rows: usize,
+    },
+    /// A device cannot be used.
+    #[error("device {device}: {problem}")]
+    Device {
+        /// Which.
+        device: Device,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// The graph computed something, but its backward pass did not reach a parameter that took part.
+    #[error("the backward pass gave no gradient for `{name}`: an operation of the graph has no derivative")]
+    NoGradient {
+        /// The parameter.
+        name: String,
+    },
+    /// A tensor operation of the graph failed: out of memory, or a bug.
+    #[error("the candle graph failed: {0}")]
     Candle(#[from] candle_core::Error),
 }
 

@@ -1,16 +1,17 @@
 //! A model in memory: configuration, named parameters in one flat vector, and the decoder that runs them.
 
 use crate::config::ModelConfig;
+use crate::engine::{DecodeBatch, Engine, Rows, Run};
 use crate::error::{ModelError, Result};
 use crate::files::ModelFiles;
+use crate::graph::{self, CachedRows, DeviceCopy, Net};
 use crate::layout::{Heads, SCORE, Slot, build};
 use crate::weights::{self, SaveType};
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::OnceLock;
 use tetherline_core::seeds::{Purpose, stream};
-use tetherline_kernels::{
-    DecodeBatch, DecoderSpec, Engine, PackedWeights, PairRow, Row, RowResult, UnitLoss,
-};
+use tetherline_kernels::{DecoderSpec, PackedWeights, PairRow, Row, RowResult, UnitLoss};
 
 /// Files that travel with a model unchanged.
 const ASSETS: [&str; 8] = [
@@ -28,6 +29,9 @@ const ASSETS: [&str; 8] = [
 const VALUE_HEAD: &str = "value_head.safetensors";
 
 /// A model in memory.
+///
+/// The flat parameters are the truth. What an engine computes with are copies made when one first needs
+/// them: panels for the kernels, variables on a device for the graph.
 #[derive(Clone, Debug)]
 pub struct Model {
     config: ModelConfig,
@@ -35,7 +39,10 @@ pub struct Model {
     slots: Vec<Slot>,
     spec: DecoderSpec,
     flat: Vec<f32>,
-    packed: PackedWeights,
+    /// Counts the changes of `flat`; a device copy knows which it was made from.
+    version: u64,
+    packed: OnceLock<PackedWeights>,
+    on_device: DeviceCopy,
     trainable: bool,
     limit: usize,
     assets: Vec<(&'static str, Cow<'static, [u8]>)>,
@@ -73,9 +80,19 @@ impl Model {
         spec: DecoderSpec,
         flat: Vec<f32>,
     ) -> Self {
-        let packed = PackedWeights::new(&spec, &flat, false, 1);
-        let limit = config.max_positions;
-        Self { limit, config, heads, slots, spec, flat, packed, trainable: false, assets: Vec::new() }
+        Self {
+            limit: config.max_positions,
+            config,
+            heads,
+            slots,
+            spec,
+            flat,
+            version: 0,
+            packed: OnceLock::new(),
+            on_device: DeviceCopy::default(),
+            trainable: false,
+            assets: Vec::new(),
+        }
     }
 
     /// A model with random weights: N(0, 0.02²) matrices (residual projections divided by √(2·layers)),
@@ -144,7 +161,8 @@ impl Model {
         for (i, x) in self.flat[slot.range()].iter_mut().enumerate() {
             *x = value(i);
         }
-        self.packed.refresh(&self.spec, &self.flat, 1);
+        self.version += 1;
+        self.packed.take();
     }
 
     /// Sets the scalar head to N(0, `sd`²), stream `(seed, Init)`; with 0 it starts by predicting nothing.
@@ -261,17 +279,36 @@ impl Model {
         }
     }
 
-    /// Changes the parameters and brings the packed copies up to date.
+    /// Changes the parameters; the copies that engines compute with follow.
     pub fn update(&mut self, engine: &Engine, change: impl FnOnce(&mut [f32])) {
         change(&mut self.flat);
-        self.packed.refresh(&self.spec, &self.flat, engine.threads());
+        self.version += 1;
+        match &engine.run {
+            Run::Kernels(_) => {
+                if let Some(packed) = self.packed.get_mut() {
+                    packed.refresh(&self.spec, &self.flat, engine.threads());
+                }
+            }
+            Run::Graph(_) => drop(self.packed.take()),
+        }
+    }
+
+    /// The panels that the kernels read.
+    fn packed(&self, threads: usize) -> &PackedWeights {
+        self.packed.get_or_init(|| PackedWeights::new(&self.spec, &self.flat, self.trainable, threads))
+    }
+
+    /// The decoder on a device of the graph.
+    fn net(&self, device: &candle_core::Device) -> Result<Net<'_>> {
+        let uploaded = self.on_device.get(device, self.version, &self.spec, &self.slots, &self.flat)?;
+        Ok(Net { spec: &self.spec, slots: &self.slots, uploaded })
     }
 
     /// Prepares for [`Model::step`]: keeps the second packed copy that the backward pass reads.
     pub fn make_trainable(&mut self) {
         if !self.trainable {
             self.trainable = true;
-            self.packed = PackedWeights::new(&self.spec, &self.flat, true, 1);
+            self.packed.take();
         }
     }
 
@@ -295,19 +332,38 @@ impl Model {
         }
     }
 
+    /// Checks tokens and positions of one row.
+    fn check_row(&self, row: &Row<'_>) -> Result<()> {
+        self.check_tokens(row.tokens)?;
+        let tokens = row.tokens.len();
+        // The last token has no next one to score.
+        let beyond =
+            |r: &std::ops::Range<usize>, end: usize| (!r.is_empty() && r.end > end).then(|| r.end - 1);
+        match beyond(&row.lm, tokens.saturating_sub(1)).or(beyond(&row.scalar, tokens)) {
+            None => Ok(()),
+            Some(position) => Err(ModelError::PositionOutOfRange { position, tokens }),
+        }
+    }
+
     /// Outputs of every row at `temperature`.
     ///
     /// # Errors
-    /// If a row does not pass [`Model::check_tokens`].
+    /// If a row does not pass [`Model::check_tokens`], asks for a position it does not have, or the device
+    /// fails.
     pub fn forward(&self, engine: &Engine, rows: &[Row<'_>], temperature: f32) -> Result<Vec<RowResult>> {
-        rows.iter().try_for_each(|r| self.check_tokens(r.tokens))?;
-        Ok(engine.forward(&self.spec, &self.flat, &self.packed, rows, temperature))
+        rows.iter().try_for_each(|r| self.check_row(r))?;
+        match &engine.run {
+            Run::Kernels(k) => {
+                Ok(k.forward(&self.spec, &self.flat, self.packed(engine.threads()), rows, temperature))
+            }
+            Run::Graph(device) => graph::forward(&self.net(device)?, rows, temperature),
+        }
     }
 
     /// This model as policy and `reference` on the same rows, with their exact KL (nats per token).
     ///
     /// # Errors
-    /// If a row does not pass [`Model::check_tokens`] for both, or the vocabularies differ.
+    /// As [`Model::forward`], for both; if one has no vocabulary head, or the vocabularies differ.
     pub fn forward_pair(
         &self,
         reference: &Model,
@@ -324,28 +380,43 @@ impl Model {
                 ),
             });
         }
-        for r in rows {
-            self.check_tokens(r.tokens)?;
-            reference.check_tokens(r.tokens)?;
+        for (model, name) in [(self, "the policy"), (reference, "the reference")] {
+            if !model.heads.lm {
+                return Err(ModelError::NoVocabulary(name));
+            }
+            rows.iter().try_for_each(|r| model.check_row(r))?;
         }
-        let p = (&self.spec, &self.flat[..], &self.packed);
-        let r = (&reference.spec, &reference.flat[..], &reference.packed);
-        Ok(engine.forward_pair(p, r, rows, temperature))
+        match &engine.run {
+            Run::Kernels(k) => {
+                let n = engine.threads();
+                let p = (&self.spec, &self.flat[..], self.packed(n));
+                let r = (&reference.spec, &reference.flat[..], reference.packed(n));
+                Ok(k.forward_pair(p, r, rows, temperature))
+            }
+            Run::Graph(device) => {
+                graph::forward_pair(&self.net(device)?, &reference.net(device)?, rows, temperature)
+            }
+        }
     }
 
     /// Hidden states and logits of one sequence, (t × dim) and (t × vocab).
     ///
     /// # Errors
-    /// If it does not pass [`Model::check_tokens`].
+    /// If it does not pass [`Model::check_tokens`], or the device fails.
     pub fn hidden_and_logits(&self, engine: &Engine, tokens: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         self.check_tokens(tokens)?;
-        Ok(engine.hidden_and_logits(&self.spec, &self.flat, &self.packed, tokens))
+        match &engine.run {
+            Run::Kernels(k) => {
+                Ok(k.hidden_and_logits(&self.spec, &self.flat, self.packed(engine.threads()), tokens))
+            }
+            Run::Graph(device) => graph::hidden_and_logits(&self.net(device)?, tokens),
+        }
     }
 
     /// Forward, loss and backward; the gradient is added to `grad` (one float per parameter).
     ///
     /// # Errors
-    /// If a row does not pass [`Model::check_tokens`].
+    /// As [`Model::forward`]; on the graph also [`ModelError::NoGradient`].
     pub fn step<L: UnitLoss>(
         &self,
         engine: &Engine,
@@ -354,12 +425,30 @@ impl Model {
         loss: &L,
         grad: &mut [f32],
     ) -> Result<Vec<L::Stats>> {
-        units.iter().flatten().try_for_each(|r| self.check_tokens(r.tokens))?;
-        Ok(engine.step(&self.spec, &self.flat, &self.packed, units, temperature, loss, grad))
+        units.iter().flatten().try_for_each(|r| self.check_row(r))?;
+        match &engine.run {
+            Run::Kernels(k) => {
+                let packed = self.packed(engine.threads());
+                Ok(k.step(&self.spec, &self.flat, packed, units, temperature, loss, grad))
+            }
+            Run::Graph(device) => graph::step(&self.net(device)?, units, temperature, loss, grad),
+        }
     }
 
     /// An empty batch of rows that decode together, each up to `capacity` tokens.
-    pub fn decode_batch(&self, capacity: usize) -> DecodeBatch<'_> {
-        DecodeBatch::new(&self.spec, &self.flat, &self.packed, capacity)
+    ///
+    /// # Errors
+    /// If the parameters cannot be brought to the device.
+    pub fn decode_batch(&self, engine: &Engine, capacity: usize) -> Result<DecodeBatch<'_>> {
+        let capacity = capacity.min(self.spec.max_positions);
+        let rows = match &engine.run {
+            Run::Kernels(_) => {
+                let packed = self.packed(engine.threads());
+                let batch = tetherline_kernels::DecodeBatch::new(&self.spec, &self.flat, packed, capacity);
+                Rows::Kernels(Box::new(batch))
+            }
+            Run::Graph(device) => Rows::Graph(CachedRows::new(self.net(device)?, capacity)),
+        };
+        Ok(DecodeBatch { rows, vocab: self.config.vocab, capacity, lens: Vec::new() })
     }
 }

@@ -233,14 +233,14 @@ fn five_steps_of_adamw() {
 }
 
 /// Greedy tokens after `prompt`, one per step of the cached decoder; `banned` ids are never taken.
-fn greedy(model: &Model, prompt: &[u32], new: usize, banned: &[u32]) -> Vec<u32> {
-    let mut batch = model.decode_batch(prompt.len() + new);
+fn greedy(model: &Model, engine: &Engine, prompt: &[u32], new: usize, banned: &[u32]) -> Vec<u32> {
+    let mut batch = model.decode_batch(engine, prompt.len() + new).unwrap();
     let (last, before) = prompt.split_last().unwrap();
-    batch.push(before);
+    batch.push(before).unwrap();
     let mut next = *last;
     let mut out = Vec::new();
     for _ in 0..new {
-        let logits = batch.step(&[next]).logits;
+        let logits = batch.step(&[next]).unwrap().logits;
         banned.iter().for_each(|&id| logits[id as usize] = f32::NEG_INFINITY);
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
         next = u32::try_from(best).unwrap();
@@ -251,11 +251,12 @@ fn greedy(model: &Model, prompt: &[u32], new: usize, banned: &[u32]) -> Vec<u32>
 
 #[test]
 fn greedy_continuations_token_by_token() {
+    let engine = Engine::new(1);
     for dir in dirs(&["tiny-llama", "tiny-gpt2"], &[]) {
         let (golden, train, model) = (Golden::of(&dir), json(&dir), load(&dir, LM));
         let (prompt, new) = (ids(&train["greedy"]["prompt_ids"]), ids(&train["greedy"]["new_ids"]));
         assert_eq!(golden.ints("greedy.sequence").unwrap()[0], [&prompt[..], &new].concat());
-        assert_eq!(greedy(&model, &prompt, new.len(), &[]), new, "{}", golden.dir);
+        assert_eq!(greedy(&model, &engine, &prompt, new.len(), &[]), new, "{}", golden.dir);
     }
     // Left-padded prompts; 16 new tokens, of which none may be the end of the sequence.
     for dir in dirs(&[], &[&ORACLE_LLAMA[..], &["tiny-random-gpt2"]].concat()) {
@@ -264,14 +265,19 @@ fn greedy_continuations_token_by_token() {
         for (sequence, mask) in golden.ints("greedy.sequences").unwrap().iter().zip(&masks) {
             let start = mask.iter().position(|&m| m == 1).unwrap();
             let (prompt, new) = (&sequence[start..mask.len()], &sequence[mask.len()..]);
-            assert_eq!(greedy(&model, prompt, new.len(), &model.config().eos), new, "{}", golden.dir);
+            assert_eq!(
+                greedy(&model, &engine, prompt, new.len(), &model.config().eos),
+                new,
+                "{}",
+                golden.dir
+            );
         }
     }
     for dir in dirs(&[], &["stories260k"]) {
         let (golden, model) = (Golden::of(&dir), load(&dir, LM));
         let story = golden.ints("greedy.ids").unwrap().remove(0);
         let (prompt, rest) = story.split_at(5);
-        assert_eq!(greedy(&model, prompt, rest.len(), &[]), rest);
+        assert_eq!(greedy(&model, &engine, prompt, rest.len(), &[]), rest);
     }
 }
 

@@ -1,8 +1,12 @@
-//! Batched sampling with a cache: every thread owns its rows for the whole generation, finished rows leave
-//! the batch, and log-prob, entropy and value are read off the way.
+//! Batched sampling with a cache: finished rows leave the batch, and log-prob, entropy and value are read
+//! off the way.
 //!
-//! Each row draws from its own stream (seed, purpose, step, prompt id, sample index), and a decode step has
-//! the same bits in every batch, so a response depends neither on its neighbours nor on the threads.
+//! On the CPU kernels every thread owns its rows for the whole generation; on the graph all rows decode
+//! together, which is what keeps an accelerator busy.
+//!
+//! Each row draws from its own stream (seed, purpose, step, prompt id, sample index). On the kernels a decode
+//! step also has the same bits in every batch, so a response depends neither on its neighbours nor on the
+//! threads.
 
 use crate::sample::{draw, greedy};
 use crate::{RolloutError, SamplingConfig};
@@ -10,9 +14,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tetherline_core::seeds::{Purpose, Stream, stream};
 use tetherline_core::{PromptBatch, Ragged, Rollout, StopReason, TokenId};
-use tetherline_models::{Model, Tokenizer, log_softmax_in_place};
+use tetherline_models::{Device, Engine, Model, Tokenizer, log_softmax_in_place};
 
-/// Rows a thread decodes together: enough to reuse the weights it reads, few enough for its cache.
+/// Rows a thread of the CPU decodes together: enough to reuse the weights it reads, few enough for its cache.
 const ROWS: usize = 16;
 
 /// The name of the streams that responses draw from, but for prompt and sample.
@@ -40,14 +44,15 @@ struct Row {
 /// `values` are filled where the model has a scalar head (a shared trunk). `ref_logprobs` stay empty.
 ///
 /// # Errors
-/// A prompt that is empty or leaves no room, a token outside the vocabulary, or logits that are not finite.
+/// A prompt that is empty or leaves no room, a token outside the vocabulary, logits that are not finite, or
+/// a device that fails.
 pub fn generate(
     model: &Model,
     tokenizer: &Tokenizer,
     prompts: PromptBatch,
     config: &SamplingConfig,
     name: StreamName,
-    threads: usize,
+    engine: &Engine,
     policy_version: u64,
 ) -> Result<Rollout, RolloutError> {
     let context = model.context();
@@ -66,7 +71,11 @@ pub fn generate(
         }
         model.check_tokens(tokens)?;
     }
-    let groups = prompts.len().div_ceil(ROWS);
+    let (rows, threads) = match engine.device() {
+        Device::Cpu => (ROWS, engine.threads()),
+        _ => (prompts.len().max(1), 1),
+    };
+    let groups = prompts.len().div_ceil(rows);
     let next = AtomicUsize::new(0);
     let done: Vec<Mutex<Result<Vec<Row>, RolloutError>>> =
         (0..groups).map(|_| Mutex::new(Ok(Vec::new()))).collect();
@@ -76,8 +85,8 @@ pub fn generate(
             if g >= groups {
                 break;
             }
-            let rows = g * ROWS..((g + 1) * ROWS).min(prompts.len());
-            let result = decode_group(model, tokenizer, &prompts, rows, config, name);
+            let rows = g * rows..((g + 1) * rows).min(prompts.len());
+            let result = decode_group(model, engine, tokenizer, &prompts, rows, config, name);
             *done[g].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = result;
         }
     };
@@ -110,6 +119,7 @@ fn temperature(config: &SamplingConfig) -> f32 {
 
 fn decode_group(
     model: &Model,
+    engine: &Engine,
     tokenizer: &Tokenizer,
     prompts: &PromptBatch,
     rows: std::ops::Range<usize>,
@@ -117,7 +127,7 @@ fn decode_group(
     name: StreamName,
 ) -> Result<Vec<Row>, RolloutError> {
     let longest = rows.clone().map(|r| prompts.tokens.row_len(r)).max().unwrap_or(0);
-    let mut batch = model.decode_batch(longest + config.max_new_tokens);
+    let mut batch = model.decode_batch(engine, longest + config.max_new_tokens)?;
     let mut out: Vec<Row> = rows.clone().map(|_| Row::default()).collect();
     let mut streams: Vec<Stream> = rows
         .clone()
@@ -126,14 +136,14 @@ fn decode_group(
     let mut feed: Vec<TokenId> = Vec::new();
     for r in rows.clone() {
         let tokens = prompts.tokens.row(r);
-        batch.push(&tokens[..tokens.len() - 1]);
+        batch.push(&tokens[..tokens.len() - 1])?;
         feed.push(tokens[tokens.len() - 1]);
     }
     let mut alive: Vec<usize> = (0..rows.len()).collect();
     let mut order = Vec::new();
     let (vocab, t) = (model.config().vocab, temperature(config));
     while !alive.is_empty() {
-        let step = batch.step(&feed);
+        let step = batch.step(&feed)?;
         let mut keep = vec![true; alive.len()];
         feed.clear();
         for (i, (&r, logits)) in alive.iter().zip(step.logits.chunks_exact_mut(vocab)).enumerate() {
@@ -168,7 +178,7 @@ fn decode_group(
                 feed.push(token as TokenId);
             }
         }
-        batch.retain(|i| keep[i]);
+        batch.retain(|i| keep[i])?;
         let mut k = keep.into_iter();
         alive.retain(|_| k.next().unwrap_or(false));
     }

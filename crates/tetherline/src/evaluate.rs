@@ -51,8 +51,7 @@ pub fn evaluate(
     let sampling = SamplingConfig { temperature: recipe.eval.temperature, ..recipe.sampling.clone() };
     let name = StreamName { seed: recipe.seed, purpose: Purpose::Eval, step: 1 };
     let fail = Error::stage(Stage::Eval);
-    let r =
-        generate(policy, &codec.tokenizer, prompts, &sampling, name, engine.threads(), 0).map_err(fail)?;
+    let r = generate(policy, &codec.tokenizer, prompts, &sampling, name, engine, 0).map_err(fail)?;
     let full = full_rows(&r);
     let pairs = policy
         .forward_pair(reference, engine, &lm_rows(&full, &r), r.temperature)

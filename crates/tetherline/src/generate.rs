@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tetherline_core::seeds::Purpose;
 use tetherline_core::{Event, Metrics, Observer, PromptBatch, Stage};
 use tetherline_data::{ReadOptions, read_prompts};
-use tetherline_models::Model;
+use tetherline_models::{Device, Model};
 use tetherline_rollout::{SamplingConfig, StreamName};
 
 /// What to sample, from which model, into which file.
@@ -31,6 +31,8 @@ pub struct GenerateOptions {
     pub batch_size: usize,
     /// Worker threads; 0: every core.
     pub threads: usize,
+    /// Where the model runs.
+    pub device: Device,
     /// Skip (and count) malformed lines instead of stopping.
     pub skip_bad_lines: bool,
 }
@@ -50,9 +52,10 @@ pub struct GenerateSummary {
 /// tempered distribution), `stop_reason`.
 ///
 /// # Errors
-/// [`Error::Input`] where the model or the prompts cannot be used, [`Error::Io`] where the file cannot be
+/// [`Error::Input`] where the device, the model or the prompts cannot be used, [`Error::Io`] where the file cannot be
 /// written.
 pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Result<GenerateSummary, Error> {
+    let engine = crate::pipeline::engine(options.device, options.threads)?;
     let files = sources::open_model(&options.model)?;
     let what = || format!("the model {}", options.model);
     let model = Model::load(&files, POLICY_HEADS, 0).map_err(|e| Error::input(what(), e))?;
@@ -68,7 +71,6 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
             all.push(tokens.iter().copied(), id as u64, k, &row.domain, &row.user, text);
         }
     }
-    let threads = crate::pipeline::threads(options.threads);
     let name = StreamName { seed: options.seed, purpose: Purpose::Sampling, step: 0 };
     let mut out = crate::score::Output::create(&options.out)?;
     let total = all.len() as u64;
@@ -87,7 +89,7 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
             batch,
             &options.sampling,
             name,
-            threads,
+            &engine,
             0,
         )
         .map_err(|e| Error::input(file.clone(), e))?;

@@ -31,3 +31,4 @@ pub use options::{RunOptions, RunSummary, Stages};
 pub use pipeline::run;
 pub use plan::{PlannedStage, plan};
 pub use recipe::{Recipe, RecipeError};
+pub use tetherline_models::Device;

@@ -15,7 +15,7 @@ use tetherline_core::seeds::Purpose;
 use tetherline_core::{BoxError, Event, Observer, Stage};
 use tetherline_eval::report::{SamplePair, sample_pairs};
 use tetherline_eval::{Comparison, ResponseRecord};
-use tetherline_models::{Engine, Model, ModelFiles, SaveType};
+use tetherline_models::{Device, Engine, Model, ModelFiles, SaveType};
 use tetherline_reward::RewardNorm;
 use tetherline_rollout::{StreamName, generate};
 
@@ -35,11 +35,11 @@ pub struct EvaluationFile {
 pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -> Result<RunSummary, Error> {
     // Reads every file once: bad data is refused before anything is written.
     crate::plan(recipe, options.stages)?;
+    let engine = engine(recipe.device, options.threads)?;
     // A single stage continues what earlier ones left; a whole run continues only when told to.
     let one_stage = options.stages != crate::Stages::All;
     let known = options.out.join("config.toml").is_file();
     let dir = RunDir::open(&options.out, recipe, options.resume || (one_stage && known))?;
-    let engine = Engine::new(threads(options.threads));
     let run = Run { recipe, options, dir, engine };
     let mut summary = RunSummary::default();
 
@@ -150,8 +150,8 @@ impl Run<'_> {
             crate::rows::encode_prompts(self.recipe, codec, rows, context, "data.prompts", observer)?;
         let reference = self.reference(start)?;
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Eval, step: 2 };
-        let threads = self.engine.threads();
-        let r = generate(&reference, &codec.tokenizer, prompts, &self.recipe.sampling, name, threads, 0)
+        let engine = &self.engine;
+        let r = generate(&reference, &codec.tokenizer, prompts, &self.recipe.sampling, name, engine, 0)
             .map_err(Error::stage(Stage::Reward))?;
         let scorer = reward::as_scorer(model, files)?;
         let scores = scorer.raw_scores(&self.engine, &crate::rows::full_rows(&r))?;
@@ -225,9 +225,11 @@ fn sample_text(samples: &[SamplePair]) -> String {
     samples.iter().take(4).map(one).collect::<Vec<_>>().join("\n")
 }
 
-/// `n`, or every core for 0.
-pub(crate) fn threads(n: usize) -> usize {
-    if n == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { n }
+/// An engine on `device` with `threads` threads, or one per core for 0.
+pub(crate) fn engine(device: Device, threads: usize) -> Result<Engine, Error> {
+    let every = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if threads == 0 { every() } else { threads };
+    Engine::on(device, threads).map_err(|e| Error::input("the device", e))
 }
 
 /// Reads a JSON file of a run.

@@ -27,6 +27,7 @@ pub use sections::{
 
 use serde::{Deserialize, Serialize};
 use tetherline_kl::KlConfig;
+use tetherline_models::Device;
 use tetherline_ppo::PpoConfig;
 use tetherline_reward::RewardConfig;
 use tetherline_rollout::SamplingConfig;
@@ -41,6 +42,9 @@ pub struct Recipe {
     pub seed: u64,
     /// Worker threads; 0: every core. Has no influence on the numbers.
     pub threads: usize,
+    /// What computes: `"cpu"` (the kernels), `"graph"`, `"cuda"`, `"cuda:N"` or `"metal"`. Results differ in
+    /// the last bits.
+    pub device: Device,
     /// Where the weights come from.
     pub model: ModelSection,
     /// Where the data comes from.
@@ -69,6 +73,7 @@ impl Default for Recipe {
             name: String::new(),
             seed: 1,
             threads: 0,
+            device: Device::Cpu,
             model: ModelSection::default(),
             data: DataSection::default(),
             sft: None,

@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tetherline_core::{Event, Metrics, Observer, Stage};
 use tetherline_data::{ReadOptions, ScoreInput, ScoreRow, Text, read_scores};
-use tetherline_models::{Engine, Model, ModelConfig};
+use tetherline_models::{Device, Engine, Model, ModelConfig};
 
 /// What to score, with which models, into which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct ScoreOptions {
     pub batch_size: usize,
     /// Worker threads; 0: every core.
     pub threads: usize,
+    /// Where the models run.
+    pub device: Device,
     /// Skip (and count) malformed lines instead of stopping.
     pub skip_bad_lines: bool,
 }
@@ -49,16 +51,16 @@ pub struct ScoreSummary {
 /// also `ref_logprobs`, `kl_k1` and `kl_exact` (nats per token); with a reward model `score`.
 ///
 /// # Errors
-/// [`Error::Input`] where a model or the data cannot be used, [`Error::Io`] where the file cannot be
+/// [`Error::Input`] where the device, a model or the data cannot be used, [`Error::Io`] where the file cannot be
 /// written.
 pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<ScoreSummary, Error> {
+    let engine = crate::pipeline::engine(options.device, options.threads)?;
     let files = sources::open_model(&options.model)?;
     let what = || format!("the model {}", options.model);
     let config = ModelConfig::load(&files).map_err(|e| Error::input(what(), e))?;
     let read = ReadOptions { skip_bad_lines: options.skip_bad_lines };
     let file = options.data.display().to_string();
     let loaded = read_scores(&options.data, &read).map_err(|e| Error::input(file.clone(), e))?;
-    let engine = Engine::new(crate::pipeline::threads(options.threads));
     let total = loaded.rows.len() as u64;
     let scorer = if config.sequence_classification {
         if options.reference.is_some() {

@@ -1,4 +1,5 @@
 //! Whole runs on the embedded world, a few steps of each stage.
+#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

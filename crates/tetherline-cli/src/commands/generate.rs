@@ -26,6 +26,7 @@ pub(crate) fn run(cli: &Cli, args: &GenerateArgs) -> anyhow::Result<()> {
         num_samples: args.num_samples,
         batch_size: args.batch.batch_size,
         threads: args.batch.threads,
+        device: args.batch.device,
         skip_bad_lines: args.batch.skip_bad_lines,
     };
     let mut progress = Progress::new(Show::choose(cli.quiet, cli.verbose), None);

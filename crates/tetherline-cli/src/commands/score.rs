@@ -14,6 +14,7 @@ pub(crate) fn run(cli: &Cli, args: &ScoreArgs) -> anyhow::Result<()> {
         append_eos: args.append_eos,
         batch_size: args.batch.batch_size,
         threads: args.batch.threads,
+        device: args.batch.device,
         skip_bad_lines: args.batch.skip_bad_lines,
     };
     let mut progress = Progress::new(Show::choose(cli.quiet, cli.verbose), None);

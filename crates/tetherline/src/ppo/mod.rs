@@ -235,14 +235,13 @@ impl<'a> Ppo<'a> {
         let t0 = clock();
         // 1. Sample.
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Sampling, step };
-        let threads = self.engine.threads();
         let mut rollout = generate(
             &self.policy.model,
             &self.codec.tokenizer,
             self.batch(step),
             &self.recipe.sampling,
             name,
-            threads,
+            self.engine,
             step - 1,
         )
         .map_err(stage)?;

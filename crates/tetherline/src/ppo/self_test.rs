@@ -15,9 +15,8 @@ impl Ppo<'_> {
         let rows: Vec<usize> = (0..self.prompts.len().min(8)).collect();
         let batch = select(&self.prompts, &rows, 1);
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Eval, step: 0 };
-        let threads = self.engine.threads();
-        let model = &self.policy.model;
-        let rollout = generate(model, &self.codec.tokenizer, batch, &self.recipe.sampling, name, threads, 0)
+        let (model, engine) = (&self.policy.model, self.engine);
+        let rollout = generate(model, &self.codec.tokenizer, batch, &self.recipe.sampling, name, engine, 0)
             .map_err(stage)?;
         let full = full_rows(&rollout);
         let pairs = model

@@ -1,0 +1,147 @@
+//! Where a model computes: the project's own kernels, or the candle graph on some device.
+
+use crate::error::{ModelError, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What can be written for a device.
+const CHOICES: &str = "cpu, graph, cuda, cuda:N, metal or metal:N";
+
+/// Where a model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    /// The kernels of `tetherline-kernels`: the fast path on a CPU, the same bits for any number of threads.
+    #[default]
+    Cpu,
+    /// The candle graph on the CPU: slow, there to check the kernels and the graph against each other.
+    Graph,
+    /// The candle graph on this CUDA device; needs the feature `cuda`.
+    Cuda(usize),
+    /// The candle graph on this Metal device; needs the feature `metal`.
+    Metal(usize),
+}
+
+/// A text that names no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown device `{0}`: must be {CHOICES}")]
+pub struct UnknownDevice(String);
+
+impl FromStr for Device {
+    type Err = UnknownDevice;
+
+    fn from_str(text: &str) -> std::result::Result<Self, UnknownDevice> {
+        let (kind, index) = match text.split_once(':') {
+            None => (text, Some(0)),
+            // `parse` would take a sign.
+            Some((kind, digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => (kind, digits.parse().ok()),
+            Some((kind, _)) => (kind, None),
+        };
+        match (kind, index) {
+            ("cpu", _) if text == "cpu" => Ok(Self::Cpu),
+            ("graph", _) if text == "graph" => Ok(Self::Graph),
+            ("cuda", Some(n)) => Ok(Self::Cuda(n)),
+            ("metal", Some(n)) => Ok(Self::Metal(n)),
+            _ => Err(UnknownDevice(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.pad("cpu"),
+            Self::Graph => f.pad("graph"),
+            Self::Cuda(0) => f.pad("cuda"),
+            Self::Metal(0) => f.pad("metal"),
+            Self::Cuda(n) => f.pad(&format!("cuda:{n}")),
+            Self::Metal(n) => f.pad(&format!("metal:{n}")),
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = UnknownDevice;
+
+    fn try_from(text: String) -> std::result::Result<Self, UnknownDevice> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
+impl Device {
+    /// The candle device of a graph; None for the kernels.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] if the program was built without it, or the machine has none.
+    pub(crate) fn open(self) -> Result<Option<candle_core::Device>> {
+        use candle_core::utils::{cuda_is_available, metal_is_available};
+        let (built, name, hint) = match self {
+            Self::Cpu => return Ok(None),
+            Self::Graph => return Ok(Some(candle_core::Device::Cpu)),
+            Self::Cuda(_) => (
+                cuda_is_available(),
+                "cuda",
+                "check that `nvidia-smi` lists the device and that its driver is new enough for the CUDA \
+                 toolkit of the build",
+            ),
+            Self::Metal(_) => (metal_is_available(), "metal", "Metal needs a Mac with a GPU it can reach"),
+        };
+        let error = |problem: String| ModelError::Device { device: self, problem };
+        if !built {
+            return Err(error(format!(
+                "this program was built without it; rebuild with `--features {name}`, or use cpu"
+            )));
+        }
+        let open = || match self {
+            Self::Metal(n) => candle_core::Device::new_metal(n),
+            Self::Cuda(n) => candle_core::Device::new_cuda(n),
+            Self::Cpu | Self::Graph => Ok(candle_core::Device::Cpu),
+        };
+        // candle panics where there is no Metal device of that number, and where the CUDA driver is missing.
+        match std::panic::catch_unwind(open) {
+            Ok(Ok(device)) => Ok(Some(device)),
+            Ok(Err(e)) => Err(error(format!("candle cannot open it: {e}; {hint}"))),
+            Err(_) => Err(error(format!("candle cannot open it; {hint}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_read_back_as_they_are_written() {
+        for device in [Device::Cpu, Device::Graph, Device::Cuda(0), Device::Cuda(3), Device::Metal(0)] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        assert_eq!("cuda:0".parse(), Ok(Device::Cuda(0)));
+        assert_eq!(Device::Cuda(1).to_string(), "cuda:1");
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_choices() {
+        for text in
+            ["gpu", "", "CPU", "cpu:0", "graph:1", "cuda:", "cuda:+1", "cuda:x", "cuda:99999999999999999999"]
+        {
+            let e = text.parse::<Device>().unwrap_err().to_string();
+            assert!(e.contains(&format!("`{text}`")) && e.contains("cpu, graph, cuda, cuda:N"), "{e}");
+        }
+    }
+
+    #[test]
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    fn a_device_that_was_not_built_in_says_how_to_build_it() {
+        let message = |d: Device| d.open().map(|_| ()).unwrap_err().to_string();
+        assert!(message(Device::Cuda(1)).starts_with("device cuda:1: "), "{}", message(Device::Cuda(1)));
+        assert!(message(Device::Cuda(0)).contains("--features cuda`"));
+        assert!(message(Device::Metal(0)).contains("--features metal`"));
+    }
+}
