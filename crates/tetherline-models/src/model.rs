@@ -299,7 +299,7 @@ impl Model {
     }
 
     /// The decoder on a device of the graph.
-    fn net(&self, device: &candle_core::Device) -> Result<Net<'_>> {
+    pub(crate) fn net(&self, device: &candle_core::Device) -> Result<Net<'_>> {
         let uploaded = self.on_device.get(device, self.version, &self.spec, &self.slots, &self.flat)?;
         Ok(Net { spec: &self.spec, slots: &self.slots, uploaded })
     }

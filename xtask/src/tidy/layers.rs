@@ -47,8 +47,8 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 
 /// (library, crates that may name it as a dependency).
 const RESERVED: &[(&str, &[&str])] = &[
-    ("candle-core", &["tetherline-models", "tetherline-kernels"]),
-    ("candle-nn", &["tetherline-models", "tetherline-kernels"]),
+    ("candle-core", &["tetherline-models"]),
+    ("candle-nn", &["tetherline-models"]),
     ("candle-transformers", &["tetherline-models"]),
     ("tokenizers", &["tetherline-models"]),
     ("hf-hub", &["tetherline-models"]),

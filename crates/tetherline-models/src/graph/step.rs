@@ -160,3 +160,48 @@ fn add_gradients(net: &Net<'_>, surrogate: &Tensor, used: Used, sums: &mut [Opti
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Heads, Model, ModelConfig};
+    use candle_core::Device;
+
+    fn model(text: &str, heads: Heads) -> Model {
+        let serde_json::Value::Object(map) = serde_json::from_str(text).unwrap() else { panic!("an object") };
+        Model::random(ModelConfig::from_map(map, "config.json".into()).unwrap(), heads, 1)
+    }
+
+    const GPT2: &str = r#"{"model_type": "gpt2", "vocab_size": 7, "n_embd": 4, "n_layer": 1, "n_head": 2,
+        "n_positions": 8}"#;
+
+    /// As if an operation had cut a part of the decoder off.
+    #[test]
+    fn a_parameter_that_backward_does_not_reach_is_named() {
+        let model = model(GPT2, Heads { lm: true, scalar: true });
+        let net = model.net(&Device::Cpu).unwrap();
+        let mut sums = vec![None; net.slots.len()];
+        let embedding = net.uploaded.vars[0].as_tensor().sqr().unwrap().sum_all().unwrap();
+        let used = Used { lm: true, scalar: false };
+        let e = add_gradients(&net, &embedding, used, &mut sums).unwrap_err();
+        assert!(matches!(&e, ModelError::NoGradient { name } if name == "transformer.wpe.weight"), "{e}");
+    }
+
+    /// candle walks a graph by recursion, forward order and dropping alike; a thread has 2 MiB of stack.
+    #[test]
+    fn a_deep_decoder_fits_on_the_stack() {
+        struct First;
+        impl UnitLoss for First {
+            type Stats = ();
+            fn unit(&self, _: usize, _: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) {
+                grads[0].logprobs[0] = 1.0;
+            }
+        }
+        let model = model(&GPT2.replace("\"n_layer\": 1", "\"n_layer\": 96"), Heads { lm: true, scalar: false });
+        let net = model.net(&Device::Cpu).unwrap();
+        let mut grad = vec![0.0; model.n_params()];
+        let row = Row { tokens: &[1, 2, 3], lm: 0..2, scalar: 0..0 };
+        step(&net, &[vec![row]], 1.0, &First, &mut grad).unwrap();
+        assert!(grad.iter().any(|g| *g != 0.0));
+    }
+}

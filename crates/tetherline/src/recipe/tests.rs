@@ -98,6 +98,23 @@ fn a_value_out_of_range_is_named_with_its_line() {
 }
 
 #[test]
+fn an_unknown_device_is_named_with_its_line_and_the_choices() {
+    let choices = "must be cpu, graph, cuda, cuda:N, metal or metal:N";
+    assert_eq!(
+        refused(&format!("device = \"gpu\"\n{OK}"), &[]),
+        format!("r.toml:1:10: unknown device `gpu`: {choices}\n  1 | device = \"gpu\"\n    |          ^^^^^")
+    );
+    assert_eq!(
+        refused(OK, &[("device", "cuda:x")]),
+        format!("--set device=cuda:x: unknown device `cuda:x`: {choices}")
+    );
+    // What the machine has is not the recipe's business.
+    let recipe = load(OK, &[("device", "cuda:1")]).unwrap();
+    assert!(recipe.to_toml().contains("device = \"cuda:1\""));
+    assert!(load(OK, &[]).unwrap().to_toml().contains("device = \"cpu\""));
+}
+
+#[test]
 fn a_bad_rule_is_named_with_its_line() {
     let text = format!(
         "{OK}[[reward.rule]]\nkeyword = {{ words = [\"a\"] }}\n[[reward.rule]]\nregex = {{ pattern = \"(\" }}\n"
@@ -202,6 +219,9 @@ fn the_fingerprint_sees_what_has_influence() {
     let same = load(OK, &[("name", "x"), ("threads", "2")]).unwrap();
     assert_eq!(base.fingerprint(), same.fingerprint());
     assert_eq!(base.differences(&same), []);
+    // Another device, other last bits.
+    let device = load(OK, &[("device", "graph")]).unwrap();
+    assert_ne!(base.fingerprint(), device.fingerprint());
     let other = load(OK, &[("ppo.clip_range", "0.3")]).unwrap();
     assert_ne!(base.fingerprint(), other.fingerprint());
     let listed: Vec<_> = base.differences(&other).iter().map(ToString::to_string).collect();
