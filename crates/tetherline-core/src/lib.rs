@@ -9,6 +9,7 @@
 
 mod event;
 mod field;
+mod message;
 mod prompt;
 mod ragged;
 mod rollout;
@@ -18,7 +19,8 @@ pub mod seeds;
 
 pub use event::{Event, Metrics, Observer, Silent, Stage};
 pub use field::FieldError;
-pub use prompt::{PromptBatch, TokenId};
+pub use message::Message;
+pub use prompt::{PromptBatch, PromptRef, TokenId};
 pub use ragged::{Ragged, RaggedMismatch};
 pub use rollout::{Advantages, NamedScore, Rollout, ScoredRollout, StopReason, UpdateStats};
 pub use schedule::{LrSchedule, Schedule};

@@ -1,6 +1,6 @@
 //! Prompts on their way to the sampler.
 
-use crate::Ragged;
+use crate::{Message, Ragged};
 use serde::{Deserialize, Serialize};
 
 /// A token id.
@@ -21,6 +21,27 @@ pub struct PromptBatch {
     pub users: Vec<String>,
     /// The prompt as text, for reward rules, gold rubrics and reports.
     pub texts: Vec<String>,
+    /// The prompt as messages; empty where it is plain text.
+    pub messages: Vec<Vec<Message>>,
+}
+
+/// One row of a [`PromptBatch`]; its fields are the columns there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptRef<'a> {
+    /// Token ids.
+    pub tokens: &'a [TokenId],
+    /// Id of the prompt.
+    pub id: u64,
+    /// Which sample of the prompt.
+    pub sample: u32,
+    /// Domain tag.
+    pub domain: &'a str,
+    /// User tag.
+    pub user: &'a str,
+    /// The prompt as text.
+    pub text: &'a str,
+    /// The prompt as messages.
+    pub messages: &'a [Message],
 }
 
 impl PromptBatch {
@@ -35,20 +56,29 @@ impl PromptBatch {
     }
 
     /// Appends a row.
-    pub fn push(
-        &mut self,
-        tokens: impl IntoIterator<Item = TokenId>,
-        id: u64,
-        sample: u32,
-        domain: &str,
-        user: &str,
-        text: &str,
-    ) {
-        self.tokens.push_row(tokens);
-        self.ids.push(id);
-        self.sample.push(sample);
-        self.domains.push(domain.to_owned());
-        self.users.push(user.to_owned());
-        self.texts.push(text.to_owned());
+    pub fn push(&mut self, row: PromptRef<'_>) {
+        self.tokens.push_row(row.tokens.iter().copied());
+        self.ids.push(row.id);
+        self.sample.push(row.sample);
+        self.domains.push(row.domain.to_owned());
+        self.users.push(row.user.to_owned());
+        self.texts.push(row.text.to_owned());
+        self.messages.push(row.messages.to_vec());
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn get(&self, i: usize) -> PromptRef<'_> {
+        PromptRef {
+            tokens: self.tokens.row(i),
+            id: self.ids[i],
+            sample: self.sample[i],
+            domain: &self.domains[i],
+            user: &self.users[i],
+            text: &self.texts[i],
+            messages: &self.messages[i],
+        }
     }
 }

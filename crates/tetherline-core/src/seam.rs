@@ -1,15 +1,17 @@
 //! Where crates meet: peers know a trait, not each other.
 
-use crate::{NamedScore, TokenId};
+use crate::{Message, NamedScore, TokenId};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One response as text and tokens, as a scorer sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TextSample<'a> {
     /// Prompt as text.
     pub prompt: &'a str,
+    /// Prompt as messages; empty where it is plain text.
+    pub messages: &'a [Message],
     /// Response as text, specials skipped.
     pub response: &'a str,
     /// Prompt token ids (policy tokenizer).

@@ -46,4 +46,5 @@ pub use read::{
     Loaded, ReadOptions, read_pairs, read_pairs_str, read_prompts, read_prompts_str, read_scores,
     read_scores_str, read_sft, read_sft_str,
 };
-pub use row::{DEFAULT_DOMAIN, Message, PairRow, PromptRow, ScoreInput, ScoreRow, SftRow, Text};
+pub use row::{DEFAULT_DOMAIN, PairRow, PromptRow, ScoreInput, ScoreRow, SftRow, Text};
+pub use tetherline_core::Message;

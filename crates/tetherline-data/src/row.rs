@@ -4,40 +4,10 @@
 //! names none) and the line it came from, so that later stages can report per domain and point back.
 
 use serde::{Deserialize, Serialize};
-use tetherline_core::TokenId;
+use tetherline_core::{Message, TokenId};
 
 /// The domain of rows that name none.
 pub const DEFAULT_DOMAIN: &str = "all";
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, … Templates decide which roles they know.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-
-    /// A message of the user.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self::new("user", content)
-    }
-
-    /// A message of the assistant.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self::new("assistant", content)
-    }
-
-    pub(crate) fn is_assistant(&self) -> bool {
-        self.role == "assistant"
-    }
-}
 
 /// Text as it goes to the tokenizer, or messages that a chat template turns into such text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,6 +24,14 @@ impl Text {
         match self {
             Text::Plain(s) => s.chars().count(),
             Text::Messages(m) => m.iter().map(|m| m.content.chars().count()).sum(),
+        }
+    }
+
+    /// The messages; none where it is plain text.
+    pub fn messages(&self) -> &[Message] {
+        match self {
+            Text::Plain(_) => &[],
+            Text::Messages(m) => m,
         }
     }
 

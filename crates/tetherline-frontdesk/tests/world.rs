@@ -214,6 +214,7 @@ fn the_scorer_finds_prompts_by_text() {
     let padded = format!("\n{} ", p.text);
     let sample = TextSample {
         prompt: &padded,
+        messages: &[],
         response: &response,
         prompt_tokens: &[],
         response_tokens: &[],

@@ -102,6 +102,13 @@ impl Tokenizer {
         self.inner.decode(ids, skip_specials).map_err(|e| self.fail(e))
     }
 
+    /// Whether `other` turns every text and every conversation into the same ids.
+    pub fn same_as(&self, other: &Self) -> bool {
+        let text = |t: &Self| t.inner.to_string(false).ok();
+        let template = |t: &Self| (t.chat_template.clone(), t.config.get("chat_template").cloned());
+        text(self).is_some() && text(self) == text(other) && template(self) == template(other)
+    }
+
     /// Ids that end a sequence.
     pub fn eos(&self) -> &[u32] {
         &self.eos

@@ -193,6 +193,7 @@ mod tests {
     fn sample(response: &str) -> TextSample<'_> {
         TextSample {
             prompt: "say \"hi\"\n",
+            messages: &[],
             response,
             prompt_tokens: &[],
             response_tokens: &[],

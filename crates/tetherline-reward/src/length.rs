@@ -68,6 +68,7 @@ mod tests {
     fn every_unit_is_its_own() {
         let sample = TextSample {
             prompt: "long prompt that does not count",
+            messages: &[],
             response: "né à Nice",
             prompt_tokens: &[1; 9],
             response_tokens: &[7; 5],

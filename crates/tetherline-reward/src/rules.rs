@@ -71,6 +71,7 @@ mod tests {
         .unwrap();
         let sample = |response| TextSample {
             prompt: "p",
+            messages: &[],
             response,
             prompt_tokens: &[],
             response_tokens: &[],

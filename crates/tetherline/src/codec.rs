@@ -75,6 +75,16 @@ impl Codec {
         }
     }
 
+    /// What `other` makes of a prompt and a response, this makes of them too.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.wrap_plain == other.wrap_plain && self.tokenizer.same_as(&other.tokenizer)
+    }
+
+    /// Whether plain prompts go through the chat template too.
+    pub fn wraps_plain_prompts(&self) -> bool {
+        self.wrap_plain
+    }
+
     /// Tokens of a prompt, ready for the assistant to speak.
     ///
     /// # Errors

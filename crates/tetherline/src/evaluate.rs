@@ -6,7 +6,7 @@ use crate::rows::{encode_prompts, full_rows, lm_rows, samples};
 use crate::scoring::Scorer;
 use crate::{Error, sources};
 use tetherline_core::seeds::Purpose;
-use tetherline_core::{Event, Observer, PromptBatch, Stage, StopReason};
+use tetherline_core::{Event, Observer, PromptBatch, PromptRef, Stage, StopReason};
 use tetherline_eval::ResponseRecord;
 use tetherline_models::{Engine, Model};
 use tetherline_rollout::{SamplingConfig, StreamName, generate};
@@ -28,8 +28,7 @@ pub fn prompts(
     let mut out = PromptBatch::default();
     for i in 0..all.len().min(recipe.eval.prompts) {
         for k in 0..recipe.eval.samples {
-            let tokens = all.tokens.row(i).iter().copied();
-            out.push(tokens, all.ids[i], k as u32, &all.domains[i], &all.users[i], &all.texts[i]);
+            out.push(PromptRef { sample: k as u32, ..all.get(i) });
         }
     }
     Ok(out)

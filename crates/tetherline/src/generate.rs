@@ -7,7 +7,7 @@ use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
 use tetherline_core::seeds::Purpose;
-use tetherline_core::{Event, Metrics, Observer, PromptBatch, Stage};
+use tetherline_core::{Event, Metrics, Observer, PromptBatch, PromptRef, Stage};
 use tetherline_data::{ReadOptions, read_prompts};
 use tetherline_models::{Device, Model};
 use tetherline_rollout::{SamplingConfig, StreamName};
@@ -67,8 +67,15 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
     for (id, row) in loaded.rows.iter().enumerate() {
         let tokens = codec.prompt(&row.prompt)?;
         for k in 0..options.num_samples {
-            let text = row.prompt.last_text();
-            all.push(tokens.iter().copied(), id as u64, k, &row.domain, &row.user, text);
+            all.push(PromptRef {
+                tokens: &tokens,
+                id: id as u64,
+                sample: k,
+                domain: &row.domain,
+                user: &row.user,
+                text: row.prompt.last_text(),
+                messages: row.prompt.messages(),
+            });
         }
     }
     let name = StreamName { seed: options.seed, purpose: Purpose::Sampling, step: 0 };
@@ -80,8 +87,7 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
         let to = (from + options.batch_size.max(1)).min(all.len());
         let mut batch = PromptBatch::default();
         for i in from..to {
-            let ids = all.tokens.row(i).iter().copied();
-            batch.push(ids, all.ids[i], all.sample[i], &all.domains[i], &all.users[i], &all.texts[i]);
+            batch.push(all.get(i));
         }
         let r = tetherline_rollout::generate(
             &model,

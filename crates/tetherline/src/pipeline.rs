@@ -161,7 +161,7 @@ impl Run<'_> {
     fn ppo(&self, observer: &mut dyn Observer) -> Result<(), Error> {
         let (start, codec) = self.load(&self.start_files()?)?;
         let reference = self.reference(&start)?;
-        let scorer = Scorer::new(self.recipe, &self.dir.reward())?;
+        let scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
         let machine = Machine { engine: &self.engine, clock: self.options.clock };
         let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, machine, observer)?;
         let (policy, _) = ppo.run(&self.dir, observer)?;
@@ -179,7 +179,7 @@ impl Run<'_> {
         }
         let files = ModelFiles::dir(policy_dir).map_err(|e| Error::input("the aligned policy", e))?;
         let aligned = self.load(&files)?.0;
-        let mut scorer = Scorer::new(self.recipe, &self.dir.reward())?;
+        let mut scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
         observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total: 2 });
         let context = baseline.context();
         let prompts = evaluate::prompts(self.recipe, &codec, context, observer)?;

@@ -4,7 +4,7 @@
 use crate::codec::Codec;
 use crate::recipe::Recipe;
 use crate::run_dir::RunDir;
-use crate::scoring::{NORM_FILE, REWARD_HEADS, RewardModel};
+use crate::scoring::{NORM_FILE, REWARD_HEADS, RewardModel, RewardTokens};
 use crate::sft::note_skipped;
 use crate::supervised::Supervised;
 use crate::train::Trainer;
@@ -187,5 +187,5 @@ pub fn save(dir: &Path, model: &Model, norm: RewardNorm) -> Result<(), tetherlin
 /// If its tokenizer cannot be used.
 pub fn as_scorer(model: Model, files: &ModelFiles) -> Result<RewardModel, Error> {
     let codec = Codec::load(files, &model)?;
-    Ok(RewardModel { model, codec, norm: RewardNorm::IDENTITY, shares_tokens: true })
+    Ok(RewardModel { model, codec, norm: RewardNorm::IDENTITY, tokens: RewardTokens::Shared })
 }

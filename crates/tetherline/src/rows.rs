@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::codec::Codec;
 use crate::recipe::Recipe;
-use tetherline_core::{Advantages, Event, Observer, PromptBatch, Rollout, TextSample};
+use tetherline_core::{Advantages, Event, Observer, PromptBatch, PromptRef, Rollout, TextSample};
 use tetherline_data::PromptRow;
 use tetherline_kl::{KlByDomain, NatsPerSequence};
 use tetherline_models::Row;
@@ -36,6 +36,7 @@ pub(crate) fn samples(r: &Rollout) -> Vec<TextSample<'_>> {
     (0..r.responses.len())
         .map(|i| TextSample {
             prompt: &r.prompts.texts[i],
+            messages: &r.prompts.messages[i],
             response: &r.texts[i],
             prompt_tokens: r.prompts.tokens.row(i),
             response_tokens: r.responses.row(i),
@@ -63,8 +64,7 @@ pub(crate) fn select(all: &PromptBatch, rows: &[usize], k: usize) -> PromptBatch
     let mut out = PromptBatch::default();
     for &i in rows {
         for sample in 0..k {
-            let tokens = all.tokens.row(i).iter().copied();
-            out.push(tokens, all.ids[i], sample as u32, &all.domains[i], &all.users[i], &all.texts[i]);
+            out.push(PromptRef { sample: sample as u32, ..all.get(i) });
         }
     }
     out
@@ -87,7 +87,15 @@ pub(crate) fn encode_prompts(
     for (id, row) in rows.iter().enumerate() {
         let tokens = codec.prompt(&row.prompt)?;
         if tokens.len() <= room && !tokens.is_empty() {
-            out.push(tokens, id as u64, 0, &row.domain, &row.user, row.prompt.last_text());
+            out.push(PromptRef {
+                tokens: &tokens,
+                id: id as u64,
+                sample: 0,
+                domain: &row.domain,
+                user: &row.user,
+                text: row.prompt.last_text(),
+                messages: row.prompt.messages(),
+            });
         }
     }
     let left_out = rows.len() - out.len();

@@ -67,7 +67,7 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
             let problem = "a reward model gives one score and has no reference; leave --reference out";
             return Err(Error::input(what(), problem));
         }
-        Kind::Reward(Box::new(RewardModel::load(&files, true)?))
+        Kind::Reward(Box::new(RewardModel::load(&files)?))
     } else {
         let model = Model::load(&files, POLICY_HEADS, 0).map_err(|e| Error::input(what(), e))?;
         let codec = Codec::load(&files, &model)?;

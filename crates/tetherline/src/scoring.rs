@@ -26,16 +26,29 @@ pub struct RewardModel {
     pub codec: Codec,
     /// Mean and standard deviation on the reference policy's samples.
     pub norm: RewardNorm,
-    /// It reads the policy's tokens as they are (it has the policy's tokenizer).
-    pub shares_tokens: bool,
+    /// How the policy's tokens become this model's.
+    pub tokens: RewardTokens,
+}
+
+/// How a reward model comes by its tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RewardTokens {
+    /// It has the policy's tokenizer and chat template, so it reads the policy's tokens as they are.
+    Shared,
+    /// Prompt and response are encoded anew, with the model's own tokenizer and chat template. A response
+    /// that ends with one of these tokens of the policy ends with the model's end-of-sequence token.
+    Encoded {
+        /// The policy's end-of-sequence tokens.
+        policy_eos: Vec<u32>,
+    },
 }
 
 impl RewardModel {
-    /// Loads a reward-model directory.
+    /// Loads a reward-model directory, for sequences of its own tokens.
     ///
     /// # Errors
     /// If it cannot be used.
-    pub fn load(files: &ModelFiles, shares_tokens: bool) -> Result<Self, Error> {
+    pub fn load(files: &ModelFiles) -> Result<Self, Error> {
         let what = || format!("the reward model {}", files.root().display());
         let model = Model::load(files, REWARD_HEADS, 0).map_err(|e| Error::input(what(), e))?;
         if !model.config().sequence_classification {
@@ -47,7 +60,19 @@ impl RewardModel {
             Some(json) => serde_json::from_value(json).map_err(|e| Error::input(what(), e))?,
             None => RewardNorm::IDENTITY,
         };
-        Ok(Self { model, codec, norm, shares_tokens })
+        Ok(Self { model, codec, norm, tokens: RewardTokens::Shared })
+    }
+
+    /// The same model, to score responses of a policy with codec `policy`.
+    #[must_use]
+    pub fn for_policy(mut self, policy: &Codec) -> Self {
+        if policy.wraps_plain_prompts() {
+            self.codec = self.codec.wrapping_plain_prompts();
+        }
+        if !self.codec.same_as(policy) {
+            self.tokens = RewardTokens::Encoded { policy_eos: policy.tokenizer.eos().to_vec() };
+        }
+        self
     }
 
     /// Raw scores (before normalisation) of whole token sequences: the scalar at the last token.
@@ -66,10 +91,15 @@ impl RewardModel {
         samples
             .iter()
             .map(|s| {
-                if self.shares_tokens {
+                let RewardTokens::Encoded { policy_eos } = &self.tokens else {
                     return Ok([s.prompt_tokens, s.response_tokens].concat());
-                }
-                Ok(self.codec.example(&Text::Plain(s.prompt.to_owned()), s.response, true)?.tokens)
+                };
+                let prompt = match s.messages {
+                    [] => Text::Plain(s.prompt.to_owned()),
+                    messages => Text::Messages(messages.to_vec()),
+                };
+                let ended = s.response_tokens.last().is_some_and(|t| policy_eos.contains(t));
+                Ok(self.codec.example(&prompt, s.response, ended)?.tokens)
             })
             .collect()
     }
@@ -84,16 +114,17 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// The scorers of a recipe; `trained` is the directory of a reward model trained by this run.
+    /// The scorers of a recipe for a policy with codec `policy`; `trained` is the directory of a reward model
+    /// trained by this run.
     ///
     /// # Errors
     /// If a model or a rule cannot be used.
-    pub fn new(recipe: &Recipe, trained: &Path) -> Result<Self, Error> {
+    pub fn new(recipe: &Recipe, policy: &Codec, trained: &Path) -> Result<Self, Error> {
         let reward = if recipe.uses_reward_model() {
-            let (files, shares) = match &recipe.model.reward {
-                Some(text) => (crate::sources::open_model(text)?, false),
+            let files = match &recipe.model.reward {
+                Some(text) => crate::sources::open_model(text)?,
                 None if trained.is_dir() => {
-                    (ModelFiles::dir(trained).map_err(|e| Error::input("the reward model", e))?, true)
+                    ModelFiles::dir(trained).map_err(|e| Error::input("the reward model", e))?
                 }
                 None => {
                     let problem =
@@ -101,7 +132,7 @@ impl Scorer {
                     return Err(Error::input(format!("the reward model {}", trained.display()), problem));
                 }
             };
-            Some((RewardModel::load(&files, shares)?, recipe.reward.model_weight))
+            Some((RewardModel::load(&files)?.for_policy(policy), recipe.reward.model_weight))
         } else {
             None
         };

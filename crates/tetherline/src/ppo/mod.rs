@@ -21,7 +21,7 @@ use crate::codec::Codec;
 use crate::recipe::{Recipe, ValueModel};
 use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
 use crate::run_dir::RunDir;
-use crate::scoring::Scorer;
+use crate::scoring::{RewardTokens, Scorer};
 use crate::train::Trainer;
 use crate::{Error, sources};
 use log::{Measured, StepOutput};
@@ -110,7 +110,7 @@ impl<'a> Ppo<'a> {
         } else {
             // Huang et al.: the value model starts as the reward model, head included.
             Some(match &scorer.reward {
-                Some((rm, _)) if rm.shares_tokens => rm.model.clone(),
+                Some((rm, _)) if rm.tokens == RewardTokens::Shared => rm.model.clone(),
                 _ => {
                     let heads = Heads { lm: false, scalar: true };
                     let mut m = start.with_heads(heads, recipe.seed).map_err(fail)?;
