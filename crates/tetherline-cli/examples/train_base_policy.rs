@@ -1,5 +1,6 @@
 //! Makes the shipped base policy: trains the tokenizer on the generated corpus, then a small Llama on the
-//! same dialogues by plain likelihood, and writes a Hugging Face directory with bf16 weights.
+//! same dialogues by plain likelihood, and writes a Hugging Face directory with bf16 weights. The shipped one
+//! took 9000 steps of 32 dialogues (the default): about half an hour on two cores, 0.462 nats per token.
 //!
 //! ```text
 //! cargo run --release -p tetherline-cli --example train_base_policy -- [OUT_DIR] [STEPS]
@@ -74,7 +75,7 @@ fn tokenizer() -> Result<tokenizers::Tokenizer> {
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let out = args.next().unwrap_or_else(|| "fixtures/frontdesk/base".into());
-    let steps: u64 = args.next().map_or(Ok(6000), |s| s.parse()).context("STEPS")?;
+    let steps: u64 = args.next().map_or(Ok(9000), |s| s.parse()).context("STEPS")?;
     let tokenizer = tokenizer()?;
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": false,
