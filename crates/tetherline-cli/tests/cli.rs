@@ -131,7 +131,7 @@ fn a_dry_run_prints_the_plan_and_the_resolved_recipe_and_makes_nothing() {
     for stage in ["sft", "reward", "ppo", "eval"] {
         assert!(text.contains(&format!("\n#   {stage:<6} ")), "{stage} in\n{text}");
     }
-    assert!(text.contains("\nseed = 5\n") && text.contains("\n[kl.adaptive]\n"), "{text}");
+    assert!(text.contains("\nseed = 5\n") && text.contains("\n[kl.auto_pi]\n"), "{text}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     // What it prints is a recipe.
     let file: PathBuf = dir.path().join("again.toml");
