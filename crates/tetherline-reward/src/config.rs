@@ -28,9 +28,6 @@ pub struct RewardConfig {
     pub steps: Option<u64>,
     /// Pairs per optimizer step.
     pub batch_size: usize,
-    /// Pairs per forward pass; None: the whole batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch: Option<usize>,
     /// Peak learning rate.
     pub lr: f64,
     /// How the learning rate falls.
@@ -200,7 +197,6 @@ impl Default for RewardConfig {
             epochs: 1,
             steps: None,
             batch_size: 64,
-            micro_batch: None,
             lr: 3e-6,
             lr_schedule: LrSchedule::Cosine,
             warmup_steps: 0,
@@ -226,7 +222,6 @@ impl RewardConfig {
         at_least_one("epochs", self.epochs as u64)?;
         at_least_one("batch_size", self.batch_size as u64)?;
         at_least_one("steps", self.steps.unwrap_or(1))?;
-        at_least_one("micro_batch", self.micro_batch.unwrap_or(1) as u64)?;
         positive("lr", self.lr)?;
         if let Some(steps) = self.steps {
             let range = format!("at most steps ({steps})");

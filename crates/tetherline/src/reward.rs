@@ -115,7 +115,7 @@ pub fn reward(
         return Err(Error::input("data.pairs", "no pair fits the model's context"));
     }
     let per_epoch = pairs.len().div_ceil(config.batch_size) as u64;
-    let total = config.steps.unwrap_or(per_epoch * config.epochs as u64);
+    let total = config.steps.unwrap_or(u64::MAX).min(per_epoch * config.epochs as u64);
     let adam = AdamWConfig {
         beta1: config.beta1,
         beta2: config.beta2,

@@ -227,3 +227,22 @@ fn the_fingerprint_sees_what_has_influence() {
     let listed: Vec<_> = base.differences(&other).iter().map(ToString::to_string).collect();
     assert_eq!(listed, ["ppo.clip_range: 0.1 here, 0.3 there"]);
 }
+
+/// Every key of the resolved recipes stands in `docs/recipe.md` as `` `key` ``.
+#[test]
+fn the_reference_names_every_key() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipe.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut missing = Vec::new();
+    for recipe in EMBEDDED {
+        let sets = [("model.policy".to_owned(), "frontdesk".to_owned())];
+        let resolved = Recipe::load(recipe.name, &sets).unwrap().to_toml();
+        for line in resolved.lines().filter(|l| !l.starts_with('[')) {
+            let Some((key, _)) = line.split_once(" = ") else { continue };
+            if !text.contains(&format!("`{key}`")) {
+                missing.push(key.to_owned());
+            }
+        }
+    }
+    assert!(missing.is_empty(), "docs/recipe.md does not name {missing:?}");
+}
