@@ -152,7 +152,7 @@ pub(crate) struct BatchArgs {
     /// Worker threads; 0: every core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
-    /// What computes: cpu, graph, cuda, cuda:N or metal
+    /// What computes: cpu; graph, cuda, cuda:N or metal in a build with that feature
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub(crate) device: Device,
     /// Skip and count malformed lines instead of stopping

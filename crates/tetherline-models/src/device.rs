@@ -1,6 +1,5 @@
 //! Where a model computes: the project's own kernels, or the candle graph on some device.
 
-use crate::error::{ModelError, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -75,44 +74,6 @@ impl From<Device> for String {
     }
 }
 
-impl Device {
-    /// The candle device of a graph; None for the kernels.
-    ///
-    /// # Errors
-    /// [`ModelError::Device`] if the program was built without it, or the machine has none.
-    pub(crate) fn open(self) -> Result<Option<candle_core::Device>> {
-        use candle_core::utils::{cuda_is_available, metal_is_available};
-        let (built, name, hint) = match self {
-            Self::Cpu => return Ok(None),
-            Self::Graph => return Ok(Some(candle_core::Device::Cpu)),
-            Self::Cuda(_) => (
-                cuda_is_available(),
-                "cuda",
-                "check that `nvidia-smi` lists the device and that its driver is new enough for the CUDA \
-                 toolkit of the build",
-            ),
-            Self::Metal(_) => (metal_is_available(), "metal", "Metal needs a Mac with a GPU it can reach"),
-        };
-        let error = |problem: String| ModelError::Device { device: self, problem };
-        if !built {
-            return Err(error(format!(
-                "this program was built without it; rebuild with `--features {name}`, or use cpu"
-            )));
-        }
-        let open = || match self {
-            Self::Metal(n) => candle_core::Device::new_metal(n),
-            Self::Cuda(n) => candle_core::Device::new_cuda(n),
-            Self::Cpu | Self::Graph => Ok(candle_core::Device::Cpu),
-        };
-        // candle panics where there is no Metal device of that number, and where the CUDA driver is missing.
-        match std::panic::catch_unwind(open) {
-            Ok(Ok(device)) => Ok(Some(device)),
-            Ok(Err(e)) => Err(error(format!("candle cannot open it: {e}; {hint}"))),
-            Err(_) => Err(error(format!("candle cannot open it; {hint}"))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,14 +95,5 @@ mod tests {
             let e = text.parse::<Device>().unwrap_err().to_string();
             assert!(e.contains(&format!("`{text}`")) && e.contains("cpu, graph, cuda, cuda:N"), "{e}");
         }
-    }
-
-    #[test]
-    #[cfg(not(any(feature = "cuda", feature = "metal")))]
-    fn a_device_that_was_not_built_in_says_how_to_build_it() {
-        let message = |d: Device| d.open().map(|_| ()).unwrap_err().to_string();
-        assert!(message(Device::Cuda(1)).starts_with("device cuda:1: "), "{}", message(Device::Cuda(1)));
-        assert!(message(Device::Cuda(0)).contains("--features cuda`"));
-        assert!(message(Device::Metal(0)).contains("--features metal`"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::error::{ModelError, Result};
-use crate::graph::CachedRows;
+use crate::graph::{self, CachedRows, GraphDevice};
 
 /// Where and with how many threads models run. One engine serves any number of models.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) enum Run {
     /// The CPU kernels.
     Kernels(tetherline_kernels::Engine),
     /// The candle graph on a device.
-    Graph(candle_core::Device),
+    Graph(GraphDevice),
 }
 
 impl Engine {
@@ -35,7 +35,7 @@ impl Engine {
     /// [`ModelError::Device`] if the program was built without the device, or there is none.
     pub fn on(device: Device, threads: usize) -> Result<Self> {
         let kernels = Self::new(threads);
-        Ok(match device.open()? {
+        Ok(match graph::open(device)? {
             None => kernels,
             Some(opened) => Self { device, run: Run::Graph(opened), ..kernels },
         })
@@ -150,5 +150,21 @@ impl DecodeBatch<'_> {
                 Ok(DecodeOutput { logits, scalars })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    fn a_device_that_was_not_built_in_says_how_to_build_it() {
+        let message = |d: Device| Engine::on(d, 1).map(|_| ()).unwrap_err().to_string();
+        assert!(message(Device::Cuda(1)).starts_with("device cuda:1: "), "{}", message(Device::Cuda(1)));
+        assert!(message(Device::Cuda(0)).contains("--features cuda`"));
+        assert!(message(Device::Metal(0)).contains("--features metal`"));
+        #[cfg(not(feature = "graph"))]
+        assert!(message(Device::Graph).contains("--features graph`"));
     }
 }

@@ -186,6 +186,7 @@ pub enum ModelError {
         name: String,
     },
     /// A tensor operation of the graph failed: out of memory, or a bug.
+    #[cfg(feature = "graph")]
     #[error("the candle graph failed: {0}")]
     Candle(#[from] candle_core::Error),
 }

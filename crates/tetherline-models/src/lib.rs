@@ -16,6 +16,10 @@ mod device;
 mod engine;
 mod error;
 mod files;
+#[cfg(feature = "graph")]
+mod graph;
+#[cfg(not(feature = "graph"))]
+#[path = "no_graph.rs"]
 mod graph;
 #[cfg(feature = "hub")]
 pub mod hub;

@@ -4,7 +4,7 @@ use crate::config::ModelConfig;
 use crate::engine::{DecodeBatch, Engine, Rows, Run};
 use crate::error::{ModelError, Result};
 use crate::files::ModelFiles;
-use crate::graph::{self, CachedRows, DeviceCopy, Net};
+use crate::graph::{self, CachedRows, DeviceCopy, GraphDevice, Net};
 use crate::layout::{Heads, SCORE, Slot, build};
 use crate::weights::{self, SaveType};
 use std::borrow::Cow;
@@ -299,7 +299,7 @@ impl Model {
     }
 
     /// The decoder on a device of the graph.
-    pub(crate) fn net(&self, device: &candle_core::Device) -> Result<Net<'_>> {
+    pub(crate) fn net(&self, device: &GraphDevice) -> Result<Net<'_>> {
         let uploaded = self.on_device.get(device, self.version, &self.spec, &self.slots, &self.flat)?;
         Ok(Net { spec: &self.spec, slots: &self.slots, uploaded })
     }

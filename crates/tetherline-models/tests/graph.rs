@@ -2,6 +2,7 @@
 //!
 //! The two implementations share the description of the decoder and the parameters, and no arithmetic. So a
 //! test here that fails where `goldens.rs` passes means the graph, and the other way round the kernels.
+#![cfg(feature = "graph")]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests: a panic is the report")]
 
 mod common;

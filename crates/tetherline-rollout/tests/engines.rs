@@ -1,9 +1,10 @@
 //! The sampler on the CPU kernels and on the candle graph.
+#![cfg(feature = "graph")]
 #![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
 
 use std::path::Path;
 use tetherline_core::seeds::Purpose;
-use tetherline_core::{PromptBatch, Rollout};
+use tetherline_core::{PromptBatch, PromptRef, Rollout};
 use tetherline_models::{Device, Engine, Heads, Model, ModelFiles, Tokenizer};
 use tetherline_rollout::{SamplingConfig, StreamName, generate};
 
@@ -11,8 +12,17 @@ use tetherline_rollout::{SamplingConfig, StreamName, generate};
 fn prompts(vocab: usize) -> PromptBatch {
     let mut out = PromptBatch::default();
     for i in 0..20_u64 {
-        let tokens = (0..1 + i * 5 % 12).map(|t| ((i * 29 + t * 11 + 4) % vocab as u64) as u32);
-        out.push(tokens, i, 0, "all", "", "");
+        let tokens: Vec<u32> =
+            (0..1 + i * 5 % 12).map(|t| ((i * 29 + t * 11 + 4) % vocab as u64) as u32).collect();
+        out.push(PromptRef {
+            tokens: &tokens,
+            id: i,
+            sample: 0,
+            domain: "all",
+            user: "",
+            text: "",
+            messages: &[],
+        });
     }
     out
 }
@@ -62,7 +72,9 @@ fn log_probs_of_the_graphs_sampler_are_those_of_its_trainer() {
         let span = prompt.len() - 1..tokens.len() - 1;
         let row = tetherline_models::Row { tokens: &tokens, lm: span.clone(), scalar: span };
         let out = model.forward(&engine, &[row], 1.0).unwrap().remove(0);
-        for (a, b) in out.logprobs.iter().zip(r.logprobs.row(i)).chain(out.scalars.iter().zip(r.values.row(i))) {
+        for (a, b) in
+            out.logprobs.iter().zip(r.logprobs.row(i)).chain(out.scalars.iter().zip(r.values.row(i)))
+        {
             assert!((a - b).abs() < 1e-5, "{a} and {b}");
         }
     }

@@ -16,11 +16,14 @@ mod batch;
 mod decode;
 mod decoder;
 mod heads;
+mod open;
 mod ops;
 mod step;
 mod upload;
 
+pub(crate) use candle_core::Device as GraphDevice;
 pub(crate) use decode::CachedRows;
+pub(crate) use open::open;
 pub(crate) use step::step;
 pub(crate) use upload::{DeviceCopy, Uploaded};
 

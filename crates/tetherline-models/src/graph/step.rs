@@ -197,7 +197,8 @@ mod tests {
                 grads[0].logprobs[0] = 1.0;
             }
         }
-        let model = model(&GPT2.replace("\"n_layer\": 1", "\"n_layer\": 96"), Heads { lm: true, scalar: false });
+        let model =
+            model(&GPT2.replace("\"n_layer\": 1", "\"n_layer\": 96"), Heads { lm: true, scalar: false });
         let net = model.net(&Device::Cpu).unwrap();
         let mut grad = vec![0.0; model.n_params()];
         let row = Row { tokens: &[1, 2, 3], lm: 0..2, scalar: 0..0 };
