@@ -212,15 +212,12 @@ fn sample_text(samples: &[SamplePair]) -> String {
         None => format!("score {:+.2}", s.score),
     };
     let one = |s: &SamplePair| {
-        format!(
-            "[{}] {}\n  before ({}): {}\n  after  ({}): {}\n",
-            s.domain,
-            s.prompt,
-            score(&s.baseline),
-            s.baseline.response,
-            score(&s.aligned),
-            s.aligned.response
-        )
+        let lines = [
+            format!("[{}] {}", s.domain, s.prompt),
+            format!("  before ({}): {}", score(&s.baseline), s.baseline.response),
+            format!("  after  ({}): {}", score(&s.aligned), s.aligned.response),
+        ];
+        lines.map(|l| wrap(&l, 80, "    ")).join("")
     };
     samples.iter().take(4).map(one).collect::<Vec<_>>().join("\n")
 }
@@ -230,6 +227,27 @@ pub(crate) fn engine(device: Device, threads: usize) -> Result<Engine, Error> {
     let every = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if threads == 0 { every() } else { threads };
     Engine::on(device, threads).map_err(|e| Error::input("the device", e))
+}
+
+/// `text` in lines of at most `width` characters, broken at spaces; every line after the first is indented.
+fn wrap(text: &str, width: usize, indent: &str) -> String {
+    let start = text.len() - text.trim_start().len();
+    let (mut out, mut column) = (text[..start].to_owned(), start);
+    for (i, word) in text[start..].split_whitespace().enumerate() {
+        let n = word.chars().count();
+        if i > 0 && column + 1 + n > width {
+            out.push('\n');
+            out.push_str(indent);
+            column = indent.len();
+        } else if i > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += n;
+    }
+    out.push('\n');
+    out
 }
 
 /// Reads a JSON file of a run.
@@ -243,5 +261,17 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<O
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|e| Error::input(path.display().to_string(), BoxError::from(e))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrap;
+
+    #[test]
+    fn long_lines_break_at_spaces_and_are_indented() {
+        assert_eq!(wrap("  after: one two three", 13, "    "), "  after: one\n    two three\n");
+        assert_eq!(wrap("", 9, "    "), "\n");
+        assert_eq!(wrap("incomprehensibilities a", 9, "  "), "incomprehensibilities\n  a\n");
     }
 }
