@@ -99,7 +99,7 @@ fn tokens_come_as_often_as_the_distribution_says() {
             classes += 1.0;
         }
     }
-    chi2 += (rest.0 - rest.1 as f64).powi(2) / rest.1.max(1e-9);
+    chi2 += (rest.0 - rest.1).powi(2) / rest.1.max(1e-9);
     // Mean k and variance 2k: five standard deviations above is one in millions.
     assert!(chi2 < classes + 5.0 * (2.0 * classes).sqrt(), "χ² = {chi2:.0} over {classes} classes");
     assert!(chi2 > classes - 5.0 * (2.0 * classes).sqrt(), "χ² = {chi2:.0}: too regular to be random");

@@ -15,7 +15,7 @@ use tetherline_core::seeds::Purpose;
 use tetherline_core::{BoxError, Event, Observer, Stage};
 use tetherline_eval::report::{SamplePair, sample_pairs};
 use tetherline_eval::{Comparison, ResponseRecord};
-use tetherline_models::{Device, Engine, Model, ModelFiles, SaveType};
+use tetherline_models::{Device, Engine, Model, ModelError, ModelFiles, SaveType};
 use tetherline_reward::RewardNorm;
 use tetherline_rollout::{StreamName, generate};
 
@@ -226,7 +226,10 @@ fn sample_text(samples: &[SamplePair]) -> String {
 pub(crate) fn engine(device: Device, threads: usize) -> Result<Engine, Error> {
     let every = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if threads == 0 { every() } else { threads };
-    Engine::on(device, threads).map_err(|e| Error::input("the device", e))
+    Engine::on(device, threads).map_err(|e| match e {
+        ModelError::Device { problem, .. } => Error::input(format!("device {device}"), problem),
+        e => Error::input(format!("device {device}"), e),
+    })
 }
 
 /// `text` in lines of at most `width` characters, broken at spaces; every line after the first is indented.

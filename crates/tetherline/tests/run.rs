@@ -127,3 +127,37 @@ fn held_out_prompts_are_measured_as_often_as_asked_and_change_nothing() {
     }
     assert_eq!(with, without);
 }
+
+/// Every stage on the candle graph: the numbers of the kernels, up to rounding.
+#[cfg(feature = "graph")]
+#[test]
+fn a_run_on_the_graph_is_that_of_the_kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = |device: &str| -> Vec<serde_json::Map<String, serde_json::Value>> {
+        let out = dir.path().join(device);
+        let small = [("device", device), ("ppo.steps", "2"), ("eval.prompts", "0"), ("sft.steps", "3")];
+        run(&recipe(&small), &options(&out, 2, false), &mut Silent).unwrap();
+        let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let (kernels, graph) = (metrics("cpu"), metrics("graph"));
+    assert_eq!((kernels.len(), graph.len()), (2, 2));
+    for (kernels, graph) in kernels.iter().zip(&graph) {
+        assert_eq!(kernels.keys().collect::<Vec<_>>(), graph.keys().collect::<Vec<_>>());
+        for (key, k) in kernels {
+            let (Some(k), Some(g)) = (k.as_f64(), graph[key].as_f64()) else { continue };
+            assert!((k - g).abs() <= 1e-3 * k.abs().max(1.0), "{key}: {k} on the kernels, {g} on the graph");
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_was_not_built_in_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let e =
+        run(&recipe(&[("device", "cuda")]), &options(&out, 1, false), &mut Silent).unwrap_err().to_string();
+    assert!(e.starts_with("cannot use device cuda: ") && e.contains("--features cuda"), "{e}");
+    assert!(!out.exists());
+}
