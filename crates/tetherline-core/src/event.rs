@@ -20,6 +20,10 @@ pub enum Stage {
     Eval,
     /// Writing the report.
     Report,
+    /// Sampling responses to a file (`tether generate`).
+    Generate,
+    /// Scoring the rows of a file (`tether score`).
+    Score,
 }
 
 impl Stage {
@@ -32,6 +36,8 @@ impl Stage {
             Stage::Ppo => "ppo",
             Stage::Eval => "eval",
             Stage::Report => "report",
+            Stage::Generate => "generate",
+            Stage::Score => "score",
         }
     }
 }

@@ -81,7 +81,7 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
     let name = StreamName { seed: options.seed, purpose: Purpose::Sampling, step: 0 };
     let mut out = crate::score::Output::create(&options.out)?;
     let total = all.len() as u64;
-    observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total });
+    observer.on_event(&Event::StageStarted { stage: Stage::Generate, done: 0, total });
     let mut tokens = 0;
     for from in (0..all.len()).step_by(options.batch_size.max(1)) {
         let to = (from + options.batch_size.max(1)).min(all.len());
@@ -108,9 +108,9 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
         }
         tokens += r.responses.total();
         let metrics = Metrics::new();
-        observer.on_event(&Event::Step { stage: Stage::Eval, step: to as u64, total, metrics: &metrics });
+        observer.on_event(&Event::Step { stage: Stage::Generate, step: to as u64, total, metrics: &metrics });
     }
     out.finish()?;
-    observer.on_event(&Event::StageFinished { stage: Stage::Eval });
+    observer.on_event(&Event::StageFinished { stage: Stage::Generate });
     Ok(GenerateSummary { rows: all.len(), tokens, skipped: loaded.skipped.len() })
 }

@@ -82,7 +82,7 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
         Kind::Policy(Box::new((model, codec, reference)))
     };
     let mut out = Output::create(&options.out)?;
-    observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total });
+    observer.on_event(&Event::StageStarted { stage: Stage::Score, done: 0, total });
     let mut done = 0;
     let mut tokens = 0;
     for rows in loaded.rows.chunks(options.batch_size.max(1)) {
@@ -105,10 +105,10 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
             writeln!(out, "{line}").map_err(|e| out.error(e))?;
         }
         done += rows.len() as u64;
-        observer.on_event(&Event::Step { stage: Stage::Eval, step: done, total, metrics: &Metrics::new() });
+        observer.on_event(&Event::Step { stage: Stage::Score, step: done, total, metrics: &Metrics::new() });
     }
     out.finish()?;
-    observer.on_event(&Event::StageFinished { stage: Stage::Eval });
+    observer.on_event(&Event::StageFinished { stage: Stage::Score });
     Ok(ScoreSummary { rows: loaded.rows.len(), tokens, skipped: loaded.skipped.len() })
 }
 
