@@ -31,7 +31,7 @@ const STEPS: &[Step] = &[
         process::cargo(&what)
     }),
     ("doc", || {
-        let mut command = process::cargo(&["doc", "--workspace", "--no-deps"]);
+        let mut command = process::cargo(&["doc", "--workspace", "--no-deps", "--features", GRAPH]);
         command.env("RUSTDOCFLAGS", "-D warnings");
         command
     }),
