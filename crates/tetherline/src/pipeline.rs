@@ -7,7 +7,7 @@ use crate::evaluate::{self, evaluate};
 use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::Recipe;
 use crate::run_dir::RunDir;
-use crate::scoring::Scorer;
+use crate::scoring::{RewardModel, Scorer};
 use crate::{Error, RunOptions, RunSummary, report, reward, sft, sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -162,6 +162,12 @@ impl Run<'_> {
         let (start, codec) = self.load(&self.start_files()?)?;
         let reference = self.reference(&start)?;
         let scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
+        let as_it_is = |(rm, _): &(RewardModel, f64)| rm.norm == RewardNorm::IDENTITY;
+        if scorer.reward.as_ref().is_some_and(as_it_is) {
+            observer.on_event(&Event::Note(
+                "the reward model's scores are not normalised (it has no reward_norm.json): β counts in its units",
+            ));
+        }
         let machine = Machine { engine: &self.engine, clock: self.options.clock };
         let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, machine, observer)?;
         let (policy, _) = ppo.run(&self.dir, observer)?;
