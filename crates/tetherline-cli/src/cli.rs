@@ -3,11 +3,12 @@
 use crate::exit_codes;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use tetherline::Device;
 
 /// Align language models under a KL controller.
 #[derive(Debug, Parser)]
-#[command(name = "tether", version, after_help = exit_codes::HELP, disable_help_subcommand = true)]
+#[command(name = "tether", version, after_help = HELP.as_str(), disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -45,7 +46,7 @@ pub(crate) enum Command {
     #[command(after_help = SCORE_HELP)]
     Score(ScoreArgs),
     /// Look at data files
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CHECK_HELP)]
     Data(DataCommand),
     /// Write the report of a run again
     #[command(after_help = REPORT_HELP)]
@@ -101,13 +102,13 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) max_new_tokens: usize,
     /// Divide the logits by this; 0 is greedy
-    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) temperature: f64,
     /// Draw from the K most likely tokens; 0: from all
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(crate) top_k: usize,
     /// Draw from the smallest set of tokens with probability P; 1: from all
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) top_p: f64,
     /// Also end a response at this text (repeatable)
     #[arg(long, value_name = "TEXT")]
@@ -115,6 +116,9 @@ pub(crate) struct GenerateArgs {
     /// Root of the random streams: the same seed gives the same responses
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Also write input_ids and prompt_len, so that `tether score` scores these very tokens
+    #[arg(long)]
+    pub(crate) input_ids: bool,
     /// Responses per prompt
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) num_samples: u32,
@@ -155,7 +159,7 @@ pub(crate) struct BatchArgs {
     /// What computes: cpu; graph, cuda, cuda:N or metal in a build with that feature
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub(crate) device: Device,
-    /// Skip and count malformed lines instead of stopping
+    /// Skip and count malformed or over-long lines instead of stopping
     #[arg(long)]
     pub(crate) skip_bad_lines: bool,
 }
@@ -196,6 +200,16 @@ pub(crate) struct InitArgs {
     pub(crate) out: Option<PathBuf>,
 }
 
+/// Examples, then what the exit codes mean.
+static HELP: LazyLock<String> = LazyLock::new(|| format!("{EXAMPLES}\n\n{}", exit_codes::HELP));
+
+const EXAMPLES: &str = "\
+Examples:
+  tether run quickstart
+      Align the embedded frontdesk model and write runs/quickstart/report.html.
+  tether init --preset chat
+      Write chat.toml, a commented recipe for your own model and data.";
+
 const RUN_HELP: &str = "\
 Examples:
   tether run quickstart
@@ -235,7 +249,12 @@ Example:
       --temperature 0.7 --num-samples 4 --seed 1
 
 Each row written has prompt, response, token_ids, logprobs (nats, of the tempered
-distribution before top-k and top-p) and stop_reason.";
+distribution before top-k and top-p) and stop_reason.
+
+Text that is encoded again may be cut into other tokens. To score exactly what was
+sampled, with the same tokenizer:
+  tether generate --model m --prompts p.jsonl --input-ids --out r.jsonl
+  tether score --model m --data r.jsonl --out s.jsonl";
 
 const SCORE_HELP: &str = "\
 Examples:

@@ -31,7 +31,8 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
 fn say_skipped(count: usize) {
     if count > 0 {
         crate::output::line(&format!(
-            "warning: skipped {count} malformed lines (`tether data check` lists them)"
+            "warning: {count} {} skipped: malformed (`tether data check` lists them) or too long",
+            if count == 1 { "line was" } else { "lines were" }
         ));
     }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C: once asks the run to save and stop, twice ends the process.
+//! Ctrl-C (or SIGTERM): once asks the run to save and stop, twice ends the process.
 
 use crate::{exit_codes, output};
 use std::sync::atomic::{AtomicBool, Ordering};

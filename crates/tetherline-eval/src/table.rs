@@ -45,13 +45,13 @@ impl Comparison {
             c.refusal_unsafe,
             100.0,
         );
-        t.row(
-            "refuses benign, %",
-            percent(b.refusal_benign),
-            percent(a.refusal_benign),
-            c.refusal_benign,
-            100.0,
-        );
+        // Without unsafe prompts and without a refusal there is nothing to tell.
+        let refuses =
+            |s: &Summary| s.refusal_unsafe.is_some() || s.refusal_benign.is_some_and(|r| r.share > 0.0);
+        if refuses(a) || refuses(b) {
+            let (before, after) = (percent(b.refusal_benign), percent(a.refusal_benign));
+            t.row("refuses benign, %", before, after, c.refusal_benign, 100.0);
+        }
         t.row(
             "length, tokens",
             mean(Some(b.length_tokens)),
@@ -75,8 +75,12 @@ impl Comparison {
         t.text
     }
 
-    /// One row per domain: proxy and gold before and after, KL after (nats per sequence), refusals.
+    /// One row per domain: proxy and gold before and after, KL after (nats per sequence), refusals. Empty
+    /// where there is only one domain, which the table above shows.
     pub fn domain_table(&self) -> String {
+        if self.aligned.domains.len() < 2 {
+            return String::new();
+        }
         let mut text = format!(
             "{:<14}{:>5}{:>18}{:>18}{:>10}{:>15}\n",
             "domain", "n", "proxy", "gold", "KL", "refuses, %"

@@ -131,7 +131,7 @@ impl Fields<'_> {
         match v.as_u64() {
             // Sizes index memory; anything past this is not a model but a broken file.
             Some(n @ 1..=16_777_216) => Ok(n as usize),
-            _ => Err(self.error(field, format!("expected a positive integer, found {v}"))),
+            _ => Err(self.error(field, format!("expected an integer from 1 to 16777216, found {v}"))),
         }
     }
 

@@ -60,7 +60,7 @@ pub enum ModelError {
         problem: String,
     },
     /// A tensor that the architecture needs is not in the files.
-    #[error("{path}: tensor `{name}` with shape {shape:?} is missing")]
+    #[error("{path}: tensor `{name}` with shape {shape:?} is missing{instead}")]
     MissingTensor {
         /// Which directory.
         path: PathBuf,
@@ -68,6 +68,16 @@ pub enum ModelError {
         name: String,
         /// The shape it should have.
         shape: Vec<usize>,
+        /// A tensor that the architecture does not have, for people; or nothing.
+        instead: String,
+    },
+    /// A weight is infinite or not a number.
+    #[error("{path}: tensor `{name}` holds a value that is not finite; the weights are damaged")]
+    NotFiniteTensor {
+        /// Which directory.
+        path: PathBuf,
+        /// Which tensor.
+        name: String,
     },
     /// A tensor is in the files that the architecture does not know.
     #[error("{path}: unexpected tensor `{name}` with shape {shape:?}; this {arch} has no such weight")]

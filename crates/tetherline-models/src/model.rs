@@ -135,6 +135,7 @@ impl Model {
                 fresh_scalar = true;
             } else {
                 return Err(ModelError::MissingTensor {
+                    instead: String::new(),
                     path: "model in memory".into(),
                     name: s.name.clone(),
                     shape: s.shape.clone(),

@@ -36,6 +36,7 @@ pub(crate) fn load(
 ) -> Result<Vec<String>> {
     let by_name: BTreeMap<&str, &Slot> = slots.iter().map(|s| (s.name.as_str(), s)).collect();
     let mut seen = BTreeSet::new();
+    let mut unexpected = None;
     for file in weight_files(files)? {
         let path = files.path(&file);
         let bytes = files.read(&file)?.ok_or_else(|| ModelError::NotAModel {
@@ -49,12 +50,8 @@ pub(crate) fn load(
                 if ignorable(name) {
                     continue;
                 }
-                return Err(ModelError::UnexpectedTensor {
-                    path: files.root(),
-                    name: name.to_owned(),
-                    shape: view.shape().to_vec(),
-                    arch: config.arch.name(),
-                });
+                unexpected.get_or_insert((name.to_owned(), view.shape().to_vec()));
+                continue;
             };
             if view.shape() != slot.shape {
                 return Err(ModelError::WrongShape {
@@ -69,6 +66,9 @@ pub(crate) fn load(
                 name: name.to_owned(),
                 found,
             })?;
+            if !flat[slot.range()].iter().all(|x| x.is_finite()) {
+                return Err(ModelError::NotFiniteTensor { path: files.root(), name: name.to_owned() });
+            }
             seen.insert(slot.name.as_str());
         }
     }
@@ -81,11 +81,21 @@ pub(crate) fn load(
             absent.push(slot.name.clone());
             continue;
         }
+        if config.sequence_classification && slot.name == "lm_head.weight" {
+            return Err(ModelError::NoVocabulary(config.arch.name()));
+        }
         return Err(ModelError::MissingTensor {
             path: files.root(),
             name: slot.name.clone(),
             shape: slot.shape.clone(),
+            instead: unexpected.map_or_else(String::new, |(name, shape)| {
+                format!("; there is `{name}` with shape {shape:?}, which this architecture does not have")
+            }),
         });
+    }
+    if let Some((name, shape)) = unexpected {
+        let arch = config.arch.name();
+        return Err(ModelError::UnexpectedTensor { path: files.root(), name, shape, arch });
     }
     Ok(absent)
 }

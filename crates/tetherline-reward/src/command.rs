@@ -6,7 +6,7 @@
 //! {"prompt": "…", "response": "…", "domain": "…"}
 //! ```
 //!
-//! and writes one per line, in the same order: `{"score": 1.5}` (more keys are ignored). Blank lines are
+//! and writes one per line, in the same order: `1.5`, or `{"score": 1.5}` (more keys are ignored). Blank lines are
 //! skipped. It must exit with status 0. What it writes to standard error is quoted when it fails.
 //!
 //! Writing and reading run on threads of their own, so a program may write before it has read everything,
@@ -38,9 +38,26 @@ struct Request<'a> {
     domain: &'a str,
 }
 
+/// A line of the program: the number alone, or an object with it.
 #[derive(Deserialize)]
-struct Reply {
-    score: f64,
+#[serde(untagged)]
+enum Reply {
+    Number(f64),
+    Object { score: f64 },
+}
+
+/// The score on a line; NaN where the program wrote `NaN`, `Infinity` or `null`, as Python's `json` does.
+fn parse_reply(line: &str) -> Option<f64> {
+    let bare = |text: &str| {
+        serde_json::from_str(text).ok().map(|r| match r {
+            Reply::Number(x) | Reply::Object { score: x } => x,
+        })
+    };
+    let marked = ["-Infinity", "Infinity", "NaN", "null", "nan", "inf"]
+        .iter()
+        .find(|word| line.contains(*word))
+        .and_then(|word| bare(&line.replacen(word, "0", 1)).map(|_| f64::NAN));
+    bare(line).or(marked)
 }
 
 impl CommandRule {
@@ -66,8 +83,8 @@ impl CommandRule {
         let mut scores = Vec::with_capacity(samples.len());
         for (line, reply) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let at = format!("wrote `{}` on line {}", shorten(reply), line + 1);
-            let Reply { score } = serde_json::from_str(reply)
-                .map_err(|e| fail(format!("{at}, expected {{\"score\": NUMBER}}: {e}")))?;
+            let score = parse_reply(reply)
+                .ok_or_else(|| fail(format!("{at}, expected a number or {{\"score\": NUMBER}}")))?;
             if !(score.is_finite() && ((score * self.config.weight) as f32).is_finite()) {
                 return Err(fail(format!("{at}: the score is not finite")));
             }
@@ -212,6 +229,8 @@ mod tests {
         assert_eq!(parts[0].name, "rule.judge");
         assert_eq!(parts[0].values, [3.0, -2.0, 3.0]);
         assert!(rule("exit 1", 20.0).run(&[]).unwrap().is_empty());
+        let bare = rule("cat >/dev/null; echo 0.79; echo ' -2'", 20.0);
+        assert_eq!(bare.run(&[sample("a"), sample("b")]).unwrap(), [0.79, -2.0]);
     }
 
     /// 4 MB each way, far above any pipe buffer, echoed line by line.
@@ -233,10 +252,11 @@ mod tests {
             ("cat >/dev/null; echo broken model >&2; exit 3", "; it wrote: broken model"),
             ("cat >/dev/null; echo '{\"score\": 1}'", "wrote 1 scores for 2 samples"),
             ("cat >/dev/null; echo '{\"score\": 1}'; echo oops", "wrote `oops` on line 2, expected"),
-            ("cat >/dev/null; echo '{\"score\": NaN}'", "on line 1, expected"),
-            ("cat >/dev/null; echo '{\"score\": null}'", "on line 1, expected"),
+            ("cat >/dev/null; echo '{\"score\": NaN}'", "the score is not finite"),
+            ("cat >/dev/null; echo '{\"score\": null}'", "the score is not finite"),
+            ("cat >/dev/null; echo NaN", "the score is not finite"),
             ("cat >/dev/null; echo '{\"score\": 1e300}'; echo '{\"score\": 1}'", "the score is not finite"),
-            ("cat >/dev/null; echo '{\"points\": 1}'", "missing field `score`"),
+            ("cat >/dev/null; echo '{\"points\": 1}'", "expected a number or"),
         ];
         for (script, expected) in cases {
             let error = failure(script);

@@ -99,7 +99,8 @@ pub fn generate(
     let mut out = Rollout { policy_version, temperature: temperature(config), ..Rollout::default() };
     for group in done {
         for row in group.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)? {
-            out.texts.push(tetherline_core::Decode::decode(tokenizer, &row.tokens));
+            let prompt = prompts.tokens.row(out.texts.len());
+            out.texts.push(response_text(tokenizer, prompt, &row.tokens));
             out.responses.push_row(row.tokens);
             out.logprobs.push_row(row.logprobs);
             out.entropy.push_row(row.entropy);
@@ -110,6 +111,18 @@ pub fn generate(
     out.ref_logprobs = Ragged::from_rows((0..prompts.len()).map(|_| []));
     out.prompts = prompts;
     Ok(out)
+}
+
+/// What the response adds to the prompt's text. Tokens alone may decode to something else: SentencePiece
+/// drops the space before the first word of a text.
+fn response_text(tokenizer: &Tokenizer, prompt: &[TokenId], response: &[TokenId]) -> String {
+    let decode = |tokens: &[TokenId]| tetherline_core::Decode::decode(tokenizer, tokens);
+    let whole = decode(&[prompt, response].concat());
+    match whole.strip_prefix(&decode(prompt)) {
+        Some(text) => text.to_owned(),
+        // The boundary is inside a character.
+        None => decode(response),
+    }
 }
 
 /// The temperature of the distribution that log-probs are of: greedy decoding reads it at 1.

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use tetherline_core::BoxError;
+use tetherline_core::{BoxError, Event, Observer};
 
 /// Why a checkpoint could not be saved, found or removed. The previous checkpoint is intact.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +142,27 @@ pub struct Checkpoint {
     pub path: PathBuf,
 }
 
+/// What [`Checkpoints::restore`] found.
+#[derive(Debug)]
+pub struct Restored<T> {
+    /// What was made of it.
+    pub value: T,
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// What is wrong with each newer checkpoint.
+    pub damaged: Vec<String>,
+}
+
+impl<T> Restored<T> {
+    /// Says which checkpoints were passed over.
+    pub(crate) fn report(&self, observer: &mut dyn Observer) {
+        for problem in &self.damaged {
+            let path = self.path.display();
+            observer.on_event(&Event::Warning(&format!("{problem}; going on from {path}")));
+        }
+    }
+}
+
 impl Checkpoints {
     /// Opens the directory of checkpoints, creating it if need be and cleaning incomplete saves.
     ///
@@ -193,12 +214,27 @@ impl Checkpoints {
         Ok(found)
     }
 
-    /// The newest complete checkpoint.
+    /// Restores the newest checkpoint that can be read: its path, what `restore` made of it, and what was
+    /// wrong with each newer one. `None` where there is no checkpoint.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`].
-    pub fn latest(&self) -> Result<Option<Checkpoint>, CheckpointError> {
-        Ok(self.all()?.pop())
+    /// [`CheckpointError::Io`]; what is wrong with the newest one, where none can be read.
+    pub fn restore<T, E: From<CheckpointError> + std::fmt::Display>(
+        &self,
+        mut restore: impl FnMut(&Path) -> Result<T, E>,
+    ) -> Result<Option<Restored<T>>, E> {
+        let mut first = None;
+        let mut damaged = Vec::new();
+        for c in self.all()?.into_iter().rev() {
+            match restore(&c.path) {
+                Ok(value) => return Ok(Some(Restored { value, path: c.path, damaged })),
+                Err(e) => {
+                    damaged.push(e.to_string());
+                    first.get_or_insert(e);
+                }
+            }
+        }
+        first.map_or(Ok(None), Err)
     }
 
     /// Removes all but the newest `keep` checkpoints (at least one stays).
@@ -274,11 +310,11 @@ mod tests {
     fn a_checkpoint_is_saved_found_and_pruned() {
         let dir = tempfile::tempdir().unwrap();
         let c = Checkpoints::open(dir.path().join("checkpoints")).unwrap();
-        assert_eq!(c.latest().unwrap(), None);
+        assert_eq!(c.all().unwrap().pop(), None);
         for step in [20, 40, 1_000_000] {
             c.save(step, fill("w")).unwrap();
         }
-        let latest = c.latest().unwrap().unwrap();
+        let latest = c.all().unwrap().pop().unwrap();
         assert_eq!((latest.step, latest.path), (1_000_000, c.path(1_000_000)));
         c.prune(2).unwrap();
         assert_eq!(names(&dir.path().join("checkpoints")), ["step-000040", "step-1000000"]);
@@ -303,6 +339,26 @@ mod tests {
         }
         assert_eq!(names(dir.path()), ["step-000040"]);
         assert_eq!(fs::read_to_string(c.path(40).join("policy/weights")).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_falls_back_to_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let c = Checkpoints::open(dir.path()).unwrap();
+        let read = |path: &Path| -> Result<String, CheckpointError> {
+            fs::read_to_string(path.join("policy/weights")).map_err(io_error("read", path))
+        };
+        assert!(c.restore(read).unwrap().is_none());
+        for (step, text) in [(20, "twenty"), (40, "forty")] {
+            c.save(step, fill(text)).unwrap();
+        }
+        assert_eq!(c.restore(read).unwrap().unwrap().value, "forty");
+        fs::remove_file(c.path(40).join("policy/weights")).unwrap();
+        let found = c.restore(read).unwrap().unwrap();
+        assert_eq!((found.value.as_str(), found.damaged.len()), ("twenty", 1));
+        assert!(found.damaged[0].contains("step-000040"));
+        fs::remove_file(c.path(20).join("policy/weights")).unwrap();
+        assert!(c.restore(read).unwrap_err().to_string().contains("step-000040"));
     }
 
     #[test]

@@ -121,6 +121,8 @@ impl Error {
                 RunDirError::NotEmpty { .. }
                 | RunDirError::NotARun { .. }
                 | RunDirError::OtherRecipe { .. }
+                | RunDirError::OtherInputs { .. }
+                | RunDirError::NothingToResume { .. }
                 | RunDirError::InUse { .. } => ErrorKind::Usage,
                 RunDirError::Recipe(_) | RunDirError::Jsonl(JsonlError::Shorter { .. }) => ErrorKind::Input,
                 _ => ErrorKind::Failed,

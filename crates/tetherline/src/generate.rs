@@ -1,6 +1,7 @@
 //! `tether generate`: sampling responses from a model into a file.
 
 use crate::codec::Codec;
+use crate::fit::Fit;
 use crate::ppo::POLICY_HEADS;
 use crate::{Error, sources};
 use serde_json::json;
@@ -33,8 +34,11 @@ pub struct GenerateOptions {
     pub threads: usize,
     /// Where the model runs.
     pub device: Device,
-    /// Skip (and count) malformed lines instead of stopping.
+    /// Skip (and count) malformed and over-long lines instead of stopping.
     pub skip_bad_lines: bool,
+    /// Also write `input_ids` and `prompt_len`: what `tether score` then scores is what was sampled, token for
+    /// token, where encoding the text again may cut it differently.
+    pub input_ids: bool,
 }
 
 /// What was written.
@@ -64,8 +68,14 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
     let file = options.prompts.display().to_string();
     let loaded = read_prompts(&options.prompts, &read).map_err(|e| Error::input(file.clone(), e))?;
     let mut all = PromptBatch::default();
+    let (context, new) = (model.context(), options.sampling.max_new_tokens);
+    let why = format!("context {context} less --max-new-tokens {new}");
+    let mut fit = Fit::new(&file, context.saturating_sub(new), why, options.skip_bad_lines);
     for (id, row) in loaded.rows.iter().enumerate() {
         let tokens = codec.prompt(&row.prompt)?;
+        if !fit.keeps(row.line, tokens.len())? {
+            continue;
+        }
         for k in 0..options.num_samples {
             all.push(PromptRef {
                 tokens: &tokens,
@@ -79,7 +89,7 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
         }
     }
     let name = StreamName { seed: options.seed, purpose: Purpose::Sampling, step: 0 };
-    let mut out = crate::score::Output::create(&options.out)?;
+    let mut out = crate::score::Output::create(&options.out, &options.prompts)?;
     let total = all.len() as u64;
     observer.on_event(&Event::StageStarted { stage: Stage::Generate, done: 0, total });
     let mut tokens = 0;
@@ -100,10 +110,15 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
         )
         .map_err(|e| Error::input(file.clone(), e))?;
         for i in 0..r.responses.len() {
-            let row = json!({
+            let mut row = json!({
                 "prompt": r.prompts.texts[i], "response": r.texts[i], "token_ids": r.responses.row(i),
                 "logprobs": r.logprobs.row(i), "stop_reason": r.stop[i],
             });
+            if options.input_ids {
+                let prompt = r.prompts.tokens.row(i);
+                row["input_ids"] = json!([prompt, r.responses.row(i)].concat());
+                row["prompt_len"] = json!(prompt.len());
+            }
             writeln!(out, "{row}").map_err(|e| out.error(e))?;
         }
         tokens += r.responses.total();
@@ -112,5 +127,5 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
     }
     out.finish()?;
     observer.on_event(&Event::StageFinished { stage: Stage::Generate });
-    Ok(GenerateSummary { rows: all.len(), tokens, skipped: loaded.skipped.len() })
+    Ok(GenerateSummary { rows: all.len(), tokens, skipped: loaded.skipped.len() + fit.skipped() })
 }

@@ -8,7 +8,7 @@ use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::Recipe;
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardModel, Scorer};
-use crate::{Error, RunOptions, RunSummary, report, reward, sft, sources};
+use crate::{Error, RunOptions, RunSummary, Stages, report, reward, sft, sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::seeds::Purpose;
@@ -39,10 +39,15 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
     // A single stage continues what earlier ones left; a whole run continues only when told to.
     let one_stage = options.stages != crate::Stages::All;
     let known = options.out.join("config.toml").is_file();
-    let dir = RunDir::open(&options.out, recipe, options.resume || (one_stage && known))?;
+    let inputs = crate::inputs::hashes(recipe)?;
+    let dir = RunDir::open(&options.out, recipe, &inputs, options.resume || (one_stage && known))?;
     let run = Run { recipe, options, dir, engine };
     let mut summary = RunSummary::default();
 
+    if let Some(note) = run.nothing_to_do() {
+        summary.notes.push(note);
+        return Ok(summary);
+    }
     if options.stages.include(Stage::Sft) && recipe.runs_sft() && !run.sft_dir().is_dir() {
         run.sft(observer)?;
     }
@@ -69,6 +74,23 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Why a single stage has nothing to do, if so.
+    fn nothing_to_do(&self) -> Option<String> {
+        let Stages::Only(stage) = self.options.stages else { return None };
+        let (wanted, key, done) = match stage {
+            Stage::Sft => (self.recipe.runs_sft(), "no [sft] section", self.sft_dir()),
+            Stage::Reward => {
+                (self.recipe.trains_reward_model(), "no reward model to train", self.dir.reward())
+            }
+            Stage::Ppo => (true, "", self.dir.policy()),
+            _ => (self.recipe.eval.prompts > 0, "eval.prompts = 0", self.dir.root().join("no such file")),
+        };
+        if !wanted {
+            return Some(format!("nothing to do: the recipe has {key}"));
+        }
+        done.is_dir().then(|| format!("nothing to do: {} is there already", done.display()))
+    }
+
     fn sft_dir(&self) -> std::path::PathBuf {
         self.dir.root().join("sft")
     }

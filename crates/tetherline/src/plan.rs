@@ -5,6 +5,7 @@ use crate::{Error, Stages};
 use std::path::Path;
 use tetherline_core::Stage;
 use tetherline_data::{DataError, Loaded, ReadOptions};
+use tetherline_models::ModelConfig;
 
 /// One stage of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,9 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
     {
         check_model(text)?;
     }
+    // Fails at once where the build or the machine has no such device.
+    crate::pipeline::engine(recipe.device, 1)?;
+    check_room(recipe)?;
     let sft_rows = rows(&data.sft, |p| tetherline_data::read_sft(p, &options))?;
     let pairs = rows(&data.pairs, |p| tetherline_data::read_pairs(p, &options))?;
     let held_out_pairs = rows(&data.pairs_eval, |p| tetherline_data::read_pairs(p, &options))?;
@@ -47,8 +51,10 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
     }
     if recipe.trains_reward_model() {
         let mut what = format!("on {}", named(pairs, "pairs"));
-        if let Some(n) = held_out_pairs {
-            what += &format!(", tested on {n}");
+        match held_out_pairs {
+            Some(n) => what += &format!(", tested on {n}"),
+            None if data.world.is_none() => what += ", a tenth of them held out for testing",
+            None => {}
         }
         plan.push(PlannedStage { stage: Stage::Reward, what });
     }
@@ -102,6 +108,24 @@ fn rows<T>(
             .map_err(|e| Error::input(path.display().to_string(), e)),
         None => Ok(None),
     }
+}
+
+/// A response must leave room for a prompt in the policy's context, where that is known without a download.
+fn check_room(recipe: &Recipe) -> Result<(), Error> {
+    let text = &recipe.model.policy;
+    if let Ok(ModelSource::Frontdesk | ModelSource::Dir(_)) = ModelSource::parse(text) {
+        let files = crate::sources::open_model(text)?;
+        let config = ModelConfig::load(&files).map_err(|e| Error::input(format!("the model {text}"), e))?;
+        let new = recipe.sampling.max_new_tokens;
+        if new >= config.max_positions {
+            let problem = format!(
+                "{new} leaves no room for a prompt in the context of {} tokens of {text}",
+                config.max_positions
+            );
+            return Err(Error::input("sampling.max_new_tokens", problem));
+        }
+    }
+    Ok(())
 }
 
 fn check_model(text: &str) -> Result<(), Error> {

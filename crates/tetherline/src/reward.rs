@@ -2,6 +2,7 @@
 //! reference policy's samples, so that β means the same thing in every run.
 
 use crate::codec::Codec;
+use crate::fit::Fit;
 use crate::recipe::Recipe;
 use crate::run_dir::RunDir;
 use crate::scoring::{NORM_FILE, REWARD_HEADS, RewardModel, RewardTokens};
@@ -9,8 +10,10 @@ use crate::sft::note_skipped;
 use crate::supervised::Supervised;
 use crate::train::Trainer;
 use crate::{Error, sources};
+use std::collections::HashSet;
 use std::path::Path;
-use tetherline_core::{Event, Metrics, Observer, Schedule, Stage};
+use tetherline_core::seeds::{Purpose, stream};
+use tetherline_core::{Metrics, Observer, Schedule, Stage};
 use tetherline_data::PairRow;
 use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Model, ModelFiles, Row, RowGrad, RowOutput, SaveType, UnitLoss};
@@ -55,12 +58,12 @@ impl UnitLoss for BradleyTerry<'_> {
     }
 }
 
-fn encode(codec: &Codec, rows: &[PairRow], context: usize) -> Result<Vec<Pair>, Error> {
+fn encode(codec: &Codec, rows: &[PairRow], fit: &mut Fit) -> Result<Vec<Pair>, Error> {
     let mut out = Vec::with_capacity(rows.len());
     for row in rows {
         let c = codec.example(&row.prompt, row.chosen.last_text(), true)?;
         let r = codec.example(&row.prompt, row.rejected.last_text(), true)?;
-        if c.tokens.len() > context || r.tokens.len() > context {
+        if !fit.keeps(row.line, c.tokens.len().max(r.tokens.len()))? {
             continue;
         }
         out.push(Pair {
@@ -73,6 +76,21 @@ fn encode(codec: &Codec, rows: &[PairRow], context: usize) -> Result<Vec<Pair>, 
         });
     }
     Ok(out)
+}
+
+/// Takes the pairs of a tenth of the prompts out of `rows`: a prompt is either trained or tested on. None
+/// where there are fewer than ten prompts.
+fn hold_out(rows: &mut Vec<PairRow>, seed: u64) -> Vec<PairRow> {
+    // In the file's order: that of a hash set is not the same in every run.
+    let mut seen = HashSet::new();
+    let mut prompts: Vec<_> =
+        rows.iter().map(|r| r.prompt.clone()).filter(|p| seen.insert(p.clone())).collect();
+    stream(seed, Purpose::Shuffle, u64::MAX, Stage::Reward as u64, 0).shuffle(&mut prompts);
+    prompts.truncate(prompts.len() / 10);
+    let held: HashSet<_> = prompts.into_iter().collect();
+    let (test, train) = std::mem::take(rows).into_iter().partition(|r| held.contains(&r.prompt));
+    *rows = train;
+    test
 }
 
 /// What training left behind.
@@ -104,13 +122,22 @@ pub fn reward(
     let context = model.context();
     let loaded = sources::pairs(recipe)?.ok_or_else(|| Error::input("data.pairs", "missing"))?;
     note_skipped(observer, "data.pairs", loaded.skipped.len());
-    let pairs = encode(codec, &loaded.rows, context)?;
-    let too_long = loaded.rows.len() - pairs.len();
-    if too_long > 0 {
-        observer.on_event(&Event::Warning(&format!(
-            "reward: {too_long} pairs are longer than the context of {context} tokens and were left out"
-        )));
-    }
+    let skip = recipe.data.skip_bad_lines;
+    let fit = |key| Fit::new(sources::file_of(recipe, key), context, format!("context {context}"), skip);
+    let mut rows = loaded.rows;
+    let held_out = match sources::pairs_eval(recipe)? {
+        Some(given) => {
+            note_skipped(observer, "data.pairs_eval", given.skipped.len());
+            given.rows
+        }
+        None => hold_out(&mut rows, recipe.seed),
+    };
+    let mut strict = fit("data.pairs");
+    let pairs = encode(codec, &rows, &mut strict)?;
+    strict.report(observer);
+    let mut strict = fit(if recipe.data.pairs_eval.is_some() { "data.pairs_eval" } else { "data.pairs" });
+    let held_out = encode(codec, &held_out, &mut strict)?;
+    strict.report(observer);
     if pairs.is_empty() {
         return Err(Error::input("data.pairs", "no pair fits the model's context"));
     }
@@ -143,13 +170,7 @@ pub fn reward(
         let sum = |of: fn(&(f64, f64)) -> f64| stats.iter().map(of).sum::<f64>();
         Ok(Metrics::from([("loss".to_owned(), sum(|s| s.0)), ("accuracy".to_owned(), sum(|s| s.1))]))
     })?;
-    let held_out = match sources::pairs_eval(recipe)? {
-        Some(rows) => {
-            note_skipped(observer, "data.pairs_eval", rows.skipped.len());
-            Some(measure(&model, engine, &encode(codec, &rows.rows, context)?)?)
-        }
-        None => None,
-    };
+    let held_out = if held_out.is_empty() { None } else { Some(measure(&model, engine, &held_out)?) };
     Ok(Trained { model, log, held_out })
 }
 
@@ -188,4 +209,28 @@ pub fn save(dir: &Path, model: &Model, norm: RewardNorm) -> Result<(), tetherlin
 pub fn as_scorer(model: Model, files: &ModelFiles) -> Result<RewardModel, Error> {
     let codec = Codec::load(files, &model)?;
     Ok(RewardModel { model, codec, norm: RewardNorm::IDENTITY, tokens: RewardTokens::Shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tetherline_data::{ReadOptions, read_pairs_str};
+
+    #[test]
+    fn a_tenth_of_the_prompts_is_held_out_whole() {
+        let line = |i: usize| {
+            format!("{{\"prompt\":\"p{}\",\"chosen\":\"good {i}\",\"rejected\":\"bad {i}\"}}\n", i % 40)
+        };
+        let text: String = (0..120).map(line).collect();
+        let read = || read_pairs_str("pairs", &text, &ReadOptions::default()).unwrap().rows;
+        let (mut train, mut again) = (read(), read());
+        let test = hold_out(&mut train, 3);
+        assert_eq!((train.len(), test.len()), (108, 12), "4 of 40 prompts, 3 pairs each");
+        assert!(test.iter().all(|t| train.iter().all(|r| r.prompt != t.prompt)));
+        assert_eq!(hold_out(&mut again, 3), test, "the same in every run");
+        let mut few = read();
+        few.truncate(9);
+        assert!(hold_out(&mut few, 3).is_empty());
+        assert_eq!(few.len(), 9);
+    }
 }

@@ -2,7 +2,9 @@
 
 use crate::Error;
 use crate::codec::Codec;
+use crate::fit::Fit;
 use crate::recipe::Recipe;
+use crate::sources;
 use tetherline_core::{Advantages, Event, Observer, PromptBatch, PromptRef, Rollout, TextSample};
 use tetherline_data::PromptRow;
 use tetherline_kl::{KlByDomain, NatsPerSequence};
@@ -70,23 +72,31 @@ pub(crate) fn select(all: &PromptBatch, rows: &[usize], k: usize) -> PromptBatch
     out
 }
 
-/// Encodes prompts; those that leave no room for a response are left out, counted and reported.
+/// Encodes prompts. Those that leave no room for a response are refused, or left out with `skip_bad_lines`;
+/// those above `data.max_prompt_tokens` are left out, counted and reported.
 pub(crate) fn encode_prompts(
     recipe: &Recipe,
     codec: &Codec,
     rows: &[PromptRow],
     context: usize,
-    what: &str,
+    key: &str,
     observer: &mut dyn Observer,
 ) -> Result<PromptBatch, Error> {
-    let mut room = context.saturating_sub(recipe.sampling.max_new_tokens);
-    if recipe.data.max_prompt_tokens > 0 {
-        room = room.min(recipe.data.max_prompt_tokens);
-    }
+    let new = recipe.sampling.max_new_tokens;
+    let room = context.saturating_sub(new);
+    let most = match recipe.data.max_prompt_tokens {
+        0 => usize::MAX,
+        n => n,
+    };
+    let why = format!("context {context} less sampling.max_new_tokens {new}");
+    let mut fit = Fit::new(sources::file_of(recipe, key), room, &why, recipe.data.skip_bad_lines);
     let mut out = PromptBatch::default();
+    let mut above = 0;
     for (id, row) in rows.iter().enumerate() {
         let tokens = codec.prompt(&row.prompt)?;
-        if tokens.len() <= room && !tokens.is_empty() {
+        if tokens.len() > most {
+            above += 1;
+        } else if fit.keeps(row.line, tokens.len())? {
             out.push(PromptRef {
                 tokens: &tokens,
                 id: id as u64,
@@ -98,17 +108,18 @@ pub(crate) fn encode_prompts(
             });
         }
     }
-    let left_out = rows.len() - out.len();
     if out.is_empty() {
-        let problem = format!(
-            "no prompt fits: the longest allowed has {room} tokens (context {context}, max_new_tokens {})",
-            recipe.sampling.max_new_tokens
-        );
-        return Err(Error::input(what, problem));
+        let longest = room.min(most);
+        return Err(Error::input(
+            key,
+            format!("no prompt fits: the longest allowed has {longest} tokens ({why})"),
+        ));
     }
-    if left_out > 0 {
-        observer.on_event(&Event::Warning(&format!(
-            "{what}: {left_out} prompts are longer than {room} tokens (context {context}) and were left out"
+    fit.report(observer);
+    if above > 0 {
+        observer.on_event(&Event::Note(&format!(
+            "{key}: {above} of {} prompts have more than data.max_prompt_tokens = {most} tokens and are left out",
+            rows.len()
         )));
     }
     Ok(out)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! config.toml               the resolved recipe
+//! inputs.txt                a hash of every data file and model it started from
 //! sft.jsonl  reward.jsonl   one object per step of these stages
 //! reward_held_out.json      the reward model on pairs it has not seen
 //! metrics.jsonl             one object per step of PPO
@@ -21,6 +22,7 @@ use crate::checkpoint::{self, CheckpointError, Checkpoints};
 use crate::jsonl::{JsonlError, JsonlWriter};
 use crate::recipe::{Difference, Recipe, RecipeError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,6 +70,28 @@ pub enum RunDirError {
         /// Where the two recipes differ.
         differences: Vec<Difference>,
     },
+    /// A file that the run was started on is another one now.
+    #[error(
+        "{path} was started on other contents of {list}; nothing was changed. Put the old files back, or start \
+         a new run with another --out",
+        path = path.display(),
+        list = keys.join(", ")
+    )]
+    OtherInputs {
+        /// The directory.
+        path: PathBuf,
+        /// Keys of the recipe that name them.
+        keys: Vec<String>,
+    },
+    /// A run was to be continued where there is no directory.
+    #[error(
+        "there is no run to resume: {path} does not exist; check --out, or leave --resume out to start one",
+        path = path.display()
+    )]
+    NothingToResume {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process is running in the directory.
     #[error("another process is using {path}", path = path.display())]
     InUse {
@@ -95,7 +119,18 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunD
 }
 
 const CONFIG: &str = "config.toml";
+const INPUTS: &str = "inputs.txt";
 const LOCK: &str = ".lock";
+
+/// Keys whose hash in the file `recorded` is another one than in `now`.
+fn other_inputs(recorded: &Path, now: &BTreeMap<String, String>) -> Result<Vec<String>, RunDirError> {
+    let text = match fs::read_to_string(recorded) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io_error("read", recorded))?,
+    };
+    let then = text.lines().filter_map(|l| l.split_once(' '));
+    Ok(then.filter(|(k, h)| now.get(*k).is_some_and(|n| n != h)).map(|(k, _)| k.to_owned()).collect())
+}
 
 /// The directory of a run.
 #[derive(Debug)]
@@ -109,13 +144,23 @@ impl RunDir {
     /// Opens `root` for running `recipe`: a new run where there is nothing yet, the same run continued
     /// with `resume`. With `resume` and an empty directory a new run starts, so a run that was killed
     /// before its first checkpoint needs no other command than one killed after it. A single stage goes
-    /// on in the directory that an earlier stage of the recipe left, so it too passes `resume`.
+    /// on in the directory that an earlier stage of the recipe left, so it too passes `resume`. `inputs` are
+    /// the hashes of what the run reads.
     ///
     /// # Errors
-    /// [`RunDirError::NotEmpty`] without `resume`; [`RunDirError::OtherRecipe`] with it, when the recipe
-    /// differs; [`RunDirError::InUse`]; [`RunDirError::Io`].
-    pub fn open(root: impl Into<PathBuf>, recipe: &Recipe, resume: bool) -> Result<Self, RunDirError> {
+    /// [`RunDirError::NotEmpty`] without `resume`; with it [`RunDirError::NothingToResume`], and
+    /// [`RunDirError::OtherRecipe`] or [`RunDirError::OtherInputs`] when recipe or inputs differ;
+    /// [`RunDirError::InUse`]; [`RunDirError::Io`].
+    pub fn open(
+        root: impl Into<PathBuf>,
+        recipe: &Recipe,
+        inputs: &BTreeMap<String, String>,
+        resume: bool,
+    ) -> Result<Self, RunDirError> {
         let root = root.into();
+        if resume && !root.exists() {
+            return Err(RunDirError::NothingToResume { path: root });
+        }
         let is_new = is_empty(&root)?;
         let config = root.join(CONFIG);
         if !is_new {
@@ -130,11 +175,17 @@ impl RunDir {
             if !differences.is_empty() {
                 return Err(RunDirError::OtherRecipe { path: root, differences });
             }
+            let keys = other_inputs(&root.join(INPUTS), inputs)?;
+            if !keys.is_empty() {
+                return Err(RunDirError::OtherInputs { path: root, keys });
+            }
         }
         fs::create_dir_all(&root).map_err(io_error("create", &root))?;
         let lock = lock(&root)?;
         checkpoint::clean(&root)?;
         if is_new {
+            let text: String = inputs.iter().map(|(k, h)| format!("{k} {h}\n")).collect();
+            checkpoint::save_file(&root.join(INPUTS), text.as_bytes())?;
             checkpoint::save_file(&config, recipe.to_toml().as_bytes())?;
         }
         Ok(Self { root, _lock: Some(lock) })
@@ -333,28 +384,41 @@ mod tests {
     }
 
     #[test]
+    fn other_inputs_and_a_missing_directory_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let inputs = |hash: &str| BTreeMap::from([("data.prompts".to_owned(), hash.to_owned())]);
+        let root = dir.path().join("run");
+        let open = |hash: &str, resume| RunDir::open(&root, &recipe(1), &inputs(hash), resume);
+        assert!(matches!(open("1", true), Err(RunDirError::NothingToResume { .. })));
+        drop(open("1", false).unwrap());
+        drop(open("1", true).unwrap());
+        let error = open("2", true).unwrap_err().to_string();
+        assert!(error.contains("other contents of data.prompts"), "{error}");
+    }
+
+    #[test]
     fn a_new_run_writes_its_recipe_and_refuses_a_second_start() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("a/b");
-        let run = RunDir::open(&root, &recipe(1), false).unwrap();
+        let run = RunDir::open(&root, &recipe(1), &BTreeMap::new(), false).unwrap();
         assert_eq!(run.recipe().unwrap(), recipe(1));
         drop(run);
-        let e = RunDir::open(&root, &recipe(1), false).unwrap_err();
+        let e = RunDir::open(&root, &recipe(1), &BTreeMap::new(), false).unwrap_err();
         assert!(matches!(&e, RunDirError::NotEmpty { .. }) && e.to_string().contains("--resume"), "{e}");
-        RunDir::open(&root, &recipe(1), true).unwrap();
+        RunDir::open(&root, &recipe(1), &BTreeMap::new(), true).unwrap();
     }
 
     #[test]
     fn another_recipe_is_refused_with_the_keys_that_differ() {
         let dir = tempfile::tempdir().unwrap();
-        drop(RunDir::open(dir.path(), &recipe(1), false).unwrap());
+        drop(RunDir::open(dir.path(), &recipe(1), &BTreeMap::new(), false).unwrap());
         let before = fs::read(dir.path().join(CONFIG)).unwrap();
-        let e = RunDir::open(dir.path(), &recipe(2), true).unwrap_err().to_string();
+        let e = RunDir::open(dir.path(), &recipe(2), &BTreeMap::new(), true).unwrap_err().to_string();
         assert!(e.contains("\n  seed: 2 here, 1 there\n"), "{e}");
         assert_eq!(fs::read(dir.path().join(CONFIG)).unwrap(), before);
         // A new name is not another recipe.
         let renamed = Recipe { name: "x".into(), threads: 3, ..recipe(1) };
-        RunDir::open(dir.path(), &renamed, true).unwrap();
+        RunDir::open(dir.path(), &renamed, &BTreeMap::new(), true).unwrap();
     }
 
     #[test]
@@ -362,7 +426,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.tex"), "x").unwrap();
         for resume in [false, true] {
-            RunDir::open(dir.path(), &recipe(1), resume).unwrap_err();
+            RunDir::open(dir.path(), &recipe(1), &BTreeMap::new(), resume).unwrap_err();
         }
         assert!(RunDir::read(dir.path()).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -371,15 +435,15 @@ mod tests {
     #[test]
     fn two_processes_cannot_share_a_run() {
         let dir = tempfile::tempdir().unwrap();
-        let _running = RunDir::open(dir.path(), &recipe(1), false).unwrap();
-        let e = RunDir::open(dir.path(), &recipe(1), true).unwrap_err();
+        let _running = RunDir::open(dir.path(), &recipe(1), &BTreeMap::new(), false).unwrap();
+        let e = RunDir::open(dir.path(), &recipe(1), &BTreeMap::new(), true).unwrap_err();
         assert!(matches!(e, RunDirError::InUse { .. }), "{e}");
     }
 
     #[test]
     fn resuming_cuts_every_log() {
         let dir = tempfile::tempdir().unwrap();
-        let run = RunDir::open(dir.path(), &recipe(1), false).unwrap();
+        let run = RunDir::open(dir.path(), &recipe(1), &BTreeMap::new(), false).unwrap();
         let mut logs = run.logs(None).unwrap();
         logs.metrics.write(&1).unwrap();
         let at = logs.sync().unwrap();

@@ -1,6 +1,7 @@
 //! `tether score`: log-probs, KL and reward-model scores of given responses.
 
 use crate::codec::Codec;
+use crate::fit::Fit;
 use crate::ppo::POLICY_HEADS;
 use crate::scoring::RewardModel;
 use crate::train::Example;
@@ -81,22 +82,26 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
         };
         Kind::Policy(Box::new((model, codec, reference)))
     };
-    let mut out = Output::create(&options.out)?;
+    let mut out = Output::create(&options.out, &options.data)?;
+    let context = scorer.model().context();
+    let mut fit = Fit::new(&file, context, format!("context {context}"), options.skip_bad_lines);
     observer.on_event(&Event::StageStarted { stage: Stage::Score, done: 0, total });
     let mut done = 0;
     let mut tokens = 0;
     for rows in loaded.rows.chunks(options.batch_size.max(1)) {
-        let at = |row: &ScoreRow| format!("{file} line {}", row.line);
         let mut examples = Vec::with_capacity(rows.len());
         for row in rows {
             let example = encode(scorer.codec(), row, options.append_eos)?;
-            let check = scorer.model().check_tokens(&example.tokens);
-            check.map_err(|e| Error::input(at(row), e))?;
-            if example.tokens.is_empty() || example.prompt_len == 0 && !scorer.is_reward() {
-                return Err(Error::input(
-                    at(row),
-                    "the prompt has no tokens; a log-prob needs something before it",
-                ));
+            if !fit.keeps(row.line, example.tokens.len())? {
+                continue;
+            }
+            if let Err(e) = scorer.model().check_tokens(&example.tokens) {
+                fit.refuse(row.line, &e.to_string())?;
+                continue;
+            }
+            if example.prompt_len == 0 && !scorer.is_reward() {
+                fit.refuse(row.line, "the prompt has no tokens; a log-prob needs something before it")?;
+                continue;
             }
             tokens += example.tokens.len() - example.prompt_len;
             examples.push(example);
@@ -109,7 +114,8 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
     }
     out.finish()?;
     observer.on_event(&Event::StageFinished { stage: Stage::Score });
-    Ok(ScoreSummary { rows: loaded.rows.len(), tokens, skipped: loaded.skipped.len() })
+    let skipped = fit.skipped();
+    Ok(ScoreSummary { rows: loaded.rows.len() - skipped, tokens, skipped: loaded.skipped.len() + skipped })
 }
 
 enum Kind {
@@ -189,7 +195,13 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+    /// Refuses to replace the file that is read, `input`.
+    pub(crate) fn create(path: &Path, input: &Path) -> Result<Self, Error> {
+        let place = |p: &Path| p.canonicalize().ok();
+        if place(path).is_some_and(|out| Some(out) == place(input)) {
+            let problem = "it is the file that is read, and would be replaced; choose another --out";
+            return Err(Error::input(path.display().to_string(), problem));
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temp = path.with_file_name(format!(".tmp-{name}"));
         let file = File::create(&temp).map_err(|source| Error::Io {

@@ -1,6 +1,7 @@
 //! Supervised fine-tuning: mean negative log-likelihood of the responses, prompts masked.
 
 use crate::codec::Codec;
+use crate::fit::Fit;
 use crate::recipe::Recipe;
 use crate::run_dir::RunDir;
 use crate::supervised::Supervised;
@@ -26,19 +27,16 @@ pub fn sft(
     let loaded = sources::sft(recipe)?.ok_or_else(|| Error::input("data.sft", "missing"))?;
     note_skipped(observer, "data.sft", loaded.skipped.len());
     let context = model.context();
+    let file = sources::file_of(recipe, "data.sft");
+    let mut fit = Fit::new(file, context, format!("context {context}"), recipe.data.skip_bad_lines);
     let mut examples = Vec::with_capacity(loaded.rows.len());
     for row in &loaded.rows {
         let e = codec.example(&row.prompt, &row.response, true)?;
-        if e.tokens.len() <= context && e.targets() > 0 {
+        if fit.keeps(row.line, e.tokens.len())? && e.targets() > 0 {
             examples.push(e);
         }
     }
-    let too_long = loaded.rows.len() - examples.len();
-    if too_long > 0 {
-        observer.on_event(&Event::Warning(&format!(
-            "sft: {too_long} demonstrations are longer than the context of {context} tokens and were left out"
-        )));
-    }
+    fit.report(observer);
     if examples.is_empty() {
         return Err(Error::input("data.sft", "no demonstration fits the model's context"));
     }
@@ -69,6 +67,9 @@ pub fn sft(
 /// Says how many bad lines were left out.
 pub(crate) fn note_skipped(observer: &mut dyn Observer, what: &str, skipped: usize) {
     if skipped > 0 {
-        observer.on_event(&Event::Warning(&format!("{what}: {skipped} bad lines were skipped")));
+        observer.on_event(&Event::Warning(&format!(
+            "{what}: {skipped} bad {} skipped",
+            if skipped == 1 { "line was" } else { "lines were" }
+        )));
     }
 }

@@ -17,7 +17,7 @@ pub fn open_model(text: &str) -> Result<ModelFiles, Error> {
         }
         ModelSource::Dir(dir) => ModelFiles::dir(dir).map_err(|e| input(e.into())),
         ModelSource::Hub { id, revision } => hub(&id, revision.as_deref())
-            .map_err(input)
+            .map_err(|e| input(format!("there is no directory {id}, and {e}").into()))
             .and_then(|d| ModelFiles::dir(d).map_err(|e| input(e.into()))),
     }
 }
@@ -31,6 +31,19 @@ fn hub(id: &str, revision: Option<&str>) -> Result<std::path::PathBuf, tetherlin
 #[cfg(not(feature = "hub"))]
 fn hub(_: &str, _: Option<&str>) -> Result<std::path::PathBuf, tetherline_core::BoxError> {
     Err("this build has no hub client (feature `hub`); download the model and give its directory".into())
+}
+
+/// The file that `key` (e.g. `data.sft`) is read from, for people.
+pub(crate) fn file_of(recipe: &Recipe, key: &str) -> String {
+    let data = &recipe.data;
+    let path = match key {
+        "data.sft" => &data.sft,
+        "data.pairs" => &data.pairs,
+        "data.pairs_eval" => &data.pairs_eval,
+        "data.eval_prompts" if data.eval_prompts.is_some() => &data.eval_prompts,
+        _ => &data.prompts,
+    };
+    path.as_ref().map_or_else(|| key.to_owned(), |p| p.display().to_string())
 }
 
 /// Where one kind of rows comes from: the recipe's file, or a file of the embedded world.
@@ -73,7 +86,7 @@ pub fn pairs(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
     rows(r, r.data.pairs.as_ref(), "pairs.train.jsonl.gz", |p, o| read_pairs(p, o), read_pairs_str)
 }
 
-/// Preference pairs to test on.
+/// Preference pairs to test on; `None` where neither the recipe nor a world has any.
 ///
 /// # Errors
 /// If the file cannot be used.

@@ -55,10 +55,14 @@ impl Supervised<'_> {
         let checkpoints = self.run.stage_checkpoints(stage)?;
         let mut place = Place::default();
         let mut last_checkpoint = None;
-        if let Some(c) = checkpoints.latest()? {
-            place = restore(&c.path, &mut trainer, self.engine)
-                .map_err(|e| Error::input(format!("the checkpoint {}", c.path.display()), e))?;
-            last_checkpoint = Some(c.path);
+        let found = checkpoints.restore(|path| {
+            restore(path, &mut trainer, self.engine)
+                .map_err(|e| Error::input(format!("the checkpoint {}", path.display()), e))
+        })?;
+        if let Some(found) = found {
+            found.report(observer);
+            place = found.value;
+            last_checkpoint = Some(found.path);
         }
         observer.on_event(&Event::StageStarted { stage, done: place.step, total });
         while place.step < total {

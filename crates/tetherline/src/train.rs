@@ -84,7 +84,12 @@ impl Trainer {
         let word =
             |i: usize| bytes.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
         if word(1) != Some(n as u64) || bytes.len() != 16 + 12 * n {
-            return Err(format!("the saved state is not of this model of {n} parameters").into());
+            let (got, expected) = (bytes.len(), 16 + 12 * n);
+            return Err(format!(
+                "the saved weights have {got} bytes, and a model of {n} parameters has {expected}: the file is \
+                 damaged, or of another model"
+            )
+            .into());
         }
         let floats = |k: usize| -> Vec<f32> {
             let part = &bytes[16 + 4 * n * k..16 + 4 * n * (k + 1)];

@@ -107,7 +107,14 @@ fn check_data(checks: &mut Checks, s: &Setup<'_>) {
         let out = s.tether.path("never.jsonl");
         s.expect_error(
             &args!["generate", "--model", s.model.dir, "--prompts", file, "--out", out],
-            &["context", "128"],
+            &["long.jsonl line 1", "context 128"],
+        )
+    });
+    checks.check("bad input: the output would replace the input", || {
+        let file = s.file("both.jsonl", "{\"prompt\": \"where is the boat\"}\n")?;
+        s.expect_error(
+            &args!["generate", "--model", s.model.dir, "--prompts", file, "--out", file],
+            &["both.jsonl", "--out"],
         )
     });
     checks.check("bad input: token ids out of range", || {

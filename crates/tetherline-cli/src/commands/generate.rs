@@ -28,6 +28,7 @@ pub(crate) fn run(cli: &Cli, args: &GenerateArgs) -> anyhow::Result<()> {
         threads: args.batch.threads,
         device: args.batch.device,
         skip_bad_lines: args.batch.skip_bad_lines,
+        input_ids: args.input_ids,
     };
     let mut progress = Progress::new(Show::choose(cli.quiet, cli.verbose), None);
     let done = generate(&options, &mut progress)?;

@@ -89,7 +89,10 @@ pub(super) fn section(data: &ReportData) -> String {
                 vec![line(s, "policy/approxkl_avg", "", "c1")],
             )
         },
-        plot("Importance ratio", "new over old policy", vec![worst, line(s, "val/ratio", "mean", "c1")]),
+        Plot {
+            log: true,
+            ..plot("Importance ratio", "new over old policy", vec![worst, line(s, "val/ratio", "mean", "c1")])
+        },
         plot("Policy loss", "", vec![line(s, "loss/policy_avg", "", "c4")]),
         Plot {
             from_zero: true,

@@ -34,6 +34,8 @@ impl Ppo<'_> {
         let r = &scored.rollout;
         let rows = r.responses.len();
         let mean = |v: &mut dyn Iterator<Item = f64>| v.sum::<f64>() / rows as f64;
+        // Around the first, so that one β for all rows is logged as it is.
+        let first = adv.kl_coef.first().copied().unwrap_or(0.0);
         let sum = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>();
         let tokens = r.responses.total();
         let mut m = Metrics::new();
@@ -46,7 +48,7 @@ impl Ppo<'_> {
         put("objective/kl_stderr", k1.overall.stderr().0);
         put("objective/kl_exact", exact.overall.mean().0);
         put("objective/kl_exact_stderr", exact.overall.stderr().0);
-        put("objective/kl_coef", mean(&mut adv.kl_coef.iter().copied()));
+        put("objective/kl_coef", first + mean(&mut adv.kl_coef.iter().map(|b| b - first)));
         put("objective/scores", mean(&mut scored.scores.iter().map(|&x| f64::from(x))));
         put("objective/scores_raw", mean(&mut scored.raw_scores.iter().map(|&x| f64::from(x))));
         put("objective/rlhf_reward", mean(&mut adv.rewards.rows().map(sum)));

@@ -167,10 +167,11 @@ impl<'a> Ppo<'a> {
         let total = self.config.steps;
         let mut offsets = None;
         let mut last_checkpoint = None;
-        match checkpoints.latest()? {
-            Some(c) => {
-                offsets = Some(self.restore(&c.path)?);
-                last_checkpoint = Some(c.path);
+        match checkpoints.restore(|path| self.restore(path))? {
+            Some(found) => {
+                found.report(observer);
+                offsets = Some(found.value);
+                last_checkpoint = Some(found.path);
             }
             None => self.self_test(observer)?,
         }

@@ -119,15 +119,15 @@ pub struct DataSection {
     /// Preference pairs for the reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pairs: Option<PathBuf>,
-    /// Held-out preference pairs; absent: a tenth of `pairs`.
+    /// Held-out preference pairs; absent: those of a tenth of the prompts of `pairs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pairs_eval: Option<PathBuf>,
     /// Held-out prompts; absent: `prompts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_prompts: Option<PathBuf>,
-    /// Skip (and count) malformed lines instead of stopping.
+    /// Skip (and count) lines that are malformed or longer than the context instead of stopping.
     pub skip_bad_lines: bool,
-    /// Longest prompt in tokens; 0: the context less `sampling.max_new_tokens`.
+    /// Prompts of more tokens are left out; 0: none are.
     pub max_prompt_tokens: usize,
 }
 

@@ -16,6 +16,15 @@ impl Recipe {
             self.seed,
             "at most 9223372036854775807 (TOML has no larger integer)",
         )?;
+        // It names a directory under runs/.
+        let plain = !self.name.contains(['/', '\\', '\0']) && !self.name.starts_with('.');
+        FieldError::require(
+            plain,
+            "name",
+            format!("{:?}", self.name),
+            "without `/` and `\\`, and not start with `.`",
+        )?;
+        FieldError::require(self.threads <= 1024, "threads", self.threads, "at most 1024 (0: every core)")?;
         if let Some(sft) = &self.sft {
             sft.validate().map_err(under("sft"))?;
         }
