@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Look at data files
     #[command(subcommand, after_help = CHECK_HELP)]
     Data(DataCommand),
+    /// KL controllers for other trainers: decide, replay a log, simulate
+    #[command(subcommand, after_help = CONTROL_HELP)]
+    Kl(KlCommand),
     /// Write the report of a run again
     #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),
@@ -184,6 +187,88 @@ pub(crate) struct CheckArgs {
     pub(crate) file: PathBuf,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum KlCommand {
+    /// Read one KL observation a line on stdin, answer one decision a line on stdout
+    #[command(after_help = CONTROL_HELP)]
+    Control(ControlArgs),
+    /// Show what a controller would have decided on the KL that a run logged
+    #[command(after_help = REPLAY_HELP)]
+    Replay(ReplayArgs),
+    /// Try a controller, or every law, on a synthetic trainer
+    #[command(after_help = SIMULATE_HELP)]
+    Simulate(SimulateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControlArgs {
+    /// TOML with a [kl] section: a file of its own, or a recipe
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Go on from this file where it exists, and save to it after every decision
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// metrics.jsonl of Tetherline, TRL or verl, control.jsonl, or observations
+    pub(crate) log: PathBuf,
+    /// TOML with a [kl] section: a file of its own, or a recipe
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Sequences per update, where the log does not say
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) episodes: u64,
+    /// About how many lines to show; interventions are always shown
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
+    pub(crate) rows: usize,
+    /// Also write every decision (JSON lines)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// TOML with a [kl] section [default: every law with its defaults]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How KL answers to β
+    #[arg(long, value_name = "KIND", default_value = "first-order",
+          value_parser = ["first-order", "second-order", "saturating", "regime-switch", "floor"])]
+    pub(crate) plant: String,
+    /// Time constant at the target, updates
+    #[arg(long, value_name = "N", default_value_t = 69.0)]
+    pub(crate) tau: f64,
+    /// Target without --config, nats per sequence
+    #[arg(long, value_name = "NATS", default_value_t = 6.0)]
+    pub(crate) target: f64,
+    /// Initial β without --config
+    #[arg(long, value_name = "BETA", default_value_t = 0.2)]
+    pub(crate) init: f64,
+    /// Updates
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
+    pub(crate) updates: u64,
+    /// Sequences measured per update
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) n: u64,
+    /// Updates between a measurement and the use of the β it leads to
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) delay: usize,
+    /// Multiply the reward by this half way
+    #[arg(long, value_name = "X")]
+    pub(crate) jump: Option<f64>,
+    /// Share of observations that are NaN
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub(crate) nan_rate: f64,
+    /// Runs to take the median of
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: u64,
+    /// Draw KL and β of the (last) controller as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// A run directory
@@ -270,6 +355,35 @@ const CHECK_HELP: &str = "\
 Example:
   tether data check pairs.jsonl.gz
       Which kind of rows, how many, domains, and each bad line with what was expected.";
+
+const CONTROL_HELP: &str = "\
+Example:
+  tether kl control --config kl.toml --state kl-state.json
+      < {\"step\": 7, \"domains\": [{\"id\": \"all\", \"mean_kl\": 5.2, \"var\": 11.0, \"n\": 512}]}
+      > {\"step\": 7, \"beta\": {\"all\": 0.21}, \"verdict\": \"accept\", ...}
+  where kl.toml holds for example
+      [kl.auto_pi]
+      init = 0.2
+      target = 6.0    # nats per sequence
+
+mean_kl is in nats per sequence, var the variance across sequences; numbers that
+are not finite are null. A line that is no observation is answered with
+{\"error\": ...} and changes nothing.";
+
+const REPLAY_HELP: &str = "\
+Example:
+  tether kl replay runs/a/metrics.jsonl --config kl.toml
+      β in the log beside the β this controller would have chosen, and why.
+
+A replay answers for the controller alone: under another β, KL would have been
+another one too.";
+
+const SIMULATE_HELP: &str = "\
+Examples:
+  tether kl simulate --seeds 20
+      Every law with its defaults: overshoot, settling, share in band, bias.
+  tether kl simulate --config kl.toml --plant second-order --delay 5 --svg trace.svg
+      One composition on another plant, drawn.";
 
 const REPORT_HELP: &str = "\
 Example:

@@ -3,11 +3,12 @@
 mod data;
 mod generate;
 mod init;
+mod kl;
 mod report;
 mod run;
 mod score;
 
-use crate::cli::{Cli, Command, DataCommand};
+use crate::cli::{Cli, Command, DataCommand, KlCommand};
 use tetherline::Stages;
 use tetherline_core::Stage;
 
@@ -22,6 +23,9 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(cli, args),
         Command::Score(args) => score::run(cli, args),
         Command::Data(DataCommand::Check(args)) => data::check(args),
+        Command::Kl(KlCommand::Control(args)) => kl::control(args),
+        Command::Kl(KlCommand::Replay(args)) => kl::replayed(args),
+        Command::Kl(KlCommand::Simulate(args)) => kl::simulated(args),
         Command::Report(args) => report::run(args),
         Command::Init(args) => init::run(args),
     }

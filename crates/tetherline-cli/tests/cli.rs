@@ -55,6 +55,10 @@ fn every_command_teaches_with_an_example() {
         &["score"],
         &["data"],
         &["data", "check"],
+        &["kl"],
+        &["kl", "control"],
+        &["kl", "replay"],
+        &["kl", "simulate"],
         &["report"],
         &["init"],
     ];

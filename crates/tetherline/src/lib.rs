@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod codec;
+pub mod control;
 mod error;
 pub mod evaluate;
 mod fit;
@@ -17,6 +18,7 @@ pub mod pipeline;
 mod plan;
 pub mod ppo;
 pub mod recipe;
+pub mod replay;
 pub mod report;
 pub mod reward;
 mod rows;

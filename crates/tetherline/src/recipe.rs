@@ -21,6 +21,7 @@ pub use embedded::{EMBEDDED, Embedded, embedded};
 pub use error::RecipeError;
 pub use fingerprint::Difference;
 pub use locate::Place;
+pub(crate) use locate::key_span;
 pub use sections::{
     CheckpointConfig, DataSection, EvalConfig, ModelSection, ModelSource, SftConfig, ValueModel, World,
 };

@@ -40,7 +40,14 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     (
         "tetherline-cli",
         4,
-        &["tetherline", "tetherline-core", "tetherline-data", "tetherline-models", "tetherline-rollout"],
+        &[
+            "tetherline",
+            "tetherline-core",
+            "tetherline-data",
+            "tetherline-kl",
+            "tetherline-models",
+            "tetherline-rollout",
+        ],
     ),
     ("xtask", 4, &[]),
 ];

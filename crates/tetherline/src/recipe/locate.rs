@@ -56,7 +56,7 @@ fn floor_char(text: &str, mut i: usize) -> usize {
 /// deepest part of it that the text has. `None` where not even the first part is there.
 ///
 /// A table that holds nothing but one table, as `{ keyword = { weight = 1 } }`, is looked through.
-pub(super) fn key_span(source: &str, path: &str) -> Option<Range<usize>> {
+pub(crate) fn key_span(source: &str, path: &str) -> Option<Range<usize>> {
     let table = DeTable::parse(source).ok()?;
     let mut best = None;
     let mut here = Node::Table(table.get_ref());
