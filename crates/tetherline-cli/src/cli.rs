@@ -14,11 +14,11 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 
     /// Show results, warnings and errors only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 1000)]
     pub(crate) quiet: bool,
 
     /// Log what happens inside (-vv: more)
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 1001)]
     pub(crate) verbose: u8,
 }
 
