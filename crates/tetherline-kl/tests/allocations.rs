@@ -1,0 +1,56 @@
+//! A decision allocates nothing once every domain has been seen.
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use tetherline_kl::law::{Adaptive, AutoPi, Dual, Fixed, Law, Pid, PidLagrangian, PpoAdaptive, Ziegler};
+use tetherline_kl::{
+    Budget, ControlDecision, DomainKl, Guard, KlConfig, KlController, KlObservation, KlPolicy, TrustRegion,
+};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+// One test: the counter is the process's, and tests of one file run side by side.
+#[test]
+fn nothing_is_allocated_after_every_domain_has_been_seen() {
+    let laws = [
+        Law::Fixed(Fixed { init: 0.2 }),
+        Law::Ziegler(Ziegler::new(0.2, 6.0, 1e4)),
+        Law::Adaptive(Adaptive::new(0.2, 6.0, 1e4)),
+        Law::PpoAdaptive(PpoAdaptive::new(0.2, 6.0)),
+        Law::Pid(Pid::new(0.2, 6.0)),
+        Law::PidLagrangian(PidLagrangian::new(0.2, 6.0)),
+        Law::Dual(Dual::new(0.2, 6.0)),
+        Law::AutoPi(AutoPi::new(0.2, 6.0)),
+    ];
+    for law in laws {
+        let closed_loop = law.target().is_some();
+        let ids = ["code", "legal", "medical"];
+        let mut config =
+            KlConfig { guard: Some(Guard { max_rollbacks: u32::MAX, ..Guard::default() }), ..law.into() };
+        if closed_loop {
+            config.budgets = ids.map(|id| Budget::new(id, 6.0)).to_vec();
+            config.trust_region = Some(TrustRegion::default());
+        }
+        let mut controller = KlPolicy::new(config.clone()).unwrap();
+        let mut decision = ControlDecision::empty();
+        let domains = |kl: f64| ids.map(|id| DomainKl::new(id, kl, 10.0, 128)).to_vec();
+        // Below, at and above the target, beyond every cap, and broken.
+        let mut rollouts = [1.0, 6.0, 7.5, 40.0, f64::NAN].map(|kl| KlObservation::rollout(0, domains(kl)));
+        let mut trials = [1.0, 40.0].map(|kl| KlObservation::trial(0, 0, domains(kl)));
+        let first = Region::new(ALLOCATOR);
+        controller.observe_into(&rollouts[0], &mut decision);
+        assert!(first.change().allocations > 0, "the counter counts");
+        let region = Region::new(ALLOCATOR);
+        for step in 1..200u64 {
+            let rollout = &mut rollouts[(step % 5) as usize];
+            rollout.step = step;
+            controller.observe_into(rollout, &mut decision);
+            let trial = &mut trials[(step % 2) as usize];
+            trial.step = step;
+            controller.observe_into(trial, &mut decision);
+        }
+        let change = region.change();
+        assert_eq!((change.allocations, change.reallocations), (0, 0), "{}", config.law.name());
+    }
+}
