@@ -4,7 +4,10 @@ use super::Trace;
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 360.0;
+const HEIGHT: f64 = 400.0;
+/// Upper edges of the two panes.
+const KL_TOP: f64 = 40.0;
+const BETA_TOP: f64 = 222.0;
 const PANE: f64 = 150.0;
 const LEFT: f64 = 48.0;
 /// Okabe–Ito: told apart by colour-blind readers.
@@ -15,13 +18,14 @@ const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00
 pub fn svg(title: &str, trace: &Trace, targets: &[f64]) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"11\"><text x=\"{LEFT}\" y=\"14\">{}</text>\n",
+         font-size=\"11\"><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\
+         <text x=\"{LEFT}\" y=\"14\">{}</text>\n",
         title.replace('&', "&amp;").replace('<', "&lt;")
     );
     let highest = trace.kl.iter().flatten().chain(targets).copied().fold(0.0, f64::max);
-    pane(&mut out, 24.0, &trace.kl, highest, "KL, nats per sequence");
+    pane(&mut out, KL_TOP, &trace.kl, highest, "KL, nats per sequence");
     for (k, target) in targets.iter().enumerate() {
-        let y = 24.0 + PANE * (1.0 - target / highest.max(f64::MIN_POSITIVE));
+        let y = KL_TOP + PANE * (1.0 - target / highest.max(f64::MIN_POSITIVE));
         let colour = COLOURS[k % COLOURS.len()];
         let _ = writeln!(
             out,
@@ -29,7 +33,13 @@ pub fn svg(title: &str, trace: &Trace, targets: &[f64]) -> String {
         );
     }
     let highest = trace.beta.iter().flatten().copied().fold(0.0, f64::max);
-    pane(&mut out, 40.0 + PANE, &trace.beta, highest, "β");
+    pane(&mut out, BETA_TOP, &trace.beta, highest, "β");
+    let _ = writeln!(
+        out,
+        "<text x=\"{WIDTH}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#666\">update {}</text>",
+        BETA_TOP + PANE + 16.0,
+        trace.kl.len()
+    );
     out.push_str("</svg>\n");
     out
 }
@@ -39,9 +49,14 @@ fn pane(out: &mut String, top: f64, rows: &[Vec<f64>], highest: f64, label: &str
     let highest = highest.max(f64::MIN_POSITIVE);
     let _ = writeln!(
         out,
-        "<text x=\"{LEFT}\" y=\"{:.1}\" fill=\"#666\">{label}</text><text x=\"4\" y=\"{:.1}\" fill=\"#666\">{highest:.3}</text>",
-        top + 10.0,
-        top + 10.0
+        "<text x=\"{LEFT}\" y=\"{:.1}\" fill=\"#666\">{label}</text>\
+         <text x=\"4\" y=\"{:.1}\" fill=\"#666\">{highest:.3}</text><text x=\"4\" y=\"{:.1}\" fill=\"#666\">0</text>\
+         <line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"#ccc\"/>",
+        top - 6.0,
+        top + 8.0,
+        top + PANE,
+        top + PANE,
+        top + PANE
     );
     // More points than pixels only make the file large.
     let stride = (rows.len() / 720).max(1);
