@@ -53,11 +53,12 @@ fn parse_reply(line: &str) -> Option<f64> {
             Reply::Number(x) | Reply::Object { score: x } => x,
         })
     };
-    let marked = ["-Infinity", "Infinity", "NaN", "null", "nan", "inf"]
-        .iter()
-        .find(|word| line.contains(*word))
-        .and_then(|word| bare(&line.replacen(word, "0", 1)).map(|_| f64::NAN));
-    bare(line).or(marked)
+    let marked = || {
+        let word =
+            ["-Infinity", "Infinity", "NaN", "null", "nan", "inf"].into_iter().find(|w| line.contains(w))?;
+        bare(&line.replacen(word, "0", 1)).map(|_| f64::NAN)
+    };
+    bare(line).or_else(marked)
 }
 
 impl CommandRule {

@@ -237,13 +237,16 @@ impl Checkpoints {
         first.map_or(Ok(None), Err)
     }
 
-    /// Removes all but the newest `keep` checkpoints (at least one stays).
+    /// Removes all but the newest `keep` checkpoints of at most `step`, the one just saved (at least it stays).
+    /// Newer ones go too: the run went on from before them because they are damaged, and they must not count
+    /// in the place of good ones.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
-    pub fn prune(&self, keep: usize) -> Result<(), CheckpointError> {
-        let all = self.all()?;
-        for old in &all[..all.len().saturating_sub(keep.max(1))] {
+    pub fn prune(&self, step: u64, keep: usize) -> Result<(), CheckpointError> {
+        let (good, damaged): (Vec<_>, Vec<_>) = self.all()?.into_iter().partition(|c| c.step <= step);
+        let surplus = good.len().saturating_sub(keep.max(1));
+        for old in good[..surplus].iter().chain(&damaged) {
             // Half a removed checkpoint must not look like a whole one.
             let doomed = self.root.join(format!("{TEMP}delete-{:06}", old.step));
             remove_if_there(&doomed)?;
@@ -316,10 +319,14 @@ mod tests {
         }
         let latest = c.all().unwrap().pop().unwrap();
         assert_eq!((latest.step, latest.path), (1_000_000, c.path(1_000_000)));
-        c.prune(2).unwrap();
+        c.prune(1_000_000, 2).unwrap();
         assert_eq!(names(&dir.path().join("checkpoints")), ["step-000040", "step-1000000"]);
-        c.prune(0).unwrap();
+        c.prune(1_000_000, 0).unwrap();
         assert_eq!(c.all().unwrap().len(), 1, "the newest checkpoint is never removed");
+        // Went on from before a damaged one: the checkpoint just saved is the one that stays.
+        c.save(50, fill("w")).unwrap();
+        c.prune(50, 1).unwrap();
+        assert_eq!(names(&dir.path().join("checkpoints")), ["step-000050"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! `tether kl control` and `tether kl replay`: the KL controllers for trainers in other languages, one JSON
-//! observation a line in, one JSON decision a line out.
+//! `tether kl control`: the KL controllers for trainers in other languages, one JSON observation a line in, one
+//! JSON decision a line out.
 
 use crate::Error;
 use crate::checkpoint::save_file;

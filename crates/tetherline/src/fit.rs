@@ -8,8 +8,9 @@ use tetherline_core::{Event, Observer};
 pub(crate) struct Fit {
     /// The file, for people.
     file: String,
-    /// Tokens that fit, and what they are made of, for people.
+    /// Tokens that fit.
     room: usize,
+    /// Where that number comes from, for people.
     why: String,
     skip: bool,
     skipped: usize,

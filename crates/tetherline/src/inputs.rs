@@ -32,21 +32,8 @@ pub(crate) fn hashes(recipe: &Recipe) -> Result<BTreeMap<String, String>, Error>
 }
 
 fn files(recipe: &Recipe) -> Vec<(&'static str, Vec<PathBuf>)> {
-    let data = &recipe.data;
-    let given = [
-        ("data.sft", &data.sft),
-        ("data.prompts", &data.prompts),
-        ("data.pairs", &data.pairs),
-        ("data.pairs_eval", &data.pairs_eval),
-        ("data.eval_prompts", &data.eval_prompts),
-    ];
-    let mut out: Vec<_> = given.into_iter().filter_map(|(k, p)| Some((k, vec![p.clone()?]))).collect();
-    let models = [
-        ("model.policy", Some(&recipe.model.policy)),
-        ("model.reference", recipe.model.reference.as_ref()),
-        ("model.reward", recipe.model.reward.as_ref()),
-    ];
-    for (key, text) in models.into_iter().filter_map(|(k, t)| Some((k, t?))) {
+    let mut out: Vec<_> = recipe.data.files().map(|(key, path)| (key, vec![path.clone()])).collect();
+    for (key, text) in recipe.model.named() {
         if let Ok(ModelSource::Dir(dir)) = ModelSource::parse(text) {
             out.push((key, model_files(&dir)));
         }

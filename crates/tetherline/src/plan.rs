@@ -25,15 +25,14 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
     recipe.check(stages)?;
     let data = &recipe.data;
     let options = ReadOptions { skip_bad_lines: data.skip_bad_lines };
-    for text in [Some(&recipe.model.policy), recipe.model.reference.as_ref(), recipe.model.reward.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+    for (_, text) in recipe.model.named() {
         check_model(text)?;
     }
     // Fails at once where the build or the machine has no such device.
     crate::pipeline::engine(recipe.device, 1)?;
-    check_room(recipe)?;
+    if stages.include(Stage::Ppo) || stages.include(Stage::Eval) {
+        check_room(recipe)?;
+    }
     let sft_rows = rows(&data.sft, |p| tetherline_data::read_sft(p, &options))?;
     let pairs = rows(&data.pairs, |p| tetherline_data::read_pairs(p, &options))?;
     let held_out_pairs = rows(&data.pairs_eval, |p| tetherline_data::read_pairs(p, &options))?;

@@ -49,7 +49,7 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Replay
         let observation = if row.contains_key("domains") {
             serde_json::from_str(line).map_err(|e| Error::input(at(), e))?
         } else {
-            let episode = number("episode").or_else(|| number("eps")).filter(|e| *e > last_episode);
+            let episode = number("episode").filter(|e| *e > last_episode);
             let n = episode.map_or(episodes, |e| (e - last_episode) as u64);
             last_episode = episode.unwrap_or(last_episode);
             let Some((kl, stderr)) = logged_kl(&row) else { continue };

@@ -35,15 +35,11 @@ fn hub(_: &str, _: Option<&str>) -> Result<std::path::PathBuf, tetherline_core::
 
 /// The file that `key` (e.g. `data.sft`) is read from, for people.
 pub(crate) fn file_of(recipe: &Recipe, key: &str) -> String {
-    let data = &recipe.data;
-    let path = match key {
-        "data.sft" => &data.sft,
-        "data.pairs" => &data.pairs,
-        "data.pairs_eval" => &data.pairs_eval,
-        "data.eval_prompts" if data.eval_prompts.is_some() => &data.eval_prompts,
-        _ => &data.prompts,
-    };
-    path.as_ref().map_or_else(|| key.to_owned(), |p| p.display().to_string())
+    let find = |key| recipe.data.files().find(|(k, _)| *k == key).map(|(_, path)| path);
+    // Without prompts of its own or of a world, evaluation reads the training prompts.
+    let shared = key == "data.eval_prompts" && recipe.data.world.is_none();
+    let fallback = || find("data.prompts").filter(|_| shared);
+    find(key).or_else(fallback).map_or_else(|| key.to_owned(), |p| p.display().to_string())
 }
 
 /// Where one kind of rows comes from: the recipe's file, or a file of the embedded world.

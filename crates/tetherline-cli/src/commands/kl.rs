@@ -13,8 +13,9 @@ use tetherline_kl::sim::{Disturbance, PlantKind, Scenario, Summary, median, simu
 pub(crate) fn control(args: &ControlArgs) -> anyhow::Result<()> {
     let mut stream = Stream::new(&load_config(&args.config)?, args.state.clone())?;
     let mut out = std::io::stdout().lock();
-    for line in std::io::stdin().lock().lines() {
-        if let Some(answer) = stream.answer(&line?)? {
+    for line in std::io::stdin().lock().split(b'\n') {
+        // What is not UTF-8 is a malformed line like any other: it is answered, and the stream goes on.
+        if let Some(answer) = stream.answer(&String::from_utf8_lossy(&line?))? {
             writeln!(out, "{answer}")?;
             out.flush()?;
         }

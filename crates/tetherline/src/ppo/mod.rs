@@ -198,7 +198,7 @@ impl<'a> Ppo<'a> {
             if stop || step == total || (every > 0 && step.is_multiple_of(every)) {
                 let offsets = logs.sync()?;
                 let path = checkpoints.save(step, |dir| self.save(dir, offsets))?;
-                checkpoints.prune(self.recipe.checkpoint.keep)?;
+                checkpoints.prune(step, self.recipe.checkpoint.keep)?;
                 observer.on_event(&Event::CheckpointSaved { step, path: &path });
                 last_checkpoint = Some(path);
             }

@@ -131,6 +131,32 @@ pub struct DataSection {
     pub max_prompt_tokens: usize,
 }
 
+impl DataSection {
+    /// The files that are given, each with its dotted key.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let all = [
+            ("data.sft", &self.sft),
+            ("data.prompts", &self.prompts),
+            ("data.pairs", &self.pairs),
+            ("data.pairs_eval", &self.pairs_eval),
+            ("data.eval_prompts", &self.eval_prompts),
+        ];
+        all.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)))
+    }
+}
+
+impl ModelSection {
+    /// The models that are named, each with its dotted key.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let all = [
+            ("model.policy", Some(&self.policy).filter(|text| !text.is_empty())),
+            ("model.reference", self.reference.as_ref()),
+            ("model.reward", self.reward.as_ref()),
+        ];
+        all.into_iter().filter_map(|(key, text)| Some((key, text?)))
+    }
+}
+
 /// An embedded world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

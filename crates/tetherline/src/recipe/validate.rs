@@ -100,16 +100,8 @@ impl Recipe {
 
     fn validate_models(&self) -> Result<(), FieldError> {
         let model = &self.model;
-        let policy = Some(&model.policy).filter(|p| !p.is_empty());
-        let named = [
-            ("model.policy", policy),
-            ("model.reference", model.reference.as_ref()),
-            ("model.reward", model.reward.as_ref()),
-        ];
-        for (key, text) in named {
-            if let Some(text) = text {
-                ModelSource::parse(text).map_err(|problem| FieldError::new(key, problem))?;
-            }
+        for (key, text) in model.named() {
+            ModelSource::parse(text).map_err(|problem| FieldError::new(key, problem))?;
         }
         let room = model.max_context == 0 || self.sampling.max_new_tokens < model.max_context;
         let range = format!("below model.max_context = {}, to leave room for a prompt", model.max_context);
@@ -117,22 +109,10 @@ impl Recipe {
     }
 
     fn validate_files(&self) -> Result<(), FieldError> {
-        let data = &self.data;
-        let given = [
-            ("sft", &data.sft),
-            ("prompts", &data.prompts),
-            ("pairs", &data.pairs),
-            ("pairs_eval", &data.pairs_eval),
-            ("eval_prompts", &data.eval_prompts),
-        ];
-        for (key, path) in given {
-            if let Some(path) = path
-                && !path.is_file()
-            {
-                return Err(FieldError::new(format!("data.{key}"), format!("no file {}", path.display())));
-            }
+        match self.data.files().find(|(_, path)| !path.is_file()) {
+            Some((key, path)) => Err(FieldError::new(key, format!("no file {}", path.display()))),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
