@@ -5,22 +5,23 @@ use std::hint::black_box;
 use tetherline_kl::law::{Adaptive, AutoPi, Law};
 use tetherline_kl::{
     Budget, Clamp, ControlDecision, DomainKl, Guard, KlConfig, KlController, KlEstimator, KlObservation,
-    KlPolicy, TrustRegion,
+    KlPolicy, NatsPerSequence, TrustRegion,
 };
 
 fn decisions(c: &mut Criterion) {
-    let three = || ["code", "legal", "medical"].map(|id| DomainKl::new(id, 5.0, 10.0, 128)).to_vec();
+    let three =
+        || ["code", "legal", "medical"].map(|id| DomainKl::new(id, NatsPerSequence(5.0), 10.0, 128)).to_vec();
     let composed = KlConfig {
-        budgets: ["code", "legal", "medical"].map(|id| Budget::new(id, 6.0)).to_vec(),
+        budgets: ["code", "legal", "medical"].map(|id| Budget::new(id, NatsPerSequence(6.0))).to_vec(),
         trust_region: Some(TrustRegion::default()),
         guard: Some(Guard::default()),
-        ..Law::AutoPi(AutoPi::new(0.2, 6.0)).into()
+        ..Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))).into()
     };
     let arms = [
         (
             "adaptive, one domain",
-            KlConfig::from(Law::Adaptive(Adaptive::new(0.2, 6.0, 1e4))),
-            vec![DomainKl::new("all", 5.0, 10.0, 512)],
+            KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1e4))),
+            vec![DomainKl::new("all", NatsPerSequence(5.0), 10.0, 512)],
         ),
         ("budgets(auto_pi) + trust_region + guard, three domains", composed, three()),
     ];

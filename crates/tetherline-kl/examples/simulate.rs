@@ -5,7 +5,7 @@
 
 use tetherline_kl::law::{Adaptive, AutoPi, Dual, Law, Pid, PidLagrangian, PpoAdaptive, Ziegler};
 use tetherline_kl::sim::{Scenario, median, simulate, summarise};
-use tetherline_kl::{KlConfig, KlConfigError, TrustRegion};
+use tetherline_kl::{KlConfig, KlConfigError, NatsPerSequence, TrustRegion};
 
 const TARGET: f64 = 6.0;
 const SEEDS: u64 = 20;
@@ -16,18 +16,18 @@ fn main() -> Result<(), KlConfigError> {
     let arms: Vec<(&str, KlConfig)> = vec![
         ("fixed 0.2", KlConfig::fixed(0.2)),
         ("fixed β*", KlConfig::fixed(b_ff)),
-        ("ziegler", Law::Ziegler(Ziegler::new(0.2, TARGET, 1e4)).into()),
-        ("adaptive", Law::Adaptive(Adaptive::new(0.2, TARGET, 1e4)).into()),
-        ("ppo_adaptive", Law::PpoAdaptive(PpoAdaptive::new(0.2, TARGET)).into()),
-        ("pid", Law::Pid(Pid::new(0.2, TARGET)).into()),
-        ("pid_lagrangian", Law::PidLagrangian(PidLagrangian::new(0.2, TARGET)).into()),
-        ("dual", Law::Dual(Dual::new(0.2, TARGET)).into()),
-        ("dual lr .01", Law::Dual(Dual { lr: 0.01, ..Dual::new(0.2, TARGET) }).into()),
-        ("auto_pi", Law::AutoPi(AutoPi::new(0.2, TARGET)).into()),
-        ("auto_pi init 0.1", Law::AutoPi(AutoPi::new(0.1, TARGET)).into()),
-        ("auto_pi init 2", Law::AutoPi(AutoPi::new(2.0, TARGET)).into()),
-        ("auto_pi b_ff", Law::AutoPi(AutoPi::new(b_ff, TARGET)).into()),
-        ("auto_pi + cap", with_cap(Law::AutoPi(AutoPi::new(0.2, TARGET)))),
+        ("ziegler", Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(TARGET), 1e4)).into()),
+        ("adaptive", Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(TARGET), 1e4)).into()),
+        ("ppo_adaptive", Law::PpoAdaptive(PpoAdaptive::new(0.2, NatsPerSequence(TARGET))).into()),
+        ("pid", Law::Pid(Pid::new(0.2, NatsPerSequence(TARGET))).into()),
+        ("pid_lagrangian", Law::PidLagrangian(PidLagrangian::new(0.2, NatsPerSequence(TARGET))).into()),
+        ("dual", Law::Dual(Dual::new(0.2, NatsPerSequence(TARGET))).into()),
+        ("dual lr .01", Law::Dual(Dual { lr: 0.01, ..Dual::new(0.2, NatsPerSequence(TARGET)) }).into()),
+        ("auto_pi", Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(TARGET))).into()),
+        ("auto_pi init 0.1", Law::AutoPi(AutoPi::new(0.1, NatsPerSequence(TARGET))).into()),
+        ("auto_pi init 2", Law::AutoPi(AutoPi::new(2.0, NatsPerSequence(TARGET))).into()),
+        ("auto_pi b_ff", Law::AutoPi(AutoPi::new(b_ff, NatsPerSequence(TARGET))).into()),
+        ("auto_pi + cap", with_cap(Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(TARGET))))),
     ];
     println!("Medians over {SEEDS} seeds; target {TARGET} nats per sequence, n = 512.\n");
     println!(

@@ -4,21 +4,24 @@
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
 use tetherline_kl::law::{AutoPi, Law};
-use tetherline_kl::{Budget, DomainKl, Guard, KlConfig, KlConfigError, KlObservation, TrustRegion, Verdict};
+use tetherline_kl::{
+    Budget, DomainKl, Guard, KlConfig, KlConfigError, KlObservation, NatsPerSequence, TrustRegion, Verdict,
+};
 
 const DOMAINS: [(&str, f64); 2] = [("chat", 6.0), ("medical", 2.0)];
 
 fn measure(weights: &[f64; 2]) -> Vec<DomainKl> {
-    let domain = |(id, _): &(&str, f64), d: &f64| DomainKl::new(*id, 0.5 * d * d, d * d, 256);
+    let domain =
+        |(id, _): &(&str, f64), d: &f64| DomainKl::new(*id, NatsPerSequence(0.5 * d * d), d * d, 256);
     DOMAINS.iter().zip(weights).map(|(name, d)| domain(name, d)).collect()
 }
 
 fn main() -> Result<(), KlConfigError> {
     let config = KlConfig {
-        budgets: DOMAINS.iter().map(|(id, target)| Budget::new(*id, *target)).collect(),
+        budgets: DOMAINS.iter().map(|(id, target)| Budget::new(*id, NatsPerSequence(*target))).collect(),
         trust_region: Some(TrustRegion::default()),
         guard: Some(Guard::default()),
-        ..Law::AutoPi(AutoPi::new(0.2, 6.0)).into()
+        ..Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))).into()
     };
     let mut controller = config.build()?;
     let mut weights = [0.0, 0.0];

@@ -17,6 +17,7 @@
 
 use crate::config::{KlConfigError, positive, require};
 use crate::observation::{ALL, MetricValue};
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// A budget: the KL target of the rows with this id.
@@ -25,11 +26,11 @@ use serde::{Deserialize, Serialize};
 pub struct Budget {
     /// A domain, `user:…`, or `all`; a trailing `*` stands for any ending (the longest match counts).
     pub id: String,
-    /// Target KL, nats per sequence.
-    pub target: f64,
+    /// Target KL.
+    pub target: NatsPerSequence,
     /// Metrics never tighten the target below this (default: a fifth of it).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target_min: Option<f64>,
+    pub target_min: Option<NatsPerSequence>,
     /// Metrics this budget is linked to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricLimit>,
@@ -97,7 +98,7 @@ pub(crate) fn find(budgets: &[Budget], id: &str) -> Option<usize> {
     let longest = matching.max_by_key(|(i, b)| (b.id.len(), usize::MAX - i)).map(|(i, _)| i);
     longest.or_else(|| {
         let same = budgets.iter().enumerate().filter(|(_, b)| of_level(b));
-        same.min_by(|(_, a), (_, b)| a.target.total_cmp(&b.target)).map(|(i, _)| i)
+        same.min_by(|(_, a), (_, b)| a.target.0.total_cmp(&b.target.0)).map(|(i, _)| i)
     })
 }
 
@@ -107,10 +108,10 @@ pub(crate) fn validate(budgets: &[Budget]) -> Result<(), KlConfigError> {
         require(!b.id.is_empty(), &field("id"), "\"\"", "a domain, `user:…` or `all`")?;
         let twice = budgets[..i].iter().any(|other| other.id == b.id);
         require(!twice, &field("id"), &b.id, "given once")?;
-        positive(b.target, &field("target"))?;
+        positive(b.target.0, &field("target"))?;
         if let Some(min) = b.target_min {
-            positive(min, &field("target_min"))?;
-            require(min <= b.target, &field("target_min"), min, &format!("≤ target ({})", b.target))?;
+            positive(min.0, &field("target_min"))?;
+            require(min <= b.target, &field("target_min"), min.0, &format!("≤ target ({})", b.target.0))?;
         }
         for (j, m) in b.metrics.iter().enumerate() {
             let field = |name: &str| format!("budget[{i}].metrics[{j}].{name}");
@@ -137,7 +138,7 @@ pub(crate) enum Moved {
 impl Budget {
     /// A budget without metrics.
     #[must_use]
-    pub fn new(id: impl Into<String>, target: f64) -> Self {
+    pub fn new(id: impl Into<String>, target: NatsPerSequence) -> Self {
         Self { id: id.into(), target, target_min: None, metrics: Vec::new() }
     }
 
@@ -146,7 +147,7 @@ impl Budget {
     }
 
     fn min_share(&self) -> f64 {
-        self.target_min.map_or(0.2, |min| min / self.target)
+        self.target_min.map_or(0.2, |min| min.0 / self.target.0)
     }
 
     /// Moves the share of the target in force by one observation's metrics.
@@ -205,7 +206,11 @@ mod tests {
 
     fn linked() -> Budget {
         let limit = MetricLimit { id: "unsafe".into(), warn: 0.01, limit: 0.03 };
-        Budget { metrics: vec![limit], target_min: Some(1.0), ..Budget::new("all", 4.0) }
+        Budget {
+            metrics: vec![limit],
+            target_min: Some(NatsPerSequence(1.0)),
+            ..Budget::new("all", NatsPerSequence(4.0))
+        }
     }
 
     #[test]
@@ -244,7 +249,7 @@ mod tests {
     #[test]
     fn where_more_is_better_the_lower_bound_counts() {
         let limit = MetricLimit { id: "unsafe".into(), warn: 0.8, limit: 0.6 };
-        let b = Budget { metrics: vec![limit], ..Budget::new("all", 4.0) };
+        let b = Budget { metrics: vec![limit], ..Budget::new("all", NatsPerSequence(4.0)) };
         let mut s = b.start();
         b.follow(&mut s, &metric(0.85, 0.875)); // lower bound 0.825
         assert_eq!(s.share, 1.0);
@@ -257,12 +262,12 @@ mod tests {
     #[test]
     fn exact_then_longest_pattern_then_strictest_of_the_level() {
         let budgets = [
-            Budget::new("legal", 2.0),
-            Budget::new("med*", 3.0),
-            Budget::new("medical-kids*", 1.0),
-            Budget::new("user:*", 9.0),
+            Budget::new("legal", NatsPerSequence(2.0)),
+            Budget::new("med*", NatsPerSequence(3.0)),
+            Budget::new("medical-kids*", NatsPerSequence(1.0)),
+            Budget::new("user:*", NatsPerSequence(9.0)),
         ];
-        let of = |id| find(&budgets, id).map(|i| budgets[i].target);
+        let of = |id| find(&budgets, id).map(|i| budgets[i].target.0);
         assert_eq!(of("legal"), Some(2.0));
         assert_eq!(of("medical"), Some(3.0));
         assert_eq!(of("medical-kids-1"), Some(1.0));
@@ -275,10 +280,16 @@ mod tests {
     #[test]
     fn wrong_budgets_name_their_field() {
         let field = |b: Vec<Budget>| validate(&b).unwrap_err().field;
-        assert_eq!(field(vec![Budget::new("", 1.0)]), "budget[0].id");
-        assert_eq!(field(vec![Budget::new("a", 1.0), Budget::new("a", 1.0)]), "budget[1].id");
-        assert_eq!(field(vec![Budget::new("a", 0.0)]), "budget[0].target");
-        assert_eq!(field(vec![Budget { target_min: Some(5.0), ..linked() }]), "budget[0].target_min");
+        assert_eq!(field(vec![Budget::new("", NatsPerSequence(1.0))]), "budget[0].id");
+        assert_eq!(
+            field(vec![Budget::new("a", NatsPerSequence(1.0)), Budget::new("a", NatsPerSequence(1.0))]),
+            "budget[1].id"
+        );
+        assert_eq!(field(vec![Budget::new("a", NatsPerSequence(0.0))]), "budget[0].target");
+        assert_eq!(
+            field(vec![Budget { target_min: Some(NatsPerSequence(5.0)), ..linked() }]),
+            "budget[0].target_min"
+        );
         let mut b = linked();
         b.metrics[0].limit = 0.01;
         assert_eq!(field(vec![b]), "budget[0].metrics[0].limit");

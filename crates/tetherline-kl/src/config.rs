@@ -108,7 +108,7 @@ impl KlConfig {
     /// The target KL; `None` for an open-loop law.
     #[must_use]
     pub fn target(&self) -> Option<NatsPerSequence> {
-        self.law.target().map(NatsPerSequence)
+        self.law.target()
     }
 
     /// The initial β, reward units per nat.
@@ -281,7 +281,7 @@ mod tests {
     fn sections_read_by_name_and_round_trip() {
         let text = "[adaptive]\ninit = 0.2\ntarget = 6.0\nhorizon = 10000\n";
         let config: KlConfig = toml::from_str(text).unwrap();
-        assert_eq!(config, Law::Adaptive(Adaptive::new(0.2, 6.0, 10_000.0)).into());
+        assert_eq!(config, Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 10_000.0)).into());
         assert_eq!(config.target(), Some(NatsPerSequence(6.0)));
         assert_eq!(toml::from_str::<KlConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
         let json = serde_json::to_string(&KlConfig::fixed(0.05)).unwrap();
@@ -307,16 +307,19 @@ mod tests {
         let field = |law: Law| KlConfig::from(law).validate().unwrap_err().field;
         assert_eq!(field(Law::Fixed(Fixed { init: -0.1 })), "fixed.init");
         assert_eq!(field(Law::Fixed(Fixed { init: f64::NAN })), "fixed.init");
-        let good = Adaptive::new(0.2, 6.0, 1e4);
+        let good = Adaptive::new(0.2, NatsPerSequence(6.0), 1e4);
         assert_eq!(field(Law::Adaptive(Adaptive { horizon: 0.0, ..good })), "adaptive.horizon");
-        assert_eq!(field(Law::Adaptive(Adaptive { target: -1.0, ..good })), "adaptive.target");
+        assert_eq!(
+            field(Law::Adaptive(Adaptive { target: NatsPerSequence(-1.0), ..good })),
+            "adaptive.target"
+        );
         assert_eq!(field(Law::Adaptive(Adaptive { init: 0.0, ..good })), "adaptive.init");
         assert_eq!(field(Law::Adaptive(Adaptive { init: 11.0, ..good })), "adaptive.init");
         assert_eq!(field(Law::Adaptive(Adaptive { beta_min: 0.0, ..good })), "adaptive.beta_min");
         assert_eq!(field(Law::Adaptive(Adaptive { beta_min: 20.0, ..good })), "adaptive.beta_min");
         assert_eq!(field(Law::Adaptive(Adaptive { beta_max: f64::INFINITY, ..good })), "adaptive.beta_max");
-        let z = Ziegler::new(0.2, 6.0, 1e4);
-        assert_eq!(field(Law::Ziegler(Ziegler { target: 0.0, ..z })), "ziegler.target");
+        let z = Ziegler::new(0.2, NatsPerSequence(6.0), 1e4);
+        assert_eq!(field(Law::Ziegler(Ziegler { target: NatsPerSequence(0.0), ..z })), "ziegler.target");
         assert_eq!(field(Law::Ziegler(Ziegler { horizon: f64::NAN, ..z })), "ziegler.horizon");
         assert_eq!(field(Law::Ziegler(Ziegler { init: 0.0, ..z })), "ziegler.init");
         assert_eq!(field(Law::Ziegler(Ziegler { beta_min: Some(-1.0), ..z })), "ziegler.beta_min");
@@ -328,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_step_too_long_for_the_horizon_warns() {
-        let z = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, 6.0, 100.0)));
+        let z = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 100.0)));
         assert!(z.warnings(Some(499)).is_empty());
         assert!(z.warnings(Some(500))[0].contains("ziegler.horizon"));
         assert!(z.warnings(None).is_empty());

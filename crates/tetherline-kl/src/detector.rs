@@ -31,6 +31,15 @@ pub enum Finding {
         /// Its standard error.
         stderr: f64,
     },
+    /// The sampler's log-probs are the trainer's, moved by some tokens.
+    MaskMismatch {
+        /// Tokens by which the trainer's stand later than the sampler's.
+        shift: i64,
+        /// Mean |sampler − trainer| at that shift, nats per token.
+        aligned: f64,
+        /// The same where they stand now.
+        unaligned: f64,
+    },
     /// The sampler's log-probs fit the trainer's distribution at another temperature.
     TemperatureMismatch {
         /// Estimated sampling temperature over scoring temperature.
@@ -73,6 +82,11 @@ impl Finding {
                 "log-probs were captured after top-k/top-p or before the temperature",
                 "the mask is off by one",
             ],
+            Self::MaskMismatch { .. } => &[
+                "the mask begins one token early or late: the log-prob of token t comes from the logits at t − 1",
+                "the prompt's last token, or the token after the end, is counted as part of the response",
+                "left padding is counted by one of the two and not by the other",
+            ],
             Self::TemperatureMismatch { .. } => &[
                 "the sampler divides logits by a temperature that the scorer does not use",
                 "log-probs were captured before the temperature was applied",
@@ -105,6 +119,10 @@ impl std::fmt::Display for Finding {
                     "the sampler's log-probs differ from the trainer's by {mean:.4} ± {stderr:.4} nats per token"
                 )?;
             }
+            Self::MaskMismatch { shift, aligned, unaligned } => write!(
+                f,
+                "the trainer's log-probs are the sampler's moved by {shift} tokens: |difference| is {unaligned:.4} nats per token as they stand and {aligned:.4} moved back"
+            )?,
             Self::TemperatureMismatch { ratio } => {
                 write!(
                     f,
@@ -160,6 +178,34 @@ pub fn check_sampler(sampler: &[f32], trainer: &[f32], tolerance: f64) -> Option
     }
     let real = mean.is_nan() || mean.abs() > 3.0 * stderr;
     real.then_some(Finding::SamplerMismatch { mean, stderr })
+}
+
+/// Whether the sampler's captured log-probs and the trainer's of the same responses are the same numbers some
+/// tokens apart: a mask that is off by one, not drift. Moving by up to `reach` tokens must explain at least
+/// nine tenths of their mean difference, over at least 16 tokens.
+///
+/// # Shapes
+/// One pair of slices per response: the log-probs of its tokens as each of the two has them; lengths may
+/// differ.
+#[must_use]
+pub fn check_mask(responses: &[(&[f32], &[f32])], reach: usize) -> Option<Finding> {
+    let difference = |shift: i64| {
+        let (mut sum, mut count) = (0.0, 0usize);
+        for (sampler, trainer) in responses {
+            let skip = shift.unsigned_abs() as usize;
+            let (s, t) = if shift >= 0 { (0, skip) } else { (skip, 0) };
+            for (a, b) in sampler.iter().skip(s).zip(trainer.iter().skip(t)) {
+                sum += (f64::from(*a) - f64::from(*b)).abs();
+                count += 1;
+            }
+        }
+        (count >= 16).then(|| sum / count as f64)
+    };
+    let unaligned = difference(0)?;
+    let reach = reach as i64;
+    let moved = (-reach..=reach).filter(|s| *s != 0).filter_map(|s| Some((s, difference(s)?)));
+    let (shift, aligned) = moved.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    (aligned < 0.1 * unaligned).then_some(Finding::MaskMismatch { shift, aligned, unaligned })
 }
 
 /// Whether tokens were sampled at the temperature they are scored at.
@@ -249,6 +295,31 @@ mod tests {
         assert_eq!(check_sampler(&noisy, &trainer, 1e-3), None);
         assert_eq!(check_sampler(&biased, &trainer, 0.5), None);
         assert_eq!(check_sampler(&[-1.0], &[-9.0], 1e-3), None, "one token proves nothing");
+    }
+
+    #[test]
+    fn a_mask_that_is_off_by_one_is_told_from_drift() {
+        let mut noise = Noise::new(5);
+        let sampler: Vec<f32> = (0..40).map(|_| -3.0 * noise.uniform() as f32).collect();
+        let close: Vec<f32> = sampler.iter().map(|s| s + 1e-4).collect();
+        assert_eq!(check_mask(&[(&sampler, &close)], 2), None);
+        for shift in [1, 2] {
+            let late = [vec![-9.0; shift], close.clone()].concat();
+            match check_mask(&[(&sampler, &late)], 2) {
+                Some(Finding::MaskMismatch { shift: found, aligned, unaligned }) => {
+                    assert_eq!(found, shift as i64);
+                    assert!((aligned - 1e-4).abs() < 1e-6 && unaligned > 0.5, "{aligned} {unaligned}");
+                }
+                other => panic!("{other:?}"),
+            }
+            let early = check_mask(&[(&late, &sampler)], 2);
+            assert!(matches!(early, Some(Finding::MaskMismatch { shift: s, .. }) if s == -(shift as i64)));
+        }
+        let other: Vec<f32> = (0..40).map(|_| -3.0 * noise.uniform() as f32).collect();
+        assert_eq!(check_mask(&[(&sampler, &other)], 3), None, "drift is not a shift");
+        assert_eq!(check_mask(&[(&sampler[..9], &close[1..10])], 2), None, "too few tokens prove nothing");
+        let found = check_mask(&[(&sampler, &[&[-9.0], &close[..]].concat())], 1).unwrap();
+        assert!(found.to_string().contains("moved by 1 tokens") && found.to_string().contains("mask"));
     }
 
     /// KL.md §7, experiment 14: every mismatch in 200 runs is found, at most 1 % false alarms.

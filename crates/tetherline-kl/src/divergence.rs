@@ -11,21 +11,22 @@
 //! | total variation | ½Σ\|π − ref\| | ≤ √(KL/2) |
 
 use crate::exact::{RowError, exact_kl, same_length};
+use crate::units::NatsPerToken;
 
-/// Forward KL(ref‖π), nats per token.
+/// Forward KL(ref‖π).
 ///
 /// # Errors
 /// [`RowError`] when the rows are empty or differ in length.
-pub fn forward_kl(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<f64, RowError> {
+pub fn forward_kl(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<NatsPerToken, RowError> {
     same_length(logprobs, ref_logprobs)?;
     exact_kl(ref_logprobs, logprobs)
 }
 
-/// Jensen–Shannon divergence, nats per token, in 0..=ln 2.
+/// Jensen–Shannon divergence, in 0..=ln 2.
 ///
 /// # Errors
 /// [`RowError`] when the rows are empty or differ in length.
-pub fn jensen_shannon(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<f64, RowError> {
+pub fn jensen_shannon(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<NatsPerToken, RowError> {
     same_length(logprobs, ref_logprobs)?;
     // Half of p ln(p/m) − p + m: the extra terms sum to zero and keep every summand ≥ 0.
     let half = |p: f64, m: f64| if p == 0.0 { m } else { p * (p / m).ln() - p + m };
@@ -36,14 +37,14 @@ pub fn jensen_shannon(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<f64, Row
             if m == 0.0 { 0.0 } else { 0.5 * (half(p, m) + half(r, m)) }
         })
         .sum();
-    Ok(sum)
+    Ok(NatsPerToken(sum))
 }
 
-/// Rényi divergence of order `a` > 0, nats per token; the exact KL where a = 1.
+/// Rényi divergence of order `a` > 0; the exact KL where a = 1.
 ///
 /// # Errors
 /// [`RowError`] when the rows are empty or differ in length, or the order is not finite and > 0.
-pub fn renyi(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> Result<f64, RowError> {
+pub fn renyi(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> Result<NatsPerToken, RowError> {
     same_length(logprobs, ref_logprobs)?;
     if !a.is_finite() || a <= 0.0 {
         return Err(RowError::Order { order: a.to_string() });
@@ -64,10 +65,10 @@ pub fn renyi(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> Result<f64, RowE
     let largest =
         pairs(logprobs, ref_logprobs).map(|(p, r)| exponent(p, r)).fold(f64::NEG_INFINITY, f64::max);
     if largest.is_infinite() {
-        return Ok(f64::INFINITY); // disjoint supports, or the reference cannot take what the policy does
+        return Ok(NatsPerToken(f64::INFINITY)); // disjoint supports, or the reference cannot take what the policy does
     }
     let sum: f64 = pairs(logprobs, ref_logprobs).map(|(p, r)| (exponent(p, r) - largest).exp()).sum();
-    Ok((largest + sum.ln()) / (a - 1.0))
+    Ok(NatsPerToken((largest + sum.ln()) / (a - 1.0)))
 }
 
 /// χ² divergence Σ π²/ref − 1 = e^(D₂) − 1, no unit.
@@ -75,7 +76,7 @@ pub fn renyi(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> Result<f64, RowE
 /// # Errors
 /// [`RowError`] when the rows are empty or differ in length.
 pub fn chi_squared(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<f64, RowError> {
-    Ok(renyi(logprobs, ref_logprobs, 2.0)?.exp_m1())
+    Ok(renyi(logprobs, ref_logprobs, 2.0)?.0.exp_m1())
 }
 
 /// Total variation distance, in 0..=1.
@@ -104,11 +105,11 @@ mod tests {
     fn golden_vector() {
         let (p, r) = (row(&[0.5, 0.3, 0.2]), row(&[0.2, 0.5, 0.3]));
         for (name, value, golden) in [
-            ("forward", forward_kl(&p, &r).unwrap(), 0.193_794_197_9),
-            ("js", jensen_shannon(&p, &r).unwrap(), 0.050_874_612_5),
-            ("renyi .5", renyi(&p, &r, 0.5).unwrap(), 0.105_799_536_8),
-            ("renyi 1", renyi(&p, &r, 1.0).unwrap(), 0.223_804_657_2),
-            ("renyi 2", renyi(&p, &r, 2.0).unwrap(), 0.446_820_202_8),
+            ("forward", forward_kl(&p, &r).unwrap().0, 0.193_794_197_9),
+            ("js", jensen_shannon(&p, &r).unwrap().0, 0.050_874_612_5),
+            ("renyi .5", renyi(&p, &r, 0.5).unwrap().0, 0.105_799_536_8),
+            ("renyi 1", renyi(&p, &r, 1.0).unwrap().0, 0.223_804_657_2),
+            ("renyi 2", renyi(&p, &r, 2.0).unwrap().0, 0.446_820_202_8),
             ("chi2", chi_squared(&p, &r).unwrap(), 0.563_333_333_3),
             ("tv", total_variation(&p, &r).unwrap(), 0.3),
         ] {
@@ -119,15 +120,15 @@ mod tests {
     #[test]
     fn disjoint_supports_are_at_the_ends_of_every_scale() {
         let (p, r) = ([0.0f32, f32::NEG_INFINITY], [f32::NEG_INFINITY, 0.0f32]);
-        assert!((jensen_shannon(&p, &r).unwrap() - 2f64.ln()).abs() < 1e-12);
+        assert!((jensen_shannon(&p, &r).unwrap().0 - 2f64.ln()).abs() < 1e-12);
         assert_eq!(total_variation(&p, &r).unwrap(), 1.0);
-        assert_eq!(forward_kl(&p, &r).unwrap(), f64::INFINITY);
-        assert_eq!(renyi(&p, &r, 0.5).unwrap(), f64::INFINITY);
-        assert_eq!(renyi(&p, &r, 2.0).unwrap(), f64::INFINITY);
+        assert_eq!(forward_kl(&p, &r).unwrap().0, f64::INFINITY);
+        assert_eq!(renyi(&p, &r, 0.5).unwrap().0, f64::INFINITY);
+        assert_eq!(renyi(&p, &r, 2.0).unwrap().0, f64::INFINITY);
         let half = row(&[0.5, 0.5]);
-        assert!((renyi(&p, &half, 0.5).unwrap() - 2f64.ln()).abs() < 1e-6);
-        assert_eq!(renyi(&half, &p, 2.0).unwrap(), f64::INFINITY);
-        assert!((renyi(&half, &p, 0.5).unwrap() - 2f64.ln()).abs() < 1e-6);
+        assert!((renyi(&p, &half, 0.5).unwrap().0 - 2f64.ln()).abs() < 1e-6);
+        assert_eq!(renyi(&half, &p, 2.0).unwrap().0, f64::INFINITY);
+        assert!((renyi(&half, &p, 0.5).unwrap().0 - 2f64.ln()).abs() < 1e-6);
     }
 
     #[test]

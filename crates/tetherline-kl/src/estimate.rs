@@ -117,10 +117,10 @@ impl KlEstimate {
     /// This estimate as one domain of an observation.
     #[must_use]
     pub fn domain(&self, id: impl Into<String>) -> DomainKl {
-        let mut domain = DomainKl::new(id, self.mean().0, self.variance(), self.count);
+        let mut domain = DomainKl::new(id, self.mean(), self.variance(), self.count);
         // Equal weights need no separate standard error: var and n already say it.
         if self.sum_w2 != self.sum_w {
-            domain.stderr = Some(self.stderr().0).filter(|s| s.is_finite());
+            domain.stderr = Some(self.stderr()).filter(|s| s.0.is_finite());
         }
         domain
     }
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(twice.overall.count(), 6);
         let obs = k.observe_domains(4);
         assert_eq!(obs.domains.iter().map(|d| d.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(obs.domains[0].mean_kl, 1.5);
-        assert_eq!(k.observe_overall(4).domains[0].mean_kl, 2.0);
+        assert_eq!(obs.domains[0].mean_kl.0, 1.5);
+        assert_eq!(k.observe_overall(4).domains[0].mean_kl.0, 2.0);
     }
 }

@@ -13,6 +13,7 @@
 //! tokens, never for a whole sequence's log-ratio. Source: Schulman, "Approximating KL divergence"
 //! (2020); peers: verl `core_algos.kl_penalty`, OpenRLHF `compute_approx_kl`.
 
+use crate::units::{NatsPerSequence, NatsPerToken};
 use serde::{Deserialize, Serialize};
 
 /// A KL estimator that needs only the sampled token's log-probabilities.
@@ -84,6 +85,12 @@ impl ClampReport {
         if self.tokens == 0 { 0.0 } else { self.clamped as f64 / self.tokens as f64 }
     }
 
+    fn count(&mut self, value: NatsPerToken, clamped: bool) {
+        self.tokens += 1;
+        self.clamped += u64::from(clamped);
+        self.not_finite += u64::from(value.0.is_nan());
+    }
+
     /// Adds the counts of another report.
     pub fn merge(&mut self, other: &Self) {
         self.tokens += other.tokens;
@@ -93,15 +100,15 @@ impl ClampReport {
 }
 
 impl KlEstimator {
-    /// The estimate for one token, nats per token, with [`Clamp::SAFE`].
+    /// The estimate for one token, with [`Clamp::SAFE`].
     #[must_use]
-    pub fn per_token(self, logprob: f64, ref_logprob: f64) -> f64 {
+    pub fn per_token(self, logprob: f64, ref_logprob: f64) -> NatsPerToken {
         self.clamped(logprob, ref_logprob, Clamp::SAFE).0
     }
 
     /// The estimate for one token and whether the clamp changed it.
     #[must_use]
-    pub fn clamped(self, logprob: f64, ref_logprob: f64, clamp: Clamp) -> (f64, bool) {
+    pub fn clamped(self, logprob: f64, ref_logprob: f64, clamp: Clamp) -> (NatsPerToken, bool) {
         let mut clamped = false;
         let l = Clamp::apply(logprob - ref_logprob, clamp.log_ratio, &mut clamped);
         let value = match self {
@@ -110,10 +117,10 @@ impl KlEstimator {
             Self::K3 => k3(l),
             Self::Abs => l.abs(),
         };
-        (Clamp::apply(value, clamp.value, &mut clamped), clamped)
+        (NatsPerToken(Clamp::apply(value, clamp.value, &mut clamped)), clamped)
     }
 
-    /// The estimates of a response's tokens (nats per token), written over `out`.
+    /// The estimates of a response's tokens, written over `out`.
     ///
     /// # Shapes
     /// `logprobs`, `ref_logprobs` and `out` hold one value per response token; where their lengths
@@ -123,32 +130,34 @@ impl KlEstimator {
         logprobs: &[f32],
         ref_logprobs: &[f32],
         clamp: Clamp,
-        out: &mut [f64],
+        out: &mut [NatsPerToken],
     ) -> ClampReport {
         let mut report = ClampReport::default();
         for ((&lp, &rlp), slot) in logprobs.iter().zip(ref_logprobs).zip(out.iter_mut()) {
             let (value, clamped) = self.clamped(f64::from(lp), f64::from(rlp), clamp);
             *slot = value;
-            report.tokens += 1;
-            report.clamped += u64::from(clamped);
-            report.not_finite += u64::from(value.is_nan());
+            report.count(value, clamped);
         }
         report
     }
 
-    /// The sum over a response's tokens, nats per sequence, and the clamp report.
+    /// The sum over a response's tokens, and the clamp report. Where the lengths differ only the common
+    /// beginning is used.
     #[must_use]
-    pub fn sequence(self, logprobs: &[f32], ref_logprobs: &[f32], clamp: Clamp) -> (f64, ClampReport) {
+    pub fn sequence(
+        self,
+        logprobs: &[f32],
+        ref_logprobs: &[f32],
+        clamp: Clamp,
+    ) -> (NatsPerSequence, ClampReport) {
         let mut report = ClampReport::default();
         let mut sum = 0.0;
         for (&lp, &rlp) in logprobs.iter().zip(ref_logprobs) {
             let (value, clamped) = self.clamped(f64::from(lp), f64::from(rlp), clamp);
-            sum += value;
-            report.tokens += 1;
-            report.clamped += u64::from(clamped);
-            report.not_finite += u64::from(value.is_nan());
+            sum += value.0;
+            report.count(value, clamped);
         }
-        (sum, report)
+        (NatsPerSequence(sum), report)
     }
 }
 
@@ -173,7 +182,7 @@ mod tests {
 
     fn moments(estimator: KlEstimator) -> (f64, f64) {
         let values: Vec<f64> =
-            PI.iter().zip(REF).map(|(&p, r): (&f64, f64)| estimator.per_token(p.ln(), r.ln())).collect();
+            PI.iter().zip(REF).map(|(&p, r): (&f64, f64)| estimator.per_token(p.ln(), r.ln()).0).collect();
         let mean: f64 = PI.iter().zip(&values).map(|(p, v)| p * v).sum();
         let var: f64 = PI.iter().zip(&values).map(|(p, v)| p * (v - mean).powi(2)).sum();
         (mean, var.sqrt())
@@ -206,18 +215,18 @@ mod tests {
     fn extreme_ratios_stay_finite_and_are_reported() {
         let lp = [-1.0f32, -1.0, -2000.0, f32::NEG_INFINITY];
         let rlp = [-1.5f32, -2000.0, -1.0, f32::NEG_INFINITY];
-        let mut out = [0.0; 4];
+        let mut out = [NatsPerToken(0.0); 4];
         let report = KlEstimator::K3.tokens(&lp, &rlp, Clamp::SAFE, &mut out);
         assert_eq!((report.tokens, report.clamped, report.not_finite), (4, 2, 1));
         assert!((report.fraction() - 0.5).abs() < 1e-12);
-        assert!(out[..3].iter().all(|v| v.is_finite()));
-        assert!(out[3].is_nan(), "nonsense must stay visible");
+        assert!(out[..3].iter().all(|v| v.0.is_finite()));
+        assert!(out[3].0.is_nan(), "nonsense must stay visible");
     }
 
     #[test]
     fn a_sequence_is_the_sum_of_its_tokens() {
         let (sum, report) = KlEstimator::K1.sequence(&[-1.0, -2.0], &[-1.5, -1.0], Clamp::SAFE);
-        assert_eq!((sum, report.tokens, report.clamped), (-0.5, 2, 0));
+        assert_eq!((sum, report.tokens, report.clamped), (NatsPerSequence(-0.5), 2, 0));
         assert_eq!(ClampReport::default().fraction(), 0.0);
     }
 }

@@ -4,6 +4,7 @@
 //! sampled prefixes it is the Rao-Blackwellised sequence KL: unbiased like k1, with less variance
 //! (Amini et al. 2025, arXiv 2504.10637). Never negative, so it is the monitoring default.
 
+use crate::units::{NatsPerSequence, NatsPerToken};
 use thiserror::Error;
 
 /// Two rows that cannot be compared.
@@ -47,7 +48,7 @@ pub(crate) fn same_length(policy: &[f32], reference: &[f32]) -> Result<(), RowEr
     }
 }
 
-/// Exact KL(π‖ref) of one position, nats per token.
+/// Exact KL(π‖ref) of one position.
 ///
 /// Accumulated in `f64` as Σ (π ln(π/ref) − π + ref), which equals the KL for normalised rows, has no
 /// negative term and so is free of the cancellation that makes the plain sum slightly negative in
@@ -59,7 +60,7 @@ pub(crate) fn same_length(policy: &[f32], reference: &[f32]) -> Result<(), RowEr
 ///
 /// # Errors
 /// [`RowError`] when the rows are empty or differ in length.
-pub fn exact_kl(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<f64, RowError> {
+pub fn exact_kl(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<NatsPerToken, RowError> {
     same_length(logprobs, ref_logprobs)?;
     let mut sum = 0.0;
     for (&lp, &rlp) in logprobs.iter().zip(ref_logprobs) {
@@ -67,23 +68,45 @@ pub fn exact_kl(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<f64, RowError>
         let (p, r) = (lp.exp(), rlp.exp());
         sum += if p == 0.0 { r } else { p * (lp - rlp) - p + r };
     }
-    Ok(sum)
+    Ok(NatsPerToken(sum))
 }
 
-/// Entropy −Σ π ln π of one position, nats per token.
+/// Rao-Blackwellised KL of one response: the exact KL of every position, summed over its tokens.
+///
+/// E over responses is KL(π‖ref), as with k1, and the variance is never larger: the token that happened to
+/// be sampled is integrated out (Amini et al. 2025, arXiv 2504.10637, theorem 1).
+///
+/// # Shapes
+/// `rows` yields (policy row, reference row) per response token, each with `vocab` normalised log-probs of
+/// the position that predicts that token; none for an empty response, whose KL is 0.
+///
+/// # Errors
+/// [`RowError`] when a pair of rows is empty or differs in length.
+pub fn rao_blackwell_kl<'a>(
+    rows: impl IntoIterator<Item = (&'a [f32], &'a [f32])>,
+) -> Result<NatsPerSequence, RowError> {
+    let mut sum = 0.0;
+    for (logprobs, ref_logprobs) in rows {
+        sum += exact_kl(logprobs, ref_logprobs)?.0;
+    }
+    Ok(NatsPerSequence(sum))
+}
+
+/// Entropy −Σ π ln π of one position.
 ///
 /// # Shapes
 /// `logprobs` holds `vocab` log-probs, normalised; an empty row has entropy 0.
 #[must_use]
-pub fn entropy(logprobs: &[f32]) -> f64 {
-    logprobs
+pub fn entropy(logprobs: &[f32]) -> NatsPerToken {
+    let sum = logprobs
         .iter()
         .map(|&lp| {
             let lp = f64::from(lp);
             let p = lp.exp();
             if p == 0.0 { 0.0 } else { -p * lp }
         })
-        .sum()
+        .sum();
+    NatsPerToken(sum)
 }
 
 #[cfg(test)]
@@ -96,22 +119,22 @@ mod tests {
 
     #[test]
     fn golden_vector() {
-        let kl = exact_kl(&row(&[0.5, 0.3, 0.2]), &row(&[0.2, 0.5, 0.3])).unwrap();
+        let kl = exact_kl(&row(&[0.5, 0.3, 0.2]), &row(&[0.2, 0.5, 0.3])).unwrap().0;
         assert!((kl - 0.223_804_657_2).abs() < 1e-6, "{kl}");
-        let h = entropy(&row(&[0.25; 4]));
+        let h = entropy(&row(&[0.25; 4])).0;
         assert!((h - 4f64.ln()).abs() < 1e-6, "{h}");
     }
 
     #[test]
     fn equal_rows_are_exactly_zero_and_support_counts() {
         let p = row(&[0.7, 0.2, 0.1]);
-        assert_eq!(exact_kl(&p, &p).unwrap(), 0.0);
+        assert_eq!(exact_kl(&p, &p).unwrap(), NatsPerToken(0.0));
         let point = [0.0f32, f32::NEG_INFINITY];
         let half = row(&[0.5, 0.5]);
-        assert!((exact_kl(&point, &half).unwrap() - 2f64.ln()).abs() < 1e-6);
-        assert_eq!(exact_kl(&half, &point).unwrap(), f64::INFINITY);
-        assert_eq!(exact_kl(&point, &point).unwrap(), 0.0);
-        assert_eq!(entropy(&point), 0.0);
+        assert!((exact_kl(&point, &half).unwrap().0 - 2f64.ln()).abs() < 1e-6);
+        assert_eq!(exact_kl(&half, &point).unwrap().0, f64::INFINITY);
+        assert_eq!(exact_kl(&point, &point).unwrap().0, 0.0);
+        assert_eq!(entropy(&point).0, 0.0);
     }
 
     #[test]

@@ -5,14 +5,15 @@
 //! Entries are only ever added: a rollback does not give drift back.
 
 use crate::config::{KlConfigError, positive};
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// A limit on the sum of KL over updates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ledger {
-    /// Largest sum, nats per sequence.
-    pub limit: f64,
+    /// Largest sum.
+    pub limit: NatsPerSequence,
 }
 
 /// State of a ledger.
@@ -29,12 +30,12 @@ pub struct LedgerState {
 
 impl Ledger {
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.limit, "ledger.limit")
+        positive(self.limit.0, "ledger.limit")
     }
 
     /// Whether an update of this size still fits.
     pub(crate) fn fits(&self, s: &LedgerState, kl_old: f64) -> bool {
-        s.spent + kl_old.max(0.0) <= self.limit
+        s.spent + kl_old.max(0.0) <= self.limit.0
     }
 
     /// Enters an accepted update, once per step.
@@ -53,13 +54,13 @@ mod tests {
 
     #[test]
     fn spends_once_per_step_and_never_gives_back() {
-        let l = Ledger { limit: 1.0 };
+        let l = Ledger { limit: NatsPerSequence(1.0) };
         let mut s = LedgerState::default();
         l.enter(&mut s, 0, 0.75);
         l.enter(&mut s, 0, 0.75);
         l.enter(&mut s, 1, -0.5);
         assert_eq!((s.spent, s.entries), (0.75, 2));
         assert!(l.fits(&s, 0.25) && !l.fits(&s, 0.26));
-        assert!(Ledger { limit: 0.0 }.validate().is_err());
+        assert!(Ledger { limit: NatsPerSequence(0.0) }.validate().is_err());
     }
 }

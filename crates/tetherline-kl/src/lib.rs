@@ -9,11 +9,11 @@
 //! with a length.
 //!
 //! ```
-//! use tetherline_kl::{DomainKl, KlConfig, KlController, KlObservation, law::Adaptive, law::Law};
+//! use tetherline_kl::{DomainKl, KlConfig, KlController, KlObservation, NatsPerSequence, law::Adaptive, law::Law};
 //!
-//! let config = KlConfig::from(Law::Adaptive(Adaptive::new(0.2, 6.0, 10_000.0)));
+//! let config = KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 10_000.0)));
 //! let mut controller = config.build()?;
-//! let decision = controller.observe(&KlObservation::rollout(0, vec![DomainKl::new("all", 9.0, 18.0, 512)]));
+//! let decision = controller.observe(&KlObservation::rollout(0, vec![DomainKl::new("all", NatsPerSequence(9.0), 18.0, 512)]));
 //! assert!(decision.beta_for("all") > 0.2); // KL is above its target, so the tether tightens
 //! # Ok::<(), tetherline_kl::KlConfigError>(())
 //! ```
@@ -59,7 +59,7 @@ pub use controller::KlController;
 pub use decision::{Combine, ControlDecision, Verdict};
 pub use estimate::{KlByDomain, KlEstimate};
 pub use estimator::{Clamp, ClampReport, KlEstimator};
-pub use exact::{RowError, entropy, exact_kl};
+pub use exact::{RowError, entropy, exact_kl, rao_blackwell_kl};
 pub use guard::{Guard, GuardState};
 pub use ledger::{Ledger, LedgerState};
 pub use observation::{ALL, DomainKl, KlObservation, MetricValue, Phase};

@@ -7,6 +7,7 @@
 //! Unknown keys are refused: a misspelt `kl_old` would otherwise switch a trust region off in silence.
 
 use crate::number;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// The id of the domain that stands for every row.
@@ -48,26 +49,26 @@ pub enum Phase {
 pub struct DomainKl {
     /// Name of the domain, user or group.
     pub id: String,
-    /// Mean KL(policy‖current reference) across sequences, nats per sequence; `null` when not finite.
+    /// Mean KL(policy‖current reference) across sequences; `null` when not finite.
     #[serde(with = "number")]
-    pub mean_kl: f64,
+    pub mean_kl: NatsPerSequence,
     /// Variance of that KL across sequences, nats²; `null` when unknown.
     #[serde(with = "number")]
     pub var: f64,
     /// Sequences measured; 0 means the domain was absent from this batch.
     pub n: u64,
-    /// Standard error of `mean_kl`, nats per sequence; `sqrt(var / n)` where absent.
+    /// Standard error of `mean_kl`; `sqrt(var / n)` where absent.
     #[serde(default, with = "number::optional", skip_serializing_if = "Option::is_none")]
-    pub stderr: Option<f64>,
+    pub stderr: Option<NatsPerSequence>,
     /// Standard deviation of the reward across sequences, in reward units.
     #[serde(default, with = "number::optional", skip_serializing_if = "Option::is_none")]
     pub reward_sd: Option<f64>,
-    /// Mean KL(policy‖policy before this update), nats per sequence.
+    /// Mean KL(policy‖policy before this update).
     #[serde(default, with = "number::optional", skip_serializing_if = "Option::is_none")]
-    pub kl_old: Option<f64>,
-    /// Mean KL(policy‖the first reference, which never moves), nats per sequence.
+    pub kl_old: Option<NatsPerSequence>,
+    /// Mean KL(policy‖the first reference, which never moves).
     #[serde(default, with = "number::optional", skip_serializing_if = "Option::is_none")]
-    pub kl_ref0: Option<f64>,
+    pub kl_ref0: Option<NatsPerSequence>,
 }
 
 /// A named number with an upper confidence bound.
@@ -104,9 +105,9 @@ impl KlObservation {
 }
 
 impl DomainKl {
-    /// A domain with its mean KL (nats per sequence), variance across sequences and count.
+    /// A domain with its mean KL, variance across sequences and count.
     #[must_use]
-    pub fn new(id: impl Into<String>, mean_kl: f64, var: f64, n: u64) -> Self {
+    pub fn new(id: impl Into<String>, mean_kl: NatsPerSequence, var: f64, n: u64) -> Self {
         Self { id: id.into(), mean_kl, var, n, stderr: None, reward_sd: None, kl_old: None, kl_ref0: None }
     }
 }
@@ -124,7 +125,7 @@ mod tests {
     fn the_contract_line_reads_and_writes() {
         let obs: KlObservation = serde_json::from_str(LINE).unwrap();
         assert_eq!((obs.step, obs.phase, obs.trial), (7, Phase::Trial, Some(2)));
-        assert_eq!(obs.domains[0].kl_ref0, Some(6.0));
+        assert_eq!(obs.domains[0].kl_ref0, Some(NatsPerSequence(6.0)));
         assert_eq!(obs.metrics[0].ucb, Some(0.03));
         let again: KlObservation = serde_json::from_str(&serde_json::to_string(&obs).unwrap()).unwrap();
         assert_eq!(again, obs);
@@ -136,7 +137,7 @@ mod tests {
             serde_json::from_str(r#"{"step":0,"domains":[{"id":"a","mean_kl":null,"var":null,"n":3}]}"#)
                 .unwrap();
         assert_eq!(obs.phase, Phase::Rollout);
-        assert!(obs.domains[0].mean_kl.is_nan());
+        assert!(obs.domains[0].mean_kl.0.is_nan());
         let mut out = obs.clone();
         out.domains[0].var = f64::INFINITY;
         assert_eq!(

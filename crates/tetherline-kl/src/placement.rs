@@ -90,6 +90,17 @@ pub struct PlacementError {
     pub instead: &'static str,
 }
 
+/// What to do with a pair whose gradient is not that of KL(π‖ref).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WrongGradient {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Take it all the same, to reproduce a peer.
+    Accept,
+}
+
 /// The expected on-policy gradient of a pair.
 #[must_use]
 pub fn expected_gradient(form: PenaltyForm, placement: Placement) -> ExpectedGradient {
@@ -104,17 +115,25 @@ pub fn expected_gradient(form: PenaltyForm, placement: Placement) -> ExpectedGra
     }
 }
 
-/// Refuses the pairs whose gradient is zero, biased or another divergence's.
-///
-/// A caller that wants such a pair all the same (to reproduce a peer) does not call this, and says so in
-/// its own configuration.
+/// Refuses the pairs whose gradient is zero, biased or another divergence's, unless the caller says
+/// [`WrongGradient::Accept`]; returns the gradient that the pair has.
 ///
 /// # Errors
 /// [`PlacementError`] with the reason and the exact alternative.
-pub fn check_placement(form: PenaltyForm, placement: Placement) -> Result<(), PlacementError> {
+pub fn check_placement(
+    form: PenaltyForm,
+    placement: Placement,
+    wrong: WrongGradient,
+) -> Result<ExpectedGradient, PlacementError> {
+    let gradient = expected_gradient(form, placement);
+    if wrong == WrongGradient::Accept {
+        return Ok(gradient);
+    }
     let refuse = |reason, instead| Err(PlacementError { form, placement, reason, instead });
-    match (expected_gradient(form, placement), placement) {
-        (ExpectedGradient::Exact | ExpectedGradient::ImmediateOnly | ExpectedGradient::None, _) => Ok(()),
+    match (gradient, placement) {
+        (ExpectedGradient::Exact | ExpectedGradient::ImmediateOnly | ExpectedGradient::None, _) => {
+            Ok(gradient)
+        }
         (ExpectedGradient::Zero, _) => refuse(
             "its expected gradient is zero, so it is no penalty",
             "k2 in the loss, or k1 in the reward",
@@ -162,14 +181,14 @@ mod tests {
     fn in_loss(e: KlEstimator) -> [f64; 3] {
         gradient(|z| {
             let p = softmax(z);
-            (0..3).map(|x| PI[x] * e.per_token(p[x].ln(), REF[x].ln())).sum()
+            (0..3).map(|x| PI[x] * e.per_token(p[x].ln(), REF[x].ln()).0).sum()
         })
     }
 
     fn in_reward(e: KlEstimator) -> [f64; 3] {
         gradient(|z| {
             let p = softmax(z);
-            (0..3).map(|x| p[x] * e.per_token(PI[x].ln(), REF[x].ln())).sum()
+            (0..3).map(|x| p[x] * e.per_token(PI[x].ln(), REF[x].ln()).0).sum()
         })
     }
 
@@ -210,7 +229,7 @@ mod tests {
             gradient(|z| {
                 let p = softmax(z);
                 let w = |x: usize| if through { p[x] / mu[x] } else { PI[x] / mu[x] };
-                (0..3).map(|x| mu[x] * w(x) * e.per_token(p[x].ln(), REF[x].ln())).sum()
+                (0..3).map(|x| mu[x] * w(x) * e.per_token(p[x].ln(), REF[x].ln()).0).sum()
             })
         };
         for gradient in [weighted(K2, false), weighted(K1, true), weighted(K3, true)] {
@@ -218,7 +237,7 @@ mod tests {
         }
         let unweighted = gradient(|z| {
             let p = softmax(z);
-            (0..3).map(|x| mu[x] * K2.per_token(p[x].ln(), REF[x].ln())).sum()
+            (0..3).map(|x| mu[x] * K2.per_token(p[x].ln(), REF[x].ln()).0).sum()
         });
         assert!(!close(unweighted, truth, 1e-2));
     }
@@ -238,7 +257,7 @@ mod tests {
                     () => ExpectedGradient::Biased,
                 };
                 assert_eq!(expected_gradient(e.into(), placement), expected, "{e:?} {placement:?}");
-                let accepted = check_placement(e.into(), placement).is_ok();
+                let accepted = check_placement(e.into(), placement, WrongGradient::Refuse).is_ok();
                 assert_eq!(accepted, expected == ExpectedGradient::Exact, "{e:?} {placement:?}");
             }
         }
@@ -246,16 +265,19 @@ mod tests {
 
     #[test]
     fn refusals_name_the_alternative() {
-        let error = check_placement(PenaltyForm::K1, Placement::InLoss).unwrap_err().to_string();
+        let check = |form, placement| check_placement(form, placement, WrongGradient::Refuse);
+        let error = check(PenaltyForm::K1, Placement::InLoss).unwrap_err().to_string();
         assert!(error.contains("zero") && error.contains("k2 in the loss"), "{error}");
-        let error = check_placement(PenaltyForm::K3, Placement::InReward).unwrap_err().to_string();
+        let error = check(PenaltyForm::K3, Placement::InReward).unwrap_err().to_string();
         assert!(error.contains("k1 in the reward"), "{error}");
-        let error = check_placement(PenaltyForm::Abs, Placement::InLoss).unwrap_err().to_string();
+        let error = check(PenaltyForm::Abs, Placement::InLoss).unwrap_err().to_string();
         assert!(error.contains("k2 in the loss"), "{error}");
         for form in [PenaltyForm::K1, PenaltyForm::K2, PenaltyForm::K3, PenaltyForm::Abs, PenaltyForm::Exact]
         {
-            assert!(check_placement(form, Placement::Monitor).is_ok());
+            assert!(check(form, Placement::Monitor).is_ok());
         }
-        assert!(check_placement(PenaltyForm::Exact, Placement::InLoss).is_ok());
+        assert!(check(PenaltyForm::Exact, Placement::InLoss).is_ok());
+        let accepted = check_placement(PenaltyForm::K1, Placement::InLoss, WrongGradient::Accept);
+        assert_eq!(accepted, Ok(ExpectedGradient::Zero), "said explicitly, it is taken, and named");
     }
 }

@@ -46,12 +46,12 @@ impl Reading {
             return Checked::Absent;
         }
         let optional = [
-            ("stderr", domain.stderr),
+            ("stderr", domain.stderr.map(|v| v.0)),
             ("reward_sd", domain.reward_sd),
-            ("kl_old", domain.kl_old),
-            ("kl_ref0", domain.kl_ref0),
+            ("kl_old", domain.kl_old.map(|v| v.0)),
+            ("kl_ref0", domain.kl_ref0.map(|v| v.0)),
         ];
-        if !possible(domain.mean_kl) {
+        if !possible(domain.mean_kl.0) {
             return Checked::Invalid("mean_kl");
         }
         if domain.var < 0.0 || domain.var > MAX_KL * MAX_KL {
@@ -65,15 +65,15 @@ impl Reading {
             }
         }
         let n = domain.n as f64;
-        let var = if domain.n < 2 || domain.var.is_nan() { 2.0 * domain.mean_kl.abs() } else { domain.var };
-        let stderr = domain.stderr.unwrap_or_else(|| (var.max(MIN_VARIANCE) / n).sqrt());
+        let var = if domain.n < 2 || domain.var.is_nan() { 2.0 * domain.mean_kl.0.abs() } else { domain.var };
+        let stderr = domain.stderr.map_or_else(|| (var.max(MIN_VARIANCE) / n).sqrt(), |s| s.0);
         Checked::Usable(Self {
-            mean: domain.mean_kl,
+            mean: domain.mean_kl.0,
             stderr: stderr.max((MIN_VARIANCE / n).sqrt()),
             n: domain.n,
             reward_sd: domain.reward_sd,
-            kl_old: domain.kl_old,
-            kl_ref0: domain.kl_ref0,
+            kl_old: domain.kl_old.map(|v| v.0),
+            kl_ref0: domain.kl_ref0.map(|v| v.0),
         })
     }
 
@@ -97,6 +97,7 @@ fn possible(value: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::NatsPerSequence;
 
     fn usable(d: &DomainKl) -> Reading {
         match Reading::check(d) {
@@ -107,39 +108,57 @@ mod tests {
 
     #[test]
     fn absent_comes_before_invalid() {
-        assert_eq!(Reading::check(&DomainKl::new("a", f64::NAN, f64::NAN, 0)), Checked::Absent);
-        assert_eq!(Reading::check(&DomainKl::new("a", f64::NAN, 1.0, 3)), Checked::Invalid("mean_kl"));
-        assert_eq!(Reading::check(&DomainKl::new("a", 1e13, 1.0, 3)), Checked::Invalid("mean_kl"));
-        assert!(matches!(Reading::check(&DomainKl::new("a", 1e12, 1.0, 3)), Checked::Usable(_)));
-        assert_eq!(Reading::check(&DomainKl::new("a", 1.0, -1.0, 3)), Checked::Invalid("var"));
-        assert_eq!(Reading::check(&DomainKl::new("a", 1.0, f64::INFINITY, 3)), Checked::Invalid("var"));
-        let mut d = DomainKl::new("a", 1.0, 1.0, 3);
-        d.kl_old = Some(-0.001);
+        assert_eq!(
+            Reading::check(&DomainKl::new("a", NatsPerSequence(f64::NAN), f64::NAN, 0)),
+            Checked::Absent
+        );
+        assert_eq!(
+            Reading::check(&DomainKl::new("a", NatsPerSequence(f64::NAN), 1.0, 3)),
+            Checked::Invalid("mean_kl")
+        );
+        assert_eq!(
+            Reading::check(&DomainKl::new("a", NatsPerSequence(1e13), 1.0, 3)),
+            Checked::Invalid("mean_kl")
+        );
+        assert!(matches!(
+            Reading::check(&DomainKl::new("a", NatsPerSequence(1e12), 1.0, 3)),
+            Checked::Usable(_)
+        ));
+        assert_eq!(
+            Reading::check(&DomainKl::new("a", NatsPerSequence(1.0), -1.0, 3)),
+            Checked::Invalid("var")
+        );
+        assert_eq!(
+            Reading::check(&DomainKl::new("a", NatsPerSequence(1.0), f64::INFINITY, 3)),
+            Checked::Invalid("var")
+        );
+        let mut d = DomainKl::new("a", NatsPerSequence(1.0), 1.0, 3);
+        d.kl_old = Some(NatsPerSequence(-0.001));
         assert!(matches!(Reading::check(&d), Checked::Usable(_)));
-        d.kl_old = Some(f64::INFINITY);
+        d.kl_old = Some(NatsPerSequence(f64::INFINITY));
         assert_eq!(Reading::check(&d), Checked::Invalid("kl_old"));
         d.kl_old = None;
-        d.stderr = Some(-1.0);
+        d.stderr = Some(NatsPerSequence(-1.0));
         assert_eq!(Reading::check(&d), Checked::Invalid("stderr"));
     }
 
     #[test]
     fn standard_errors() {
-        assert!((usable(&DomainKl::new("a", 3.0, 8.0, 2)).stderr - 2.0).abs() < 1e-12);
+        assert!((usable(&DomainKl::new("a", NatsPerSequence(3.0), 8.0, 2)).stderr - 2.0).abs() < 1e-12);
         // Unknown variance: 2·KL = 8 over n = 2.
-        assert!((usable(&DomainKl::new("a", 4.0, f64::NAN, 2)).stderr - 2.0).abs() < 1e-12);
+        assert!((usable(&DomainKl::new("a", NatsPerSequence(4.0), f64::NAN, 2)).stderr - 2.0).abs() < 1e-12);
         // One sequence has no variance, whatever is claimed.
-        assert!((usable(&DomainKl::new("a", 2.0, 0.0, 1)).stderr - 2.0).abs() < 1e-12);
-        assert!(usable(&DomainKl::new("a", 0.0, 0.0, 9)).stderr > 0.0);
-        let mut d = DomainKl::new("a", 4.0, 8.0, 2);
-        d.stderr = Some(0.5);
+        assert!((usable(&DomainKl::new("a", NatsPerSequence(2.0), 0.0, 1)).stderr - 2.0).abs() < 1e-12);
+        assert!(usable(&DomainKl::new("a", NatsPerSequence(0.0), 0.0, 9)).stderr > 0.0);
+        let mut d = DomainKl::new("a", NatsPerSequence(4.0), 8.0, 2);
+        d.stderr = Some(NatsPerSequence(0.5));
         assert_eq!(usable(&d).stderr, 0.5);
     }
 
     #[test]
     fn three_standard_errors_below_zero_is_impossible() {
-        assert!(!usable(&DomainKl::new("a", -2.9, 4.0, 4)).impossible());
-        assert!(usable(&DomainKl::new("a", -3.1, 4.0, 4)).impossible());
-        assert_eq!(usable(&DomainKl::new("a", -2.9, 4.0, 4)).kl(), 0.0);
+        assert!(!usable(&DomainKl::new("a", NatsPerSequence(-2.9), 4.0, 4)).impossible());
+        assert!(usable(&DomainKl::new("a", NatsPerSequence(-3.1), 4.0, 4)).impossible());
+        assert_eq!(usable(&DomainKl::new("a", NatsPerSequence(-2.9), 4.0, 4)).kl(), 0.0);
     }
 }

@@ -12,6 +12,7 @@
 //! sequence), and a `ref0_cap` in the trust region limits the truth.
 
 use crate::config::{KlConfigError, require};
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// How the reference follows the policy.
@@ -85,9 +86,8 @@ impl ReferenceSchedule {
         }
     }
 
-    /// Counts one accepted update and says what the reference does; `kl` is KL to the current reference,
-    /// nats per sequence.
-    pub fn after_update(&self, ledger: &mut ReferenceLedger, kl: f64) -> ReferenceMove {
+    /// Counts one accepted update and says what the reference does; `kl` is KL to the current reference.
+    pub fn after_update(&self, ledger: &mut ReferenceLedger, kl: NatsPerSequence) -> ReferenceMove {
         ledger.updates += 1;
         let due = |every: u64| ledger.updates.is_multiple_of(every);
         let step = match *self {
@@ -101,8 +101,8 @@ impl ReferenceSchedule {
             _ => 0.0,
         };
         ledger.moves += 1;
-        if kl.is_finite() {
-            ledger.forgiven += kl.max(0.0) * (1.0 - left);
+        if kl.0.is_finite() {
+            ledger.forgiven += kl.0.max(0.0) * (1.0 - left);
         }
         step
     }
@@ -116,20 +116,23 @@ mod tests {
     fn moves_come_when_due_and_are_entered() {
         let sync = ReferenceSchedule::Sync { mix: 0.5, every: 2 };
         let mut ledger = ReferenceLedger::default();
-        let moves: Vec<_> = (0..4).map(|_| sync.after_update(&mut ledger, 4.0)).collect();
+        let moves: Vec<_> = (0..4).map(|_| sync.after_update(&mut ledger, NatsPerSequence(4.0))).collect();
         let mix = ReferenceMove::Mix { mix: 0.5 };
         assert_eq!(moves, [ReferenceMove::Stay, mix, ReferenceMove::Stay, mix]);
         assert_eq!((ledger.moves, ledger.forgiven), (2, 6.0));
         let mut ledger = ReferenceLedger::default();
         assert_eq!(
-            ReferenceSchedule::Reset { every: 1 }.after_update(&mut ledger, 4.0),
+            ReferenceSchedule::Reset { every: 1 }.after_update(&mut ledger, NatsPerSequence(4.0)),
             ReferenceMove::Reset
         );
         assert_eq!(ledger.forgiven, 4.0);
-        ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, f64::NAN);
-        ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, -1.0);
+        ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, NatsPerSequence(f64::NAN));
+        ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, NatsPerSequence(-1.0));
         assert_eq!((ledger.moves, ledger.forgiven), (3, 4.0));
-        assert_eq!(ReferenceSchedule::Fixed.after_update(&mut ledger, 9.0), ReferenceMove::Stay);
+        assert_eq!(
+            ReferenceSchedule::Fixed.after_update(&mut ledger, NatsPerSequence(9.0)),
+            ReferenceMove::Stay
+        );
     }
 
     #[test]

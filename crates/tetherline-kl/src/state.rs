@@ -5,7 +5,8 @@ use crate::guard::GuardState;
 use crate::law::LawState;
 use crate::ledger::LedgerState;
 use crate::trust_region::TrustRegionState;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -17,7 +18,8 @@ pub const STATE_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControllerState {
-    /// Format version; see [`STATE_VERSION`].
+    /// Format version; see [`STATE_VERSION`]. There is one so far, so nothing is migrated: another is refused.
+    #[serde(deserialize_with = "supported")]
     pub version: u32,
     /// Name of the law, as in the configuration.
     pub law: String,
@@ -35,6 +37,15 @@ pub struct ControllerState {
     pub guard: GuardState,
     /// The ledger's; never rewound.
     pub ledger: LedgerState,
+}
+
+/// Refuses a state of another version by its number. The version is written first, so that this comes before
+/// whatever field that version has and this one has not.
+fn supported<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        STATE_VERSION => Ok(STATE_VERSION),
+        found => Err(D::Error::custom(StateError::Version { found, supported: STATE_VERSION })),
+    }
 }
 
 /// State of one domain.

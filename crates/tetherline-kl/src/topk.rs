@@ -11,6 +11,7 @@
 //! Nats per token.
 
 use crate::exact::RowError;
+use crate::units::NatsPerToken;
 
 fn head(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<(f64, f64, f64), RowError> {
     if logprobs.len() != ref_logprobs.len() {
@@ -40,11 +41,11 @@ fn head(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<(f64, f64, f64), RowEr
 ///
 /// # Errors
 /// [`RowError`] when the lengths differ or the probabilities sum to more than one.
-pub fn top_k_lower_bound(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<f64, RowError> {
+pub fn top_k_lower_bound(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<NatsPerToken, RowError> {
     let (sum, p, r) = head(logprobs, ref_logprobs)?;
     let (p_tail, r_tail) = (1.0 - p, 1.0 - r);
     let tail = if p_tail <= 0.0 { 0.0 } else { p_tail * (p_tail / r_tail).ln() };
-    Ok(sum + tail)
+    Ok(NatsPerToken(sum + tail))
 }
 
 /// An unbiased estimate of KL(π‖ref): the head exactly, the tail by the sampled token.
@@ -59,9 +60,10 @@ pub fn top_k_with_sampled_tail(
     logprobs: &[f32],
     ref_logprobs: &[f32],
     tail_sample: Option<(f32, f32)>,
-) -> Result<f64, RowError> {
+) -> Result<NatsPerToken, RowError> {
     let (sum, ..) = head(logprobs, ref_logprobs)?;
-    Ok(sum + tail_sample.map_or(0.0, |(lp, rlp)| f64::from(lp) - f64::from(rlp)))
+    let tail = tail_sample.map_or(0.0, |(lp, rlp)| f64::from(lp) - f64::from(rlp));
+    Ok(NatsPerToken(sum + tail))
 }
 
 #[cfg(test)]
@@ -79,15 +81,15 @@ mod tests {
     #[test]
     fn the_bound_rises_with_the_head_and_ends_at_the_kl() {
         let (p, r) = (row(&P), row(&R));
-        let kl = exact_kl(&p, &r).unwrap();
-        let bounds: Vec<_> = (0..=4).map(|k| top_k_lower_bound(&p[..k], &r[..k]).unwrap()).collect();
+        let kl = exact_kl(&p, &r).unwrap().0;
+        let bounds: Vec<_> = (0..=4).map(|k| top_k_lower_bound(&p[..k], &r[..k]).unwrap().0).collect();
         assert_eq!(bounds[0], 0.0);
         assert!(bounds.windows(2).all(|w| w[1] >= w[0] - 1e-7), "{bounds:?}");
         assert!((bounds[4] - kl).abs() < 1e-6);
         // By hand: 0.4 ln 4 + 0.6 ln(0.6/0.9).
         assert!((bounds[1] - (0.4 * 4f64.ln() + 0.6 * (2.0f64 / 3.0).ln())).abs() < 1e-6);
         // The head alone exceeds the KL, so it is no bound.
-        assert!(top_k_with_sampled_tail(&p[..1], &r[..1], None).unwrap() > kl);
+        assert!(top_k_with_sampled_tail(&p[..1], &r[..1], None).unwrap().0 > kl);
     }
 
     #[test]
@@ -96,10 +98,10 @@ mod tests {
         let mean: f64 = (0..4)
             .map(|x| {
                 let tail = (x >= 2).then(|| (p[x], r[x]));
-                P[x] * top_k_with_sampled_tail(&p[..2], &r[..2], tail).unwrap()
+                P[x] * top_k_with_sampled_tail(&p[..2], &r[..2], tail).unwrap().0
             })
             .sum();
-        assert!((mean - exact_kl(&p, &r).unwrap()).abs() < 1e-6);
+        assert!((mean - exact_kl(&p, &r).unwrap().0).abs() < 1e-6);
     }
 
     #[test]
@@ -109,7 +111,7 @@ mod tests {
         assert!(top_k_lower_bound(&twice, &twice[..1]).is_err());
         let all = row(&[1.0]);
         assert_eq!(
-            top_k_lower_bound(&all, &row(&[0.5])).unwrap(),
+            top_k_lower_bound(&all, &row(&[0.5])).unwrap().0,
             f64::from(0.0f32) - f64::from(0.5f32.ln())
         );
     }

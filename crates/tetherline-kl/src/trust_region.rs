@@ -16,27 +16,28 @@
 
 use crate::config::{KlConfigError, positive, require};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
-/// Caps on the result of an update. All KL in nats per sequence.
+/// Caps on the result of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrustRegion {
     /// Cap on KL to the current reference; `cap_ratio` × target where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cap: Option<f64>,
+    pub cap: Option<NatsPerSequence>,
     /// The cap as a multiple of each domain's target (default 1.15).
     #[serde(default = "default_cap_ratio")]
     pub cap_ratio: f64,
     /// Cap on KL to the policy before the update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub old_cap: Option<f64>,
+    pub old_cap: Option<NatsPerSequence>,
     /// Cap on KL to the first reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ref0_cap: Option<f64>,
+    pub ref0_cap: Option<NatsPerSequence>,
     /// Inside an update: stop its epochs when KL to the old policy exceeds this (see [`Self::early_stop`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_at: Option<f64>,
+    pub stop_at: Option<NatsPerSequence>,
     /// Each further trial keeps at most this share of the last one (default 0.8).
     #[serde(default = "default_backtrack")]
     pub backtrack: f64,
@@ -146,7 +147,7 @@ impl TrustRegion {
             (self.stop_at, "trust_region.stop_at"),
         ];
         for (cap, field) in caps {
-            cap.map_or(Ok(()), |cap| positive(cap, field))?;
+            cap.map_or(Ok(()), |cap| positive(cap.0, field))?;
         }
         let some = has_target || caps.iter().any(|(cap, _)| cap.is_some());
         require(some, "trust_region.cap", "none", "given where the law has no target to take a ratio of")?;
@@ -161,14 +162,13 @@ impl TrustRegion {
 
     /// The cap on KL to the current reference of a domain with this target.
     pub(crate) fn reference_cap(&self, target: Option<f64>) -> Option<f64> {
-        self.cap.or_else(|| target.map(|t| t * self.cap_ratio))
+        self.cap.map(|c| c.0).or_else(|| target.map(|t| t * self.cap_ratio))
     }
 
-    /// Whether to stop an update's remaining epochs, given KL(old policy‖new policy) so far, nats per
-    /// sequence (PPO practice: 1.5 × a target of 0.01 per token). A NaN stops.
+    /// Whether to stop an update's remaining epochs, given KL(old policy‖new policy) so far (PPO practice: 1.5 × a target of 0.01 per token). A NaN stops.
     #[must_use]
-    pub fn early_stop(&self, kl_old: f64) -> bool {
-        self.stop_at.is_some_and(|limit| kl_old.is_nan() || kl_old > limit)
+    pub fn early_stop(&self, kl_old: NatsPerSequence) -> bool {
+        self.stop_at.is_some_and(|limit| kl_old.0.is_nan() || kl_old > limit)
     }
 
     /// Judges one domain's measurement after an update.
@@ -185,10 +185,16 @@ impl TrustRegion {
                 before.reference,
                 "mean_kl",
             ),
-            (CapOf::Old, self.old_cap, after.kl_old.map(|kl| (kl, noise(kl))), Some(0.0), "kl_old"),
+            (
+                CapOf::Old,
+                self.old_cap.map(|c| c.0),
+                after.kl_old.map(|kl| (kl, noise(kl))),
+                Some(0.0),
+                "kl_old",
+            ),
             (
                 CapOf::FirstReference,
-                self.ref0_cap,
+                self.ref0_cap.map(|c| c.0),
                 after.kl_ref0.map(|kl| (kl, noise(kl))),
                 before.ref0,
                 "kl_ref0",
@@ -243,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_first_guess_is_linear_in_the_root_of_kl() {
-        let tr = TrustRegion { cap: Some(2.0), ..TrustRegion::default() };
+        let tr = TrustRegion { cap: Some(NatsPerSequence(2.0)), ..TrustRegion::default() };
         // From KL 0.5 (d = 1) to 8 (d = 4); the cap is at d = 2: a third of the way.
         match tr.judge(&reading(8.0, None, None), before(0.5), None) {
             Judgement::Above { of: CapOf::Reference, cap, keep, .. } => {
@@ -275,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_gate_is_on_the_upper_bound() {
-        let tr = TrustRegion { cap: Some(2.0), z: 2.0, ..TrustRegion::default() };
+        let tr = TrustRegion { cap: Some(NatsPerSequence(2.0)), z: 2.0, ..TrustRegion::default() };
         let noisy = Reading { stderr: 0.3, ..reading(1.5, None, None) };
         assert!(
             matches!(tr.judge(&noisy, before(1.0), None), Judgement::Above { bound, .. } if bound == 2.1)
@@ -286,7 +292,11 @@ mod tests {
 
     #[test]
     fn old_and_first_reference_have_their_own_caps() {
-        let tr = TrustRegion { old_cap: Some(0.5), ref0_cap: Some(9.0), ..TrustRegion::default() };
+        let tr = TrustRegion {
+            old_cap: Some(NatsPerSequence(0.5)),
+            ref0_cap: Some(NatsPerSequence(9.0)),
+            ..TrustRegion::default()
+        };
         let judge = |old, ref0| tr.judge(&reading(1.0, old, ref0), before(1.0), Some(6.0));
         assert_eq!(judge(Some(0.4), Some(8.0)), Judgement::Inside);
         assert_eq!(judge(None, Some(8.0)), Judgement::Unmeasured("kl_old"));
@@ -303,8 +313,12 @@ mod tests {
 
     #[test]
     fn early_stop_inside_an_update() {
-        let tr = TrustRegion { stop_at: Some(0.5), ..TrustRegion::default() };
-        assert!(!tr.early_stop(0.5) && tr.early_stop(0.51) && tr.early_stop(f64::NAN));
-        assert!(!TrustRegion::default().early_stop(f64::NAN));
+        let tr = TrustRegion { stop_at: Some(NatsPerSequence(0.5)), ..TrustRegion::default() };
+        assert!(
+            !tr.early_stop(NatsPerSequence(0.5))
+                && tr.early_stop(NatsPerSequence(0.51))
+                && tr.early_stop(NatsPerSequence(f64::NAN))
+        );
+        assert!(!TrustRegion::default().early_stop(NatsPerSequence(f64::NAN)));
     }
 }

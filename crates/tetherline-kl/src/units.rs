@@ -2,7 +2,17 @@
 //!
 //! Ziegler et al. (2019) set a target of 6 nats *per sequence*; verl's default of 0.1 is nats *per
 //! token*. The two differ by the response length, and mixing them up is the most common mistake with a
-//! KL target, so neither converts into the other without a length.
+//! KL target, so neither converts into the other without a length:
+//!
+//! ```compile_fail
+//! # use tetherline_kl::{NatsPerToken, law::AutoPi};
+//! AutoPi::new(0.2, NatsPerToken(0.1)); // does not compile
+//! ```
+//! ```
+//! # use tetherline_kl::{NatsPerToken, law::AutoPi};
+//! let mean_response = 60.0; // tokens per sequence
+//! AutoPi::new(0.2, NatsPerToken(0.1).per_sequence(mean_response));
+//! ```
 
 use serde::{Deserialize, Serialize};
 

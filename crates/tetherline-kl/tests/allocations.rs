@@ -5,7 +5,7 @@ use std::alloc::System;
 use tetherline_kl::law::{Adaptive, AutoPi, Dual, Fixed, Law, Pid, PidLagrangian, PpoAdaptive, Ziegler};
 use tetherline_kl::{
     Budget, ControlDecision, DomainKl, Guard, KlConfig, KlConfigError, KlController, KlObservation, KlPolicy,
-    TrustRegion,
+    NatsPerSequence, TrustRegion,
 };
 
 #[global_allocator]
@@ -15,13 +15,13 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn main() -> Result<(), KlConfigError> {
     let laws = [
         Law::Fixed(Fixed { init: 0.2 }),
-        Law::Ziegler(Ziegler::new(0.2, 6.0, 1e4)),
-        Law::Adaptive(Adaptive::new(0.2, 6.0, 1e4)),
-        Law::PpoAdaptive(PpoAdaptive::new(0.2, 6.0)),
-        Law::Pid(Pid::new(0.2, 6.0)),
-        Law::PidLagrangian(PidLagrangian::new(0.2, 6.0)),
-        Law::Dual(Dual::new(0.2, 6.0)),
-        Law::AutoPi(AutoPi::new(0.2, 6.0)),
+        Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 1e4)),
+        Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1e4)),
+        Law::PpoAdaptive(PpoAdaptive::new(0.2, NatsPerSequence(6.0))),
+        Law::Pid(Pid::new(0.2, NatsPerSequence(6.0))),
+        Law::PidLagrangian(PidLagrangian::new(0.2, NatsPerSequence(6.0))),
+        Law::Dual(Dual::new(0.2, NatsPerSequence(6.0))),
+        Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))),
     ];
     for law in laws {
         let closed_loop = law.target().is_some();
@@ -29,12 +29,12 @@ fn main() -> Result<(), KlConfigError> {
         let mut config =
             KlConfig { guard: Some(Guard { max_rollbacks: u32::MAX, ..Guard::default() }), ..law.into() };
         if closed_loop {
-            config.budgets = ids.map(|id| Budget::new(id, 6.0)).to_vec();
+            config.budgets = ids.map(|id| Budget::new(id, NatsPerSequence(6.0))).to_vec();
             config.trust_region = Some(TrustRegion::default());
         }
         let mut controller = KlPolicy::new(config.clone())?;
         let mut decision = ControlDecision::empty();
-        let domains = |kl: f64| ids.map(|id| DomainKl::new(id, kl, 10.0, 128)).to_vec();
+        let domains = |kl: f64| ids.map(|id| DomainKl::new(id, NatsPerSequence(kl), 10.0, 128)).to_vec();
         // Below, at and above the target, beyond every cap, and broken.
         let mut rollouts = [1.0, 6.0, 7.5, 40.0, f64::NAN].map(|kl| KlObservation::rollout(0, domains(kl)));
         let mut trials = [1.0, 40.0].map(|kl| KlObservation::trial(0, 0, domains(kl)));

@@ -3,17 +3,17 @@
 use tetherline_kl::law::{Adaptive, AutoPi, Law, Schedule};
 use tetherline_kl::{
     ALL, Budget, Combine, ControlDecision, ControllerState, DomainKl, Guard, KlConfig, KlController,
-    KlObservation, KlPolicy, Ledger, MetricLimit, MetricValue, ReasonCode, Shape, StateError, TargetSchedule,
-    TrustRegion, Verdict,
+    KlObservation, KlPolicy, Ledger, MetricLimit, MetricValue, NatsPerSequence, ReasonCode, Shape,
+    StateError, TargetSchedule, TrustRegion, Verdict,
 };
 
 fn adaptive() -> KlConfig {
-    Law::Adaptive(Adaptive::new(0.2, 6.0, 10_000.0)).into()
+    Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 10_000.0)).into()
 }
 
 /// Exact measurement: no noise to add to the cap.
 fn exact(kl: f64) -> DomainKl {
-    DomainKl { stderr: Some(0.0), ..DomainKl::new(ALL, kl, 2.0 * kl, 512) }
+    DomainKl { stderr: Some(NatsPerSequence(0.0)), ..DomainKl::new(ALL, NatsPerSequence(kl), 2.0 * kl, 512) }
 }
 
 fn rollout(c: &mut impl KlController, step: u64, kl: f64) -> ControlDecision {
@@ -82,9 +82,9 @@ fn a_tightened_target_does_not_deadlock() {
 
 #[test]
 fn drift_from_the_first_reference_is_capped_though_the_reference_moves() {
-    let region = TrustRegion { ref0_cap: Some(20.0), ..TrustRegion::default() };
+    let region = TrustRegion { ref0_cap: Some(NatsPerSequence(20.0)), ..TrustRegion::default() };
     let mut c = KlPolicy::new(KlConfig { trust_region: Some(region), ..adaptive() }).unwrap();
-    let with = |kl, ref0| DomainKl { kl_ref0: ref0, ..exact(kl) };
+    let with = |kl: f64, ref0: Option<f64>| DomainKl { kl_ref0: ref0.map(NatsPerSequence), ..exact(kl) };
     c.observe(&KlObservation::rollout(0, vec![with(1.0, Some(19.0))]));
     let d = c.observe(&KlObservation::trial(0, 0, vec![with(1.0, Some(25.0))]));
     assert_eq!(code(&d), (Verdict::Scale, ReasonCode::AboveCap));
@@ -170,11 +170,18 @@ fn a_fast_rise_close_to_the_cap_throttles() {
 
 #[test]
 fn budgets_add_up_and_shrinkage_leaves_their_targets_alone() {
-    let budgets = vec![Budget::new("code", 2.0), Budget::new("legal", 8.0), Budget::new(ALL, 5.0)];
+    let budgets = vec![
+        Budget::new("code", NatsPerSequence(2.0)),
+        Budget::new("legal", NatsPerSequence(8.0)),
+        Budget::new(ALL, NatsPerSequence(5.0)),
+    ];
     let mut c = KlPolicy::new(KlConfig { budgets, ..adaptive() }).unwrap();
-    assert_eq!((c.target("code"), c.target("legal"), c.target(ALL)), (Some(2.0), Some(8.0), Some(5.0)));
+    assert_eq!(["code", "legal", ALL].map(|id| c.target(id).unwrap().0), [2.0, 8.0, 5.0]);
     // All on target: nothing moves, however small the samples.
-    let on = |id: &str, kl: f64, n| DomainKl { stderr: Some(0.01), ..DomainKl::new(id, kl, 2.0 * kl, n) };
+    let on = |id: &str, kl: f64, n| DomainKl {
+        stderr: Some(NatsPerSequence(0.01)),
+        ..DomainKl::new(id, NatsPerSequence(kl), 2.0 * kl, n)
+    };
     let d = c.observe(&KlObservation::rollout(
         0,
         vec![on("code", 2.0, 3), on("legal", 8.0, 40), on(ALL, 5.0, 43)],
@@ -187,7 +194,8 @@ fn budgets_add_up_and_shrinkage_leaves_their_targets_alone() {
     assert!((d.beta_for("chat") - 0.2).abs() < 1e-12, "an unknown domain is not free");
     // A domain above its target is drawn to the mean by 32/(n + 32): it moves, but less with fewer.
     let step = |n| {
-        let budgets = vec![Budget::new("code", 2.0), Budget::new("legal", 8.0)];
+        let budgets =
+            vec![Budget::new("code", NatsPerSequence(2.0)), Budget::new("legal", NatsPerSequence(8.0))];
         let mut config = KlConfig { budgets, ..adaptive() };
         config.shrink = 32.0;
         let mut c = KlPolicy::new(config).unwrap();
@@ -202,21 +210,21 @@ fn budgets_add_up_and_shrinkage_leaves_their_targets_alone() {
 #[test]
 fn metrics_tighten_the_target_in_force() {
     let limit = MetricLimit { id: "unsafe_rate".into(), warn: 0.01, limit: 0.03 };
-    let budget = Budget { metrics: vec![limit], ..Budget::new(ALL, 6.0) };
+    let budget = Budget { metrics: vec![limit], ..Budget::new(ALL, NatsPerSequence(6.0)) };
     let mut c = KlPolicy::new(KlConfig { budgets: vec![budget], ..adaptive() }).unwrap();
     let mut obs = KlObservation::rollout(0, vec![exact(6.0)]);
     obs.metrics = vec![MetricValue { id: "unsafe_rate".into(), value: 0.015, ucb: Some(0.02) }];
     let d = c.observe(&obs);
     assert_eq!(code(&d), (Verdict::Accept, ReasonCode::BudgetTightened));
     assert!(d.reason.text().contains("unsafe_rate"));
-    assert!((c.target(ALL).unwrap() - 3.0).abs() < 1e-12);
+    assert!((c.target(ALL).unwrap().0 - 3.0).abs() < 1e-12);
     assert!(d.beta_for(ALL) > 0.2, "on the old target, above the new one");
 }
 
 #[test]
 fn an_infeasible_budget_is_named_within_fifty_observations_and_halts() {
-    let budgets = vec![Budget::new("code", 2.0), Budget::new("legal", 8.0)];
-    let law = Law::AutoPi(AutoPi::new(0.2, 6.0));
+    let budgets = vec![Budget::new("code", NatsPerSequence(2.0)), Budget::new("legal", NatsPerSequence(8.0))];
+    let law = Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0)));
     let mut c = KlPolicy::new(KlConfig {
         budgets,
         guard: Some(Guard { blow_up: 9.0, ..Guard::default() }),
@@ -226,7 +234,10 @@ fn an_infeasible_budget_is_named_within_fifty_observations_and_halts() {
     let mut throttled = None;
     let mut halted = None;
     for step in 0..100 {
-        let domains = vec![DomainKl::new("code", 4.0, 8.0, 512), DomainKl::new("legal", 8.0, 16.0, 512)];
+        let domains = vec![
+            DomainKl::new("code", NatsPerSequence(4.0), 8.0, 512),
+            DomainKl::new("legal", NatsPerSequence(8.0), 16.0, 512),
+        ];
         let d = c.observe(&KlObservation::rollout(step, domains));
         if d.reason.code() == ReasonCode::Infeasible {
             assert!(d.reason.text().contains("budget of code"), "{}", d.reason);
@@ -244,7 +255,7 @@ fn an_infeasible_budget_is_named_within_fifty_observations_and_halts() {
 fn a_noisy_cap_does_not_deadlock_the_law() {
     let config = KlConfig { trust_region: Some(TrustRegion::default()), ..adaptive() };
     let mut c = KlPolicy::new(config).unwrap();
-    let noisy = || vec![DomainKl::new(ALL, 5.8, 11.6, 16)]; // stderr 0.85, bound 7.2, cap 6.9
+    let noisy = || vec![DomainKl::new(ALL, NatsPerSequence(5.8), 11.6, 16)]; // stderr 0.85, bound 7.2, cap 6.9
     let before = c.observe(&KlObservation::rollout(0, noisy())).beta_for(ALL);
     assert!(before < 0.2, "the mean is below the target");
     assert_eq!(c.observe(&KlObservation::trial(0, 0, noisy())).verdict, Verdict::Reject);
@@ -255,18 +266,22 @@ fn a_noisy_cap_does_not_deadlock_the_law() {
 
 #[test]
 fn a_domain_above_its_target_never_looks_below_it() {
-    let budgets = vec![Budget::new("chat", 6.0), Budget::new("medical", 2.0)];
+    let budgets =
+        vec![Budget::new("chat", NatsPerSequence(6.0)), Budget::new("medical", NatsPerSequence(2.0))];
     let mut c = KlPolicy::new(KlConfig { budgets, ..adaptive() }).unwrap();
-    let domains = vec![DomainKl::new("chat", 2.0, 4.0, 256), DomainKl::new("medical", 2.1, 4.2, 256)];
+    let domains = vec![
+        DomainKl::new("chat", NatsPerSequence(2.0), 4.0, 256),
+        DomainKl::new("medical", NatsPerSequence(2.1), 4.2, 256),
+    ];
     let d = c.observe(&KlObservation::rollout(0, domains));
     assert!(d.beta["medical"] > 0.2 && d.beta["chat"] < 0.2, "{:?}", d.beta);
 }
 
 #[test]
 fn a_ledger_refuses_what_exceeds_it_and_never_gives_back() {
-    let config = KlConfig { ledger: Some(Ledger { limit: 1.0 }), ..adaptive() };
+    let config = KlConfig { ledger: Some(Ledger { limit: NatsPerSequence(1.0) }), ..adaptive() };
     let mut c = KlPolicy::new(config).unwrap();
-    let moved = |old| vec![DomainKl { kl_old: Some(old), ..exact(3.0) }];
+    let moved = |old| vec![DomainKl { kl_old: Some(NatsPerSequence(old)), ..exact(3.0) }];
     rollout(&mut c, 0, 3.0);
     assert_eq!(c.observe(&KlObservation::trial(0, 0, moved(0.7))).verdict, Verdict::Accept);
     rollout(&mut c, 1, 3.0);
@@ -276,11 +291,15 @@ fn a_ledger_refuses_what_exceeds_it_and_never_gives_back() {
     rollout(&mut c, 2, 3.0);
     assert_eq!(trial(&mut c, 2, 0, 3.0).reason.code(), ReasonCode::Unmeasured);
     let checkpoint =
-        KlPolicy::new(KlConfig { ledger: Some(Ledger { limit: 1.0 }), ..adaptive() }).unwrap().state();
+        KlPolicy::new(KlConfig { ledger: Some(Ledger { limit: NatsPerSequence(1.0) }), ..adaptive() })
+            .unwrap()
+            .state();
     c.roll_back(&checkpoint).unwrap();
     assert!((c.ledger().unwrap().spent - 0.7).abs() < 1e-12);
     // Without trials the next rollout's KL to the old policy is entered.
-    let mut c = KlPolicy::new(KlConfig { ledger: Some(Ledger { limit: 1.0 }), ..adaptive() }).unwrap();
+    let mut c =
+        KlPolicy::new(KlConfig { ledger: Some(Ledger { limit: NatsPerSequence(1.0) }), ..adaptive() })
+            .unwrap();
     c.observe(&KlObservation::rollout(0, moved(9.0)));
     c.observe(&KlObservation::rollout(1, moved(0.25)));
     assert_eq!(c.ledger().unwrap().spent, 0.25);
@@ -298,7 +317,7 @@ fn schedules_of_beta_and_of_the_target() {
     let targets: Vec<_> = (0..4)
         .map(|s| {
             rollout(&mut c, s, 5.0);
-            c.target(ALL).unwrap()
+            c.target(ALL).unwrap().0
         })
         .collect();
     assert_eq!(targets, [3.0, 4.5, 6.0, 6.0]);
@@ -339,9 +358,9 @@ fn the_whole_composition_reads_from_toml_and_its_state_is_exact() {
     let observations = |step: u64| {
         let kl = 2.0 + ((step * 7919) % 97) as f64 / 30.0;
         let domain = |id: &str, kl: f64| DomainKl {
-            kl_old: Some(0.1),
-            kl_ref0: Some(kl + 1.0),
-            ..DomainKl::new(id, kl, 2.0 * kl, 100)
+            kl_old: Some(NatsPerSequence(0.1)),
+            kl_ref0: Some(NatsPerSequence(kl + 1.0)),
+            ..DomainKl::new(id, NatsPerSequence(kl), 2.0 * kl, 100)
         };
         let both = |kl: f64| vec![domain("code", kl), domain("user:ann", 2.0 * kl)];
         let mut obs = KlObservation::rollout(step, both(if step == 33 { f64::NAN } else { kl }));
@@ -372,7 +391,10 @@ fn the_whole_composition_reads_from_toml_and_its_state_is_exact() {
 fn impossible_compositions_are_refused_at_load() {
     let field = |c: KlConfig| c.validate().unwrap_err().field;
     let fixed = KlConfig::fixed(0.1);
-    assert_eq!(field(KlConfig { budgets: vec![Budget::new("a", 1.0)], ..fixed.clone() }), "budget");
+    assert_eq!(
+        field(KlConfig { budgets: vec![Budget::new("a", NatsPerSequence(1.0))], ..fixed.clone() }),
+        "budget"
+    );
     assert_eq!(
         field(KlConfig { trust_region: Some(TrustRegion::default()), ..fixed.clone() }),
         "trust_region.cap"
@@ -380,6 +402,6 @@ fn impossible_compositions_are_refused_at_load() {
     let target = TargetSchedule { from: 0.5, to: 1.0, steps: 2, shape: Shape::Linear };
     assert_eq!(field(KlConfig { target_schedule: Some(target), ..fixed.clone() }), "target_schedule");
     assert_eq!(field(KlConfig { shrink: -1.0, ..fixed.clone() }), "shrink");
-    let capped = TrustRegion { cap: Some(3.0), ..TrustRegion::default() };
+    let capped = TrustRegion { cap: Some(NatsPerSequence(3.0)), ..TrustRegion::default() };
     assert!(KlConfig { trust_region: Some(capped), ..fixed }.validate().is_ok());
 }

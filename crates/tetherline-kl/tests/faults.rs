@@ -1,18 +1,20 @@
 //! What happens to β when the measurement is broken: it stays finite and where it was.
 
 use tetherline_kl::law::{Adaptive, Law, Ziegler};
-use tetherline_kl::{ControllerState, DomainKl, KlConfig, KlObservation, ReasonCode, StateError, Verdict};
+use tetherline_kl::{
+    ControllerState, DomainKl, KlConfig, KlObservation, NatsPerSequence, ReasonCode, StateError, Verdict,
+};
 
 fn configs() -> Vec<KlConfig> {
     vec![
         KlConfig::fixed(0.2),
-        Law::Ziegler(Ziegler::new(0.2, 6.0, 1e4)).into(),
-        Law::Adaptive(Adaptive::new(0.2, 6.0, 1e4)).into(),
+        Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 1e4)).into(),
+        Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1e4)).into(),
     ]
 }
 
 fn one(step: u64, kl: f64, var: f64, n: u64) -> KlObservation {
-    KlObservation::rollout(step, vec![DomainKl::new("all", kl, var, n)])
+    KlObservation::rollout(step, vec![DomainKl::new("all", NatsPerSequence(kl), var, n)])
 }
 
 #[test]
@@ -51,7 +53,7 @@ fn impossible_kl_holds_all_but_the_published_form() {
         assert_eq!(d.beta_for("all") != 0.2, followed, "{config:?}");
     }
     // Slightly negative is noise: it counts as zero, the same move as KL = 0.
-    let adaptive = Law::Adaptive(Adaptive::new(0.2, 6.0, 1e4));
+    let adaptive = Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1e4));
     let (mut a, mut b) =
         (KlConfig::from(adaptive.clone()).build().unwrap(), KlConfig::from(adaptive).build().unwrap());
     let (noisy, zero) = (a.observe(&one(0, -0.01, 1.0, 512)), b.observe(&one(0, 0.0, 1.0, 512)));
@@ -67,13 +69,18 @@ fn absent_domains_are_held_and_only_all_absent_halts() {
         let two = |step, n| {
             KlObservation::rollout(
                 step,
-                vec![DomainKl::new("a", 9.0, 18.0, 512), DomainKl::new("b", f64::NAN, f64::NAN, n)],
+                vec![
+                    DomainKl::new("a", NatsPerSequence(9.0), 18.0, 512),
+                    DomainKl::new("b", NatsPerSequence(f64::NAN), f64::NAN, n),
+                ],
             )
         };
         let d = c.observe(&two(0, 0));
         assert_eq!((d.verdict, d.beta_for("b")), (Verdict::Accept, 0.2));
         assert_eq!(d.beta.len(), 2);
-        let betas = c.observe(&KlObservation::rollout(1, vec![DomainKl::new("a", 9.0, 18.0, 512)])).beta;
+        let betas = c
+            .observe(&KlObservation::rollout(1, vec![DomainKl::new("a", NatsPerSequence(9.0), 18.0, 512)]))
+            .beta;
         assert_eq!(betas["b"], 0.2, "a domain that is not even listed is held too");
         let d = c.observe(&one(2, 5.0, 1.0, 0));
         assert_eq!((d.verdict, d.reason.code()), (Verdict::Halt, ReasonCode::AllAbsent));
@@ -92,7 +99,8 @@ fn before_any_domain_is_known_the_decision_has_the_initial_beta() {
 
 #[test]
 fn noise_above_the_target_holds() {
-    let mut c = KlConfig::from(Law::Adaptive(Adaptive::new(0.2, 1.0, 100.0))).build().unwrap();
+    let mut c =
+        KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(1.0), 100.0))).build().unwrap();
     let d = c.observe(&one(0, 9.0, 18.0, 4)); // stderr 2.1 against a target of 1
     assert_eq!((d.verdict, d.reason.code(), d.beta_for("all")), (Verdict::Accept, ReasonCode::TooNoisy, 0.2));
     let d = c.observe(&one(1, 0.5, f64::NAN, 1)); // one sample: sd from the tilt, sqrt(2·0.5) = 1, not above 1
@@ -117,12 +125,12 @@ fn steps_never_repeat_nor_run_backwards() {
 
 #[test]
 fn the_published_form_crosses_zero_and_says_so_and_never_overflows() {
-    let mut c = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, 6.0, 100.0))).build().unwrap();
+    let mut c = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 100.0))).build().unwrap();
     let d = c.observe(&one(0, 0.1, 0.2, 1000)); // 1 − 0.2·10 = −1
     assert!((d.beta_for("all") + 0.2).abs() < 1e-15);
     assert_eq!(d.reason.code(), ReasonCode::CrossedZero);
     assert!(d.reason.text().contains("-0.2"));
-    let mut c = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, 6.0, 1.0))).build().unwrap();
+    let mut c = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 1.0))).build().unwrap();
     let mut last = None;
     for step in 0..400 {
         let d = c.observe(&one(step, 60.0, 2.0, 1000));
@@ -130,7 +138,11 @@ fn the_published_form_crosses_zero_and_says_so_and_never_overflows() {
         last = Some(d);
     }
     assert_eq!(last.unwrap().reason.code(), ReasonCode::Overflow);
-    let bounded = Ziegler { beta_min: Some(0.01), beta_max: Some(0.5), ..Ziegler::new(0.2, 6.0, 100.0) };
+    let bounded = Ziegler {
+        beta_min: Some(0.01),
+        beta_max: Some(0.5),
+        ..Ziegler::new(0.2, NatsPerSequence(6.0), 100.0)
+    };
     let mut c = KlConfig::from(Law::Ziegler(bounded)).build().unwrap();
     assert_eq!(c.observe(&one(0, 0.1, 0.2, 1000)).beta_for("all"), 0.01);
     let d = c.observe(&one(1, 60.0, 2.0, 100_000));
@@ -139,7 +151,7 @@ fn the_published_form_crosses_zero_and_says_so_and_never_overflows() {
 
 #[test]
 fn adaptive_stays_in_its_bounds() {
-    let mut c = KlConfig::from(Law::Adaptive(Adaptive::new(0.2, 6.0, 1.0))).build().unwrap();
+    let mut c = KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1.0))).build().unwrap();
     for step in 0..50 {
         let d = c.observe(&one(step, if step < 25 { 99.0 } else { 0.0 }, 1.0, 100_000));
         assert!((1e-4..=10.0).contains(&d.beta_for("all")));
@@ -181,6 +193,10 @@ fn foreign_states_are_refused_by_name_and_change_nothing() {
     let mut old = a.state();
     old.version = 0;
     assert!(a.restore(&old).unwrap_err().to_string().contains("version 0"));
+    // Of a later release: the version is the reason, not the field that this build does not know.
+    let later = r#"{"version":7,"law":"fixed","novelty":true}"#;
+    let error = serde_json::from_str::<ControllerState>(later).unwrap_err().to_string();
+    assert!(error.contains("version 7") && error.contains("reads version 1"), "{error}");
     let mut c = configs()[2].build().unwrap();
     c.observe(&one(0, 9.0, 18.0, 512));
     let before = c.state();
@@ -196,10 +212,10 @@ fn the_order_of_domains_does_not_matter() {
         let mut a = config.build().unwrap();
         let mut b = config.build().unwrap();
         let mut domains = vec![
-            DomainKl::new("x", f64::NAN, 1.0, 9),
-            DomainKl::new("y", 9.0, 18.0, 512),
-            DomainKl::new("z", f64::NAN, 1.0, 9),
-            DomainKl::new("w", -4.0, 0.1, 512),
+            DomainKl::new("x", NatsPerSequence(f64::NAN), 1.0, 9),
+            DomainKl::new("y", NatsPerSequence(9.0), 18.0, 512),
+            DomainKl::new("z", NatsPerSequence(f64::NAN), 1.0, 9),
+            DomainKl::new("w", NatsPerSequence(-4.0), 0.1, 512),
         ];
         let one = a.observe(&KlObservation::rollout(0, domains.clone()));
         domains.reverse();

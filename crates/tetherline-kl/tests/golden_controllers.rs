@@ -4,10 +4,13 @@ mod oracle;
 
 use oracle::{golden, numbers};
 use tetherline_kl::law::{Adaptive, Law, Ziegler};
-use tetherline_kl::{DomainKl, KlConfig, KlController, KlObservation};
+use tetherline_kl::{DomainKl, KlConfig, KlController, KlObservation, NatsPerSequence};
 
 fn observe(c: &mut dyn KlController, step: usize, kl: f64, n: u64) -> f64 {
-    let obs = KlObservation::rollout(step as u64, vec![DomainKl::new("all", kl, 2.0 * kl.abs(), n)]);
+    let obs = KlObservation::rollout(
+        step as u64,
+        vec![DomainKl::new("all", NatsPerSequence(kl), 2.0 * kl.abs(), n)],
+    );
     c.observe(&obs).beta_for("all")
 }
 
@@ -18,7 +21,7 @@ fn ziegler_is_bit_identical_to_the_peers() {
     assert_eq!(entries.len(), 32);
     for entry in entries {
         let p = |key: &str| entry["params"][key].as_f64().unwrap();
-        let law = Law::Ziegler(Ziegler::new(p("init_kl_coef"), p("target"), p("horizon")));
+        let law = Law::Ziegler(Ziegler::new(p("init_kl_coef"), NatsPerSequence(p("target")), p("horizon")));
         let mut ours = KlConfig::from(law).build().unwrap();
         let mut fixed = KlConfig::fixed(p("init_kl_coef")).build().unwrap();
         let fixed_theirs = entry["fixed_value_after_update"].as_f64().unwrap();
@@ -42,7 +45,7 @@ fn log_space_agrees_with_the_linear_form_to_second_order() {
         if gain > 0.01 {
             continue;
         }
-        let law = Law::Adaptive(Adaptive::new(p("init_kl_coef"), p("target"), p("horizon")));
+        let law = Law::Adaptive(Adaptive::new(p("init_kl_coef"), NatsPerSequence(p("target")), p("horizon")));
         let mut ours = KlConfig::from(law).build().unwrap();
         let theirs = numbers(&entry["value_after_update"]);
         for (step, (kl, theirs)) in numbers(&entry["kl"]).into_iter().zip(theirs).enumerate() {

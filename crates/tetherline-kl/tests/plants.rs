@@ -2,12 +2,12 @@
 
 use tetherline_kl::law::{AutoPi, Law, Ziegler};
 use tetherline_kl::sim::{Disturbance, PlantKind, Scenario, Summary, median, simulate, summarise};
-use tetherline_kl::{Budget, KlConfig, Shape, TargetSchedule, TrustRegion};
+use tetherline_kl::{Budget, KlConfig, NatsPerSequence, Shape, TargetSchedule, TrustRegion};
 
 const TARGET: f64 = 6.0;
 
 fn auto_pi() -> KlConfig {
-    Law::AutoPi(AutoPi::new(0.2, TARGET)).into()
+    Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(TARGET))).into()
 }
 
 fn capped() -> KlConfig {
@@ -43,7 +43,7 @@ fn auto_pi_meets_its_goals_over_a_sixteenfold_range_of_plants() {
 
 #[test]
 fn an_initial_beta_ten_times_too_large_does_not_hold_it_back() {
-    let config = Law::AutoPi(AutoPi::new(2.0, TARGET)).into();
+    let config = Law::AutoPi(AutoPi::new(2.0, NatsPerSequence(TARGET))).into();
     let runs = runs(&config, &Scenario::single(69.0, TARGET, 2000), 0, TARGET);
     assert!(mid(&runs, |s| s.in_band) >= 95.0);
     assert!(mid(&runs, |s| s.overshoot) <= 20.0, "{}", mid(&runs, |s| s.overshoot));
@@ -92,7 +92,7 @@ fn plants_that_it_was_not_designed_on() {
 fn three_coupled_budgets_are_held_at_once() {
     let domains = [("a", 2.0, 1.0), ("b", 6.0, 0.7), ("c", 12.0, 1.3)];
     for mixing in [0.0, 0.3, 0.6] {
-        let budgets = domains.iter().map(|(id, t, _)| Budget::new(*id, *t)).collect();
+        let budgets = domains.iter().map(|(id, t, _)| Budget::new(*id, NatsPerSequence(*t))).collect();
         let config = KlConfig { budgets, ..auto_pi() };
         let scenario = Scenario {
             domains: domains.iter().map(|(id, t, c)| ((*id).to_owned(), *t, *c)).collect(),
@@ -100,14 +100,16 @@ fn three_coupled_budgets_are_held_at_once() {
             n: 128,
             ..Scenario::single(69.0, 2.0, 3000)
         };
-        let trace = simulate(&config, &scenario, 1).unwrap();
-        let half = &trace.kl[1500..];
-        let inside = half
-            .iter()
-            .filter(|row| row.iter().zip(&domains).all(|(kl, (_, t, _))| (kl / t - 1.0).abs() <= 0.1))
-            .count();
-        let share = 100.0 * inside as f64 / half.len() as f64;
-        assert!(share >= 95.0, "mixing {mixing}: {share}");
+        for seed in 0..5 {
+            let trace = simulate(&config, &scenario, seed).unwrap();
+            let half = &trace.kl[1500..];
+            let inside = half
+                .iter()
+                .filter(|row| row.iter().zip(&domains).all(|(kl, (_, t, _))| (kl / t - 1.0).abs() <= 0.1))
+                .count();
+            let share = 100.0 * inside as f64 / half.len() as f64;
+            assert!(share >= 95.0, "mixing {mixing}, seed {seed}: {share}");
+        }
     }
 }
 
@@ -119,7 +121,7 @@ fn zieglers_overshoot_is_what_its_damping_predicts() {
     for zeta in [0.375f64, 0.188] {
         // e is relative in KL, twice that in d.
         let horizon = zeta * zeta * 8.0 * 512.0 * tau;
-        let config: KlConfig = Law::Ziegler(Ziegler::new(0.288_675, TARGET, horizon)).into();
+        let config: KlConfig = Law::Ziegler(Ziegler::new(0.288_675, NatsPerSequence(TARGET), horizon)).into();
         let mut scenario = Scenario::single(tau, TARGET, 3000);
         scenario.n = 512;
         scenario.disturbances =
@@ -138,6 +140,6 @@ fn zieglers_overshoot_is_what_its_damping_predicts() {
         let down = d_star - after.iter().copied().fold(f64::INFINITY, f64::min);
         // A disturbance's response swings up, then down by exp(−πζ/√(1−ζ²)) of it.
         let predicted = (-std::f64::consts::PI * zeta / (1.0 - zeta * zeta).sqrt()).exp();
-        assert!((down / up - predicted).abs() < 0.08, "ζ {zeta}: {} vs {predicted}", down / up);
+        assert!((down / up - predicted).abs() < 0.06, "ζ {zeta}: {} vs {predicted}", down / up);
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tetherline_kl::law::{Adaptive, AutoPi, Dual, Law, Pid, PidLagrangian, PpoAdaptive, Ziegler};
 use tetherline_kl::{
     Budget, ControllerState, DomainKl, Guard, KlConfig, KlController, KlEstimator, KlObservation, KlPolicy,
-    Ledger, TrustRegion, exact_kl, top_k_lower_bound,
+    Ledger, NatsPerSequence, TrustRegion, exact_kl, top_k_lower_bound,
 };
 
 fn number() -> impl Strategy<Value = f64> {
@@ -21,10 +21,10 @@ fn domain() -> impl Strategy<Value = DomainKl> {
     let n = prop_oneof![Just(0u64), Just(1), 2..1000u64, Just(u64::MAX)];
     (id, number(), number(), n, proptest::option::of(number()), proptest::option::of(number())).prop_map(
         |(id, kl, var, n, stderr, kl_old)| DomainKl {
-            stderr,
-            kl_old,
+            stderr: stderr.map(NatsPerSequence),
+            kl_old: kl_old.map(NatsPerSequence),
             reward_sd: Some(1.0),
-            ..DomainKl::new(id, kl, var, n)
+            ..DomainKl::new(id, NatsPerSequence(kl), var, n)
         },
     )
 }
@@ -46,28 +46,32 @@ fn observations() -> impl Strategy<Value = Vec<KlObservation>> {
 
 fn config() -> impl Strategy<Value = KlConfig> {
     let law = prop_oneof![
-        Just(Law::Adaptive(Adaptive::new(0.2, 6.0, 100.0))),
-        Just(Law::PpoAdaptive(PpoAdaptive::new(0.2, 6.0))),
-        Just(Law::Pid(Pid::new(0.2, 6.0))),
-        Just(Law::PidLagrangian(PidLagrangian::new(0.2, 6.0))),
-        Just(Law::Dual(Dual::new(0.2, 6.0))),
-        Just(Law::AutoPi(AutoPi::new(0.2, 6.0))),
-        Just(Law::AutoPi(AutoPi { feed_forward: true, ..AutoPi::new(0.2, 6.0) })),
+        Just(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 100.0))),
+        Just(Law::PpoAdaptive(PpoAdaptive::new(0.2, NatsPerSequence(6.0)))),
+        Just(Law::Pid(Pid::new(0.2, NatsPerSequence(6.0)))),
+        Just(Law::PidLagrangian(PidLagrangian::new(0.2, NatsPerSequence(6.0)))),
+        Just(Law::Dual(Dual::new(0.2, NatsPerSequence(6.0)))),
+        Just(Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0)))),
+        Just(Law::AutoPi(AutoPi { feed_forward: true, ..AutoPi::new(0.2, NatsPerSequence(6.0)) })),
         Just(Law::Ziegler(Ziegler {
             beta_min: Some(0.01),
             beta_max: Some(4.0),
-            ..Ziegler::new(0.2, 6.0, 100.0)
+            ..Ziegler::new(0.2, NatsPerSequence(6.0), 100.0)
         })),
     ];
     (law, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(law, budgets, region, guard)| KlConfig {
         budgets: if budgets {
-            vec![Budget::new("code", 2.0), Budget::new("user:*", 4.0), Budget::new("all", 6.0)]
+            vec![
+                Budget::new("code", NatsPerSequence(2.0)),
+                Budget::new("user:*", NatsPerSequence(4.0)),
+                Budget::new("all", NatsPerSequence(6.0)),
+            ]
         } else {
             vec![]
         },
         trust_region: region.then(TrustRegion::default),
         guard: guard.then(Guard::default),
-        ledger: (guard && region).then_some(Ledger { limit: 30.0 }),
+        ledger: (guard && region).then_some(Ledger { limit: NatsPerSequence(30.0) }),
         ..law.into()
     })
 }
@@ -114,22 +118,37 @@ proptest! {
 
     #[test]
     fn the_rate_limit_holds(kl in proptest::collection::vec(0.0..60.0f64, 1..100), which in 0..2) {
-        let law = if which == 0 { Law::Pid(Pid::new(0.2, 6.0)) } else { Law::AutoPi(AutoPi::new(0.2, 6.0)) };
+        let law = if which == 0 { Law::Pid(Pid::new(0.2, NatsPerSequence(6.0))) } else { Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))) };
         let mut c = KlPolicy::new(law.into()).unwrap();
         let mut before = 0.2f64;
         for (step, kl) in kl.into_iter().enumerate() {
-            let beta = c.observe(&KlObservation::rollout(step as u64, vec![DomainKl::new("all", kl, 2.0 * kl, 512)])).beta_for("all");
+            let beta = c.observe(&KlObservation::rollout(step as u64, vec![DomainKl::new("all", NatsPerSequence(kl), 2.0 * kl, 512)])).beta_for("all");
             prop_assert!((beta / before).ln().abs() <= 0.2 + 1e-9);
             before = beta;
         }
     }
 
+    /// The published update, written out anew, over random inputs (KL.md §7, experiment 9).
+    #[test]
+    fn the_linear_form_is_the_published_formula(list in proptest::collection::vec((0.0..80.0f64, 1..4096u64), 25)) {
+        let (target, horizon) = (6.0, 1e4);
+        let mut c = KlPolicy::new(Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(target), horizon)).into()).unwrap();
+        let mut value = 0.2f64;
+        for (step, (kl, n)) in list.into_iter().enumerate() {
+            let proportional_error = if kl > 1.2 * target { 0.2 } else if kl < 0.8 * target { -0.2 } else { kl / target - 1.0 };
+            value *= 1.0 + proportional_error * n as f64 / horizon;
+            let obs = KlObservation::rollout(step as u64, vec![DomainKl::new("all", NatsPerSequence(kl), 2.0 * kl, n)]);
+            let beta = c.observe(&obs).beta_for("all");
+            prop_assert!((beta / value - 1.0).abs() <= 1e-12);
+        }
+    }
+
     #[test]
     fn on_target_nothing_moves(target in 0.1..50.0f64, n in 2..5000u64) {
-        for law in [Law::Ziegler(Ziegler::new(0.2, target, 1e4)), Law::Adaptive(Adaptive::new(0.2, target, 1e4)), Law::Dual(Dual::new(0.2, target))] {
+        for law in [Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(target), 1e4)), Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(target), 1e4)), Law::Dual(Dual::new(0.2, NatsPerSequence(target)))] {
             let mut c = KlPolicy::new(law.into()).unwrap();
-            let mut d = DomainKl::new("all", target, 0.0, n);
-            d.stderr = Some(0.0);
+            let mut d = DomainKl::new("all", NatsPerSequence(target), 0.0, n);
+            d.stderr = Some(NatsPerSequence(0.0));
             let beta = c.observe(&KlObservation::rollout(0, vec![d])).beta_for("all");
             prop_assert!((beta - 0.2).abs() < 1e-12);
         }
@@ -137,12 +156,13 @@ proptest! {
 
     #[test]
     fn estimators_keep_their_laws(lp in -60.0..0.0f64, rlp in -60.0..0.0f64) {
-        let (k1, k2, k3) = (KlEstimator::K1.per_token(lp, rlp), KlEstimator::K2.per_token(lp, rlp), KlEstimator::K3.per_token(lp, rlp));
+        let of = |e: KlEstimator| e.per_token(lp, rlp).0;
+        let (k1, k2, k3) = (of(KlEstimator::K1), of(KlEstimator::K2), of(KlEstimator::K3));
         prop_assert!(k2 >= 0.0 && k3 >= 0.0 && k3 >= k1 - 1.0);
-        prop_assert_eq!(KlEstimator::Abs.per_token(lp, rlp), k1.abs());
-        prop_assert_eq!(KlEstimator::K1.per_token(rlp, lp), -k1);
+        prop_assert_eq!(of(KlEstimator::Abs), k1.abs());
+        prop_assert_eq!(KlEstimator::K1.per_token(rlp, lp).0, -k1);
         for e in [KlEstimator::K1, KlEstimator::K2, KlEstimator::K3, KlEstimator::Abs] {
-            prop_assert_eq!(e.per_token(lp, lp), 0.0);
+            prop_assert_eq!(e.per_token(lp, lp).0, 0.0);
         }
     }
 
@@ -153,8 +173,8 @@ proptest! {
             z.iter().map(|z| (f64::from(*z) - sum.ln()) as f32).collect::<Vec<_>>()
         };
         let (p, r) = (normalise(&a), normalise(&b));
-        let kl = exact_kl(&p, &r).unwrap();
+        let kl = exact_kl(&p, &r).unwrap().0;
         prop_assert!(kl >= 0.0);
-        prop_assert!(top_k_lower_bound(&p[..k], &r[..k]).unwrap() <= kl + 1e-4);
+        prop_assert!(top_k_lower_bound(&p[..k], &r[..k]).unwrap().0 <= kl + 1e-4);
     }
 }

@@ -14,7 +14,7 @@
 use crate::Error;
 use serde_json::{Map, Value};
 use std::path::Path;
-use tetherline_kl::{ALL, ControlDecision, DomainKl, KlConfig, KlObservation};
+use tetherline_kl::{ALL, ControlDecision, DomainKl, KlConfig, KlObservation, NatsPerSequence};
 
 /// One observation of a log, and what was and would have been decided.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Replay
             let step = number("step").or_else(|| number("training/global_step"));
             let step = step.map_or(out.len() as u64, |s| s as u64);
             let var = stderr.map_or(2.0 * kl.max(0.0), |s| s * s * n as f64);
-            KlObservation::rollout(step, vec![DomainKl::new(ALL, kl, var, n)])
+            KlObservation::rollout(step, vec![DomainKl::new(ALL, NatsPerSequence(kl), var, n)])
         };
         let logged_beta = number("objective/kl_coef").or_else(|| number("actor/reward_kl_penalty_coeff"));
         let decision = controller.observe(&observation);
@@ -93,7 +93,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         std::fs::write(&path, lines.join("\n")).unwrap();
-        replay(&Law::Adaptive(Adaptive::new(0.2, 6.0, 1000.0)).into(), &path, 64)
+        replay(&Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1000.0)).into(), &path, 64)
     }
 
     #[test]
@@ -104,12 +104,12 @@ mod tests {
         ])
         .unwrap();
         let first = &ours[0].observation.domains[0];
-        assert_eq!((first.mean_kl, first.n, first.var), (8.0, 32, 8.0));
+        assert_eq!((first.mean_kl.0, first.n, first.var), (8.0, 32, 8.0));
         assert_eq!((ours[1].observation.domains[0].n, ours[0].logged_beta), (64, Some(0.1)));
         let trl = run(&[r#"{"episode":512,"objective/kl":3.0}"#]).unwrap();
         assert_eq!((trl[0].observation.domains[0].n, trl[0].observation.domains[0].var), (512, 6.0));
         let verl = run(&[r#"{"training/global_step":4,"actor/reward_kl_penalty":0.01,"response_length/mean":200.0,"actor/reward_kl_penalty_coeff":0.2}"#]).unwrap();
-        assert_eq!((verl[0].observation.step, verl[0].observation.domains[0].mean_kl), (4, 2.0));
+        assert_eq!((verl[0].observation.step, verl[0].observation.domains[0].mean_kl.0), (4, 2.0));
         assert!(ours[1].decision.beta_for(ALL) > 0.2, "8 nats are above the target of 6");
     }
 
@@ -118,7 +118,7 @@ mod tests {
         assert!(run(&[r#"{"loss":1.0}"#]).unwrap_err().to_string().contains("objective/kl"));
         assert!(run(&["{}", "{"]).unwrap_err().to_string().contains("line 2"));
         let broken = run(&[r#"{"objective/kl":null}"#]).unwrap();
-        assert!(broken[0].observation.domains[0].mean_kl.is_nan());
+        assert!(broken[0].observation.domains[0].mean_kl.0.is_nan());
         assert_eq!(broken[0].decision.beta_for(ALL), 0.2);
     }
 }

@@ -6,8 +6,8 @@ use crate::output;
 use std::io::{BufRead, Write};
 use tetherline::control::{Stream, load_config};
 use tetherline::replay::replay;
-use tetherline_kl::KlConfig;
 use tetherline_kl::sim::{Disturbance, PlantKind, Scenario, Summary, median, simulate, summarise, svg};
+use tetherline_kl::{KlConfig, NatsPerSequence};
 
 /// Answers every line of stdin at once.
 pub(crate) fn control(args: &ControlArgs) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ pub(crate) fn replayed(args: &ReplayArgs) -> anyhow::Result<()> {
         if calm && i % stride != 0 && i + 1 != rows.len() {
             continue;
         }
-        let kl = r.observation.domains.first().map_or(f64::NAN, |d| d.mean_kl);
+        let kl = r.observation.domains.first().map_or(f64::NAN, |d| d.mean_kl.0);
         let logged = r.logged_beta.map_or_else(|| "-".to_owned(), |b| format!("{b:.5}"));
         let verdict = serde_json::to_value(r.decision.verdict)?;
         output::result(&format!(
@@ -118,13 +118,13 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
 fn every_law(init: f64, target: f64) -> Vec<(String, KlConfig)> {
     use tetherline_kl::law::{Adaptive, AutoPi, Dual, Law, Pid, PidLagrangian, PpoAdaptive, Ziegler};
     let laws = [
-        Law::Ziegler(Ziegler::new(init, target, 1e4)),
-        Law::Adaptive(Adaptive::new(init, target, 1e4)),
-        Law::PpoAdaptive(PpoAdaptive::new(init, target)),
-        Law::Pid(Pid::new(init, target)),
-        Law::PidLagrangian(PidLagrangian::new(init, target)),
-        Law::Dual(Dual::new(init, target)),
-        Law::AutoPi(AutoPi::new(init, target)),
+        Law::Ziegler(Ziegler::new(init, NatsPerSequence(target), 1e4)),
+        Law::Adaptive(Adaptive::new(init, NatsPerSequence(target), 1e4)),
+        Law::PpoAdaptive(PpoAdaptive::new(init, NatsPerSequence(target))),
+        Law::Pid(Pid::new(init, NatsPerSequence(target))),
+        Law::PidLagrangian(PidLagrangian::new(init, NatsPerSequence(target))),
+        Law::Dual(Dual::new(init, NatsPerSequence(target))),
+        Law::AutoPi(AutoPi::new(init, NatsPerSequence(target))),
     ];
     let fixed = ("fixed".to_owned(), KlConfig::fixed(init));
     std::iter::once(fixed).chain(laws.into_iter().map(|l| (l.name().to_owned(), l.into()))).collect()
@@ -149,7 +149,7 @@ fn scenario(args: &SimulateArgs, config: &KlConfig) -> Result<Scenario, UsageErr
     let domains = if config.budgets.is_empty() {
         vec![("all".to_owned(), target, 1.0)]
     } else {
-        config.budgets.iter().map(|b| (b.id.clone(), b.target, 1.0)).collect()
+        config.budgets.iter().map(|b| (b.id.clone(), b.target.0, 1.0)).collect()
     };
     let jump = args.jump.map(|reward| Disturbance { at: args.updates / 2, reward });
     Ok(Scenario {

@@ -11,6 +11,7 @@
 use super::{Note, bounded_exp_step};
 use crate::config::{KlConfigError, beta_bounds, positive};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// Bounded log-space form of Ziegler's controller.
@@ -20,7 +21,7 @@ pub struct Adaptive {
     /// Initial β, reward units per nat.
     pub init: f64,
     /// Target KL, nats per sequence.
-    pub target: f64,
+    pub target: NatsPerSequence,
     /// Horizon in episodes: β moves by at most e^0.2 in that many.
     pub horizon: f64,
     /// Lower bound of β (default 0.0001).
@@ -50,12 +51,12 @@ pub struct AdaptiveState {
 impl Adaptive {
     /// With the default bounds.
     #[must_use]
-    pub fn new(init: f64, target: f64, horizon: f64) -> Self {
+    pub fn new(init: f64, target: NatsPerSequence, horizon: f64) -> Self {
         Self { init, target, horizon, beta_min: default_beta_min(), beta_max: default_beta_max() }
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target, "adaptive.target")?;
+        positive(self.target.0, "adaptive.target")?;
         positive(self.horizon, "adaptive.horizon")?;
         beta_bounds("adaptive", self.init, self.beta_min, self.beta_max)
     }

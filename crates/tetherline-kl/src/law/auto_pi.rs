@@ -21,6 +21,7 @@ use super::pid::{Deviation, default_dead_band, default_rate, default_smoothing, 
 use super::{Note, default_beta_max};
 use crate::config::{KlConfigError, beta_bounds, positive, require};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// Self-tuning PI on ln β.
@@ -30,7 +31,7 @@ pub struct AutoPi {
     /// Initial β, reward units per nat.
     pub init: f64,
     /// Target KL, nats per sequence.
-    pub target: f64,
+    pub target: NatsPerSequence,
     /// Replace `init` at the first measurement by sd(reward)/√(2·target), the β at which a Gaussian reward
     /// has the target KL, where `reward_sd` is given (default false).
     #[serde(default)]
@@ -103,7 +104,7 @@ const TAU_UNKNOWN: f64 = 8.0;
 impl AutoPi {
     /// With the default limits.
     #[must_use]
-    pub fn new(init: f64, target: f64) -> Self {
+    pub fn new(init: f64, target: NatsPerSequence) -> Self {
         Self {
             init,
             target,
@@ -118,7 +119,7 @@ impl AutoPi {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target, "auto_pi.target")?;
+        positive(self.target.0, "auto_pi.target")?;
         positive(self.rate, "auto_pi.rate")?;
         require(self.delay <= 1000, "auto_pi.delay", self.delay, "at most 1000 updates")?;
         let smoothing = self.smoothing > 0.0 && self.smoothing <= 1.0;

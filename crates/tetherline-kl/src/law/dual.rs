@@ -9,6 +9,7 @@
 use super::{Note, default_beta_min};
 use crate::config::{KlConfigError, beta_bounds, positive, require};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// Dual ascent.
@@ -18,7 +19,7 @@ pub struct Dual {
     /// Initial β, reward units per nat.
     pub init: f64,
     /// Target KL, nats per sequence.
-    pub target: f64,
+    pub target: NatsPerSequence,
     /// Step size, per reward unit (default 0.1).
     #[serde(default = "default_lr")]
     pub lr: f64,
@@ -58,7 +59,7 @@ pub struct DualState {
 impl Dual {
     /// With Safe-RLHF's constants.
     #[must_use]
-    pub fn new(init: f64, target: f64) -> Self {
+    pub fn new(init: f64, target: NatsPerSequence) -> Self {
         Self {
             init,
             target,
@@ -70,7 +71,7 @@ impl Dual {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target, "dual.target")?;
+        positive(self.target.0, "dual.target")?;
         positive(self.lr, "dual.lr")?;
         require((1..=100_000).contains(&self.window), "dual.window", self.window, "from 1 to 100000")?;
         beta_bounds("dual", self.init, self.beta_min, self.beta_max)

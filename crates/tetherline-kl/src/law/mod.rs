@@ -28,6 +28,7 @@ pub(crate) use adaptive::{default_beta_max, default_beta_min};
 
 use crate::config::KlConfigError;
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// The law of a controller; the section's name in a configuration is the variant's in `snake_case`.
@@ -144,9 +145,9 @@ impl Law {
         law
     }
 
-    /// The target KL in nats per sequence; `None` for an open-loop law.
+    /// The target KL; `None` for an open-loop law.
     #[must_use]
-    pub fn target(&self) -> Option<f64> {
+    pub fn target(&self) -> Option<NatsPerSequence> {
         match self {
             Self::Fixed(_) | Self::Schedule(_) => None,
             Self::Ziegler(c) => Some(c.target),

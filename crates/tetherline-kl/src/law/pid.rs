@@ -11,6 +11,7 @@
 use super::{Note, default_beta_max, default_beta_min};
 use crate::config::{KlConfigError, beta_bounds, positive, require};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// PI(D) on ln β with gains chosen by hand; `auto_pi` chooses them itself.
@@ -20,7 +21,7 @@ pub struct Pid {
     /// Initial β, reward units per nat.
     pub init: f64,
     /// Target KL, nats per sequence.
-    pub target: f64,
+    pub target: NatsPerSequence,
     /// Proportional gain: change of ln β per unit of relative error in d (default 1).
     #[serde(default = "default_kp")]
     pub kp: f64,
@@ -82,7 +83,7 @@ pub struct PidState {
 impl Pid {
     /// With the default gains and limits.
     #[must_use]
-    pub fn new(init: f64, target: f64) -> Self {
+    pub fn new(init: f64, target: NatsPerSequence) -> Self {
         Self {
             init,
             target,
@@ -98,7 +99,7 @@ impl Pid {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target, "pid.target")?;
+        positive(self.target.0, "pid.target")?;
         for (value, field) in
             [(self.kp, "pid.kp"), (self.ki, "pid.ki"), (self.kd, "pid.kd"), (self.dead_band, "pid.dead_band")]
         {

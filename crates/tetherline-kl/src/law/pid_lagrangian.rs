@@ -9,6 +9,7 @@
 use super::{Note, default_beta_max};
 use crate::config::{KlConfigError, positive, require};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// PID-Lagrangian.
@@ -18,7 +19,7 @@ pub struct PidLagrangian {
     /// Initial β (the integral's start), reward units per nat.
     pub init: f64,
     /// Target KL, nats per sequence.
-    pub target: f64,
+    pub target: NatsPerSequence,
     /// Proportional gain (default 0.1).
     #[serde(default = "default_kp")]
     pub kp: f64,
@@ -78,7 +79,7 @@ pub struct PidLagrangianState {
 impl PidLagrangian {
     /// With the gains of the common ports (0.1, 0.01, 0.01).
     #[must_use]
-    pub fn new(init: f64, target: f64) -> Self {
+    pub fn new(init: f64, target: NatsPerSequence) -> Self {
         Self {
             init,
             target,
@@ -92,7 +93,7 @@ impl PidLagrangian {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target, "pid_lagrangian.target")?;
+        positive(self.target.0, "pid_lagrangian.target")?;
         for (value, field) in [
             (self.init, "pid_lagrangian.init"),
             (self.kp, "pid_lagrangian.kp"),

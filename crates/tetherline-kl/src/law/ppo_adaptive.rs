@@ -8,6 +8,7 @@
 use super::{Note, bounded_exp_step, default_beta_max, default_beta_min};
 use crate::config::{KlConfigError, beta_bounds, positive};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// Doubling and halving.
@@ -17,7 +18,7 @@ pub struct PpoAdaptive {
     /// Initial β, reward units per nat.
     pub init: f64,
     /// Target KL, nats per sequence.
-    pub target: f64,
+    pub target: NatsPerSequence,
     /// Which KL is compared with the target.
     #[serde(default)]
     pub of: KlTo,
@@ -51,12 +52,12 @@ pub struct PpoAdaptiveState {
 impl PpoAdaptive {
     /// On the KL to the reference, with the default bounds.
     #[must_use]
-    pub fn new(init: f64, target: f64) -> Self {
+    pub fn new(init: f64, target: NatsPerSequence) -> Self {
         Self { init, target, of: KlTo::Reference, beta_min: default_beta_min(), beta_max: default_beta_max() }
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target, "ppo_adaptive.target")?;
+        positive(self.target.0, "ppo_adaptive.target")?;
         beta_bounds("ppo_adaptive", self.init, self.beta_min, self.beta_max)
     }
 

@@ -11,6 +11,7 @@
 use super::Note;
 use crate::config::{KlConfigError, positive, require};
 use crate::reading::Reading;
+use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
 
 /// The published linear form.
@@ -20,7 +21,7 @@ pub struct Ziegler {
     /// Initial β, reward units per nat (0.2 in the paper's code).
     pub init: f64,
     /// Target KL, nats per sequence (6 in the paper).
-    pub target: f64,
+    pub target: NatsPerSequence,
     /// Horizon in episodes (10 000).
     pub horizon: f64,
     /// Optional lower bound of β.
@@ -42,13 +43,13 @@ pub struct ZieglerState {
 impl Ziegler {
     /// The published form without bounds.
     #[must_use]
-    pub fn new(init: f64, target: f64, horizon: f64) -> Self {
+    pub fn new(init: f64, target: NatsPerSequence, horizon: f64) -> Self {
         Self { init, target, horizon, beta_min: None, beta_max: None }
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
         positive(self.init, "ziegler.init")?;
-        positive(self.target, "ziegler.target")?;
+        positive(self.target.0, "ziegler.target")?;
         positive(self.horizon, "ziegler.horizon")?;
         let lo = self.beta_min.unwrap_or(0.0);
         require(lo.is_finite() && lo >= 0.0 && lo <= self.init, "ziegler.beta_min", lo, "in [0, init]")?;

@@ -21,6 +21,7 @@ use crate::observation::{ALL, KlObservation, Phase};
 use crate::reason::Reason;
 use crate::state::{ControllerState, DomainState, STATE_VERSION, StateError};
 use crate::trust_region::{Before, TrustRegionState};
+use crate::units::NatsPerSequence;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -78,13 +79,13 @@ impl KlPolicy {
         &self.config
     }
 
-    /// The target in force for a domain, nats per sequence: its budget's (or the law's) times what
+    /// The target in force for a domain: its budget's (or the law's) times what
     /// metrics and the schedule leave of it; `None` under an open-loop law.
     #[must_use]
-    pub fn target(&self, domain: &str) -> Option<f64> {
+    pub fn target(&self, domain: &str) -> Option<NatsPerSequence> {
         let budget =
             self.domains.get(domain).map_or_else(|| budget::find(&self.config.budgets, domain), |d| d.budget);
-        self.target_of(budget)
+        self.target_of(budget).map(NatsPerSequence)
     }
 
     /// Cumulative KL spent by accepted updates, where a ledger is configured.
@@ -95,8 +96,8 @@ impl KlPolicy {
 
     fn target_of(&self, budget: Option<usize>) -> Option<f64> {
         let base = match budget {
-            Some(i) => self.config.budgets[i].target * self.budgets[i].share,
-            None => self.config.law.target()?,
+            Some(i) => self.config.budgets[i].target.0 * self.budgets[i].share,
+            None => self.config.law.target()?.0,
         };
         let share = self.config.target_schedule.map_or(1.0, |s| s.at(self.rollouts.saturating_sub(1)));
         Some(base * share)

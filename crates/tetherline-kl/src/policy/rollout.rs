@@ -83,7 +83,7 @@ impl KlPolicy {
                     metric: limit.id.as_str().into(),
                     bound,
                     limit: limit.limit,
-                    target: budget.target * state.share,
+                    target: budget.target.0 * state.share,
                 };
                 answer.propose("", Verdict::Accept, reason);
             }

@@ -64,7 +64,7 @@ impl KlPolicy {
                     return self.close(step, None, answer, out);
                 }
                 Some(kl_old) if !ledger.fits(&self.ledger, kl_old) => {
-                    let reason = Reason::LedgerExhausted { spent, kl_old, limit: ledger.limit };
+                    let reason = Reason::LedgerExhausted { spent, kl_old, limit: ledger.limit.0 };
                     answer.propose("", Verdict::Reject, reason);
                     return self.close(step, None, answer, out);
                 }
@@ -146,7 +146,7 @@ impl KlPolicy {
             }
             let Some(region) = region else { continue };
             let before = self.domains.get(domain.id.as_str()).map(|d| d.before).unwrap_or_default();
-            match region.judge(&reading, before, self.target(&domain.id)) {
+            match region.judge(&reading, before, self.target(&domain.id).map(|t| t.0)) {
                 Judgement::Inside => {}
                 Judgement::Unmeasured(field) => {
                     answer.propose(&domain.id, Verdict::Reject, Reason::Unmeasured { domain: id(), field });

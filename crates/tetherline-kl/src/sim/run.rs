@@ -4,6 +4,7 @@ use super::{Noise, Plant, PlantKind};
 use crate::config::{KlConfig, KlConfigError};
 use crate::decision::{ControlDecision, Verdict};
 use crate::observation::{DomainKl, KlObservation};
+use crate::units::NatsPerSequence;
 use std::collections::VecDeque;
 
 /// What is simulated.
@@ -137,10 +138,10 @@ fn measure(ids: &[&str], kl: &[f64], n: u64, noisy: bool, broken: bool, noise: &
             let stderr = (2.0 * kl / n as f64).sqrt();
             let error = if noisy { stderr * noise.normal() } else { 0.0 };
             let mean = if broken { f64::NAN } else { kl + error };
-            let mut domain = DomainKl::new(*id, mean, 2.0 * kl, n);
+            let mut domain = DomainKl::new(*id, NatsPerSequence(mean), 2.0 * kl, n);
             domain.reward_sd = Some(1.0);
             if !noisy {
-                domain.stderr = Some(0.0);
+                domain.stderr = Some(NatsPerSequence(0.0));
             }
             domain
         })
