@@ -70,5 +70,5 @@ pub use reference::{ReferenceLedger, ReferenceMove, ReferenceSchedule};
 pub use state::{ControllerState, DomainState, STATE_VERSION, StateError};
 pub use target_schedule::TargetSchedule;
 pub use topk::{top_k_lower_bound, top_k_with_sampled_tail};
-pub use trust_region::{CapOf, TrustRegion, TrustRegionState};
+pub use trust_region::{Before, CapOf, TrustRegion, TrustRegionState};
 pub use units::{NatsPerSequence, NatsPerToken};

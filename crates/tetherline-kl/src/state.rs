@@ -4,7 +4,7 @@ use crate::budget::BudgetState;
 use crate::guard::GuardState;
 use crate::law::LawState;
 use crate::ledger::LedgerState;
-use crate::trust_region::TrustRegionState;
+use crate::trust_region::{Before, TrustRegionState};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -58,10 +58,10 @@ pub struct DomainState {
     pub stuck: u32,
     /// KL to the reference in the last usable rollout, nats per sequence.
     pub kl: Option<f64>,
-    /// KL to the first reference in it.
-    pub kl_ref0: Option<f64>,
     /// Standard error of `kl`.
     pub stderr: f64,
+    /// Where the weights are, for the trust region.
+    pub at: Before,
     /// Whether a cap on KL to the reference cut this domain's last update.
     pub capped: bool,
 }

@@ -12,7 +12,9 @@
 //! θ_old + scale·(θ_new − θ_old), and another trial is expected. √(2·KL) is nearly linear along that line,
 //! which gives the first guess; each further trial shrinks it by at least `backtrack` (TRPO's 0.8), at
 //! most `max_trials` times. Above a cap already before the update, a step that lowers KL is accepted (else
-//! a tightened target would deadlock) and one that does not is rejected at once.
+//! a tightened target would deadlock) and one that does not is rejected at once. "Before" is what the last
+//! accepted trial measured, not the rollout's second sample of the same weights: with that, a rollout that
+//! noise puts above the cap would let the next rise pass for a fall, and KL would climb without end.
 
 use crate::config::{KlConfigError, positive, require};
 use crate::reading::Reading;
@@ -131,11 +133,15 @@ pub(crate) enum Judgement {
     Above { of: CapOf, bound: f64, cap: f64, keep: f64 },
 }
 
-/// KL before the update, to the current and to the first reference, nats per sequence.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Before {
-    pub(crate) reference: Option<f64>,
-    pub(crate) ref0: Option<f64>,
+/// KL of the weights before the update, as the last accepted trial measured it, or the last rollout where
+/// none was judged since. Nats per sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    /// To the current reference; `None` where it is not known.
+    pub reference: Option<f64>,
+    /// To the first reference.
+    pub ref0: Option<f64>,
 }
 
 impl TrustRegion {

@@ -103,7 +103,8 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
         }
         if let (Some(path), Some(trace)) = (&args.svg, runs.first()) {
             let targets: Vec<f64> = scenario.domains.iter().map(|d| d.1).collect();
-            std::fs::write(path, svg(name, trace, &targets))?;
+            let names: Vec<&str> = scenario.domains.iter().map(|d| d.0.as_str()).collect();
+            std::fs::write(path, svg(name, trace, &targets, &names))?;
             output::line(&format!("the traces of seed 0: {}", path.display()));
         }
     }

@@ -181,12 +181,12 @@ impl AutoPi {
         let (kp, ki) = self.gains(s.tau.unwrap_or(TAU_UNKNOWN).max(1.0));
         s.integral += i * ki * now.error;
         let u = s.integral + p * kp * now.error;
-        let (sat, note) = saturate(u, s.beta, self.rate, self.beta_min, self.beta_max);
+        let (sat, beta, note) = saturate(u, s.beta, self.rate, self.beta_min, self.beta_max);
         if i > 0.0 {
             s.integral += ki * (sat - u);
         }
         s.integral = s.integral.clamp(self.beta_min.ln(), self.beta_max.ln());
-        s.beta = sat.exp().clamp(self.beta_min, self.beta_max);
+        s.beta = beta;
         note
     }
 

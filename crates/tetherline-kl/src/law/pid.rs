@@ -120,9 +120,9 @@ impl Pid {
         state.d = Some(now.d);
         state.integral += self.ki * now.error;
         let u = self.init.ln() + self.kp * now.error + state.integral + self.kd * slope;
-        let (sat, note) = saturate(u, state.beta, self.rate, self.beta_min, self.beta_max);
+        let (sat, beta, note) = saturate(u, state.beta, self.rate, self.beta_min, self.beta_max);
         state.integral += sat - u;
-        state.beta = sat.exp().clamp(self.beta_min, self.beta_max);
+        state.beta = beta;
         note
     }
 }
@@ -158,10 +158,12 @@ impl Deviation {
     }
 }
 
-/// ln β limited to its bounds and to ± `rate` from where it is.
-pub(crate) fn saturate(u: f64, beta: f64, rate: f64, min: f64, max: f64) -> (f64, Note) {
+/// ln β limited to its bounds and to ± `rate` from where it is, and β itself, which is exactly what it was
+/// where ln β does not move.
+pub(crate) fn saturate(u: f64, beta: f64, rate: f64, min: f64, max: f64) -> (f64, f64, Note) {
     let now = beta.ln();
     let limited = u.clamp(now - rate, now + rate);
     let bounded = limited.clamp(min.ln(), max.ln());
-    (bounded, if bounded == limited { Note::Plain } else { Note::AtBound })
+    let to = if bounded == now { beta } else { bounded.exp().clamp(min, max) };
+    (bounded, to, if bounded == limited { Note::Plain } else { Note::AtBound })
 }

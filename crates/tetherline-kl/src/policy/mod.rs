@@ -46,9 +46,11 @@ struct Domain {
     budget: Option<usize>,
     /// Observations in a row with β at its upper bound and KL still above the target.
     stuck: u32,
-    /// Last usable rollout measurement.
-    before: Before,
-    before_stderr: f64,
+    /// Last usable rollout measurement of KL to the reference, and its standard error.
+    seen: Option<f64>,
+    seen_stderr: f64,
+    /// Where the weights are, for the trust region.
+    at: Before,
     /// Whether a cap on KL to the reference cut this domain's last update.
     capped: bool,
 }
@@ -141,8 +143,9 @@ impl KlPolicy {
             law,
             budget: budget::find(&self.config.budgets, id),
             stuck: 0,
-            before: Before::default(),
-            before_stderr: 0.0,
+            seen: None,
+            seen_stderr: 0.0,
+            at: Before::default(),
             capped: false,
         }
     }
@@ -217,9 +220,9 @@ impl KlController for KlPolicy {
         let domain = |d: &Domain| DomainState {
             law: d.law.clone(),
             stuck: d.stuck,
-            kl: d.before.reference,
-            kl_ref0: d.before.ref0,
-            stderr: d.before_stderr,
+            kl: d.seen,
+            stderr: d.seen_stderr,
+            at: d.at,
             capped: d.capped,
         };
         ControllerState {
@@ -242,8 +245,9 @@ impl KlController for KlPolicy {
             let mut domain = self.start_domain(id);
             domain.law = d.law.clone();
             domain.stuck = d.stuck;
-            domain.before = Before { reference: d.kl, ref0: d.kl_ref0 };
-            domain.before_stderr = d.stderr;
+            domain.seen = d.kl;
+            domain.seen_stderr = d.stderr;
+            domain.at = d.at;
             domain.capped = d.capped;
             self.domains.insert(id.as_str().into(), domain);
         }
@@ -262,8 +266,9 @@ impl KlController for KlPolicy {
             domain.stuck = 0;
             if let Some(saved) = checkpoint.domains.get(&**id) {
                 domain.law = saved.law.clone();
-                domain.before = Before { reference: saved.kl, ref0: saved.kl_ref0 };
-                domain.before_stderr = saved.stderr;
+                domain.seen = saved.kl;
+                domain.seen_stderr = saved.stderr;
+                domain.at = saved.at;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::law::Note;
 use crate::observation::{ALL, DomainKl, KlObservation};
 use crate::reading::{Checked, Reading};
 use crate::reason::Reason;
-use crate::trust_region::Before;
+use crate::trust_region::{Before, TrustRegionState};
 use std::sync::Arc;
 
 /// Observations in a row with β at its upper bound and KL above the target that name a budget infeasible.
@@ -49,6 +49,7 @@ impl KlPolicy {
             };
             return;
         }
+        self.forget_unjudged();
         self.last_step = Some(obs.step);
         if obs.domains.iter().all(|d| d.n == 0) {
             answer.propose("", Verdict::Halt, Reason::AllAbsent {});
@@ -71,6 +72,11 @@ impl KlPolicy {
         self.settle_ledger(obs);
         self.guard_rollout(obs.step, &seen, &mut answer);
         answer.give(out);
+        if out.verdict == Verdict::Reject {
+            // No update follows, so the weights stay where they are.
+            self.trust_region =
+                TrustRegionState { step: Some(obs.step), scale: 1.0, rejected: true, ..Default::default() };
+        }
     }
 
     /// Lets every budget follow its metrics.
@@ -259,8 +265,8 @@ impl KlPolicy {
         let region = self.config.trust_region.unwrap_or_default();
         let Some(cap) = region.reference_cap(Some(target)) else { return };
         let Some(d) = self.domains.get(id) else { return };
-        let Some(before) = d.before.reference else { return };
-        let noise = (reading.stderr.powi(2) + d.before_stderr.powi(2)).sqrt();
+        let Some(before) = d.seen else { return };
+        let noise = (reading.stderr.powi(2) + d.seen_stderr.powi(2)).sqrt();
         let first = seen.rising.as_ref().is_none_or(|(other, ..)| id < other);
         if first && reading.mean > 0.9 * cap && reading.mean - before > 2.0 * noise {
             seen.rising = Some((id.clone(), reading.mean, cap));
@@ -268,9 +274,20 @@ impl KlPolicy {
     }
 
     fn remember(&mut self, id: &Arc<str>, reading: &Reading) {
-        if let Some(d) = self.domains.get_mut(id) {
-            d.before = Before { reference: Some(reading.kl()), ref0: reading.kl_ref0 };
-            d.before_stderr = reading.stderr;
+        let Some(d) = self.domains.get_mut(id) else { return };
+        d.seen = Some(reading.kl());
+        d.seen_stderr = reading.stderr;
+        // What an accepted trial measured stands: another sample of the same weights would let noise
+        // above the cap pass for a policy above it, whose next rise then looks like a fall.
+        if d.at.reference.is_none() {
+            d.at = Before { reference: Some(reading.kl()), ref0: reading.kl_ref0 };
+        }
+    }
+
+    /// Forgets where the weights were, if they moved since without being judged.
+    fn forget_unjudged(&mut self) {
+        if self.last_step.is_none() || self.trust_region.step != self.last_step {
+            self.domains.values_mut().for_each(|d| d.at = Before::default());
         }
     }
 

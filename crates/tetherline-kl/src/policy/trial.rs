@@ -6,7 +6,7 @@ use crate::decision::{ControlDecision, Verdict};
 use crate::observation::{ALL, DomainKl, KlObservation};
 use crate::reading::{Checked, Reading};
 use crate::reason::Reason;
-use crate::trust_region::{CapOf, Judgement, TrustRegion, TrustRegionState};
+use crate::trust_region::{Before, CapOf, Judgement, TrustRegion, TrustRegionState};
 use std::sync::Arc;
 
 impl KlPolicy {
@@ -76,7 +76,20 @@ impl KlPolicy {
         } else {
             answer.propose("", Verdict::Accept, Reason::InsideCaps { trial, scale: self.trust_region.scale });
         }
+        self.move_to(obs);
         self.close(step, Some(kl_old.unwrap_or(0.0)), answer, out);
+    }
+
+    /// The weights are now where this trial measured them; of a domain that it did not measure, nothing is
+    /// known until the next rollout.
+    fn move_to(&mut self, obs: &KlObservation) {
+        for (id, known) in &mut self.domains {
+            let measured = obs.domains.iter().find(|d| d.id == **id).map(Reading::check);
+            known.at = match measured {
+                Some(Checked::Usable(r)) => Before { reference: Some(r.kl()), ref0: r.kl_ref0 },
+                _ => Before::default(),
+            };
+        }
     }
 
     /// KL to the policy before the update: that of `all`, else the mean over domains weighted by sequences;
@@ -145,7 +158,7 @@ impl KlPolicy {
                 continue;
             }
             let Some(region) = region else { continue };
-            let before = self.domains.get(domain.id.as_str()).map(|d| d.before).unwrap_or_default();
+            let before = self.domains.get(domain.id.as_str()).map(|d| d.at).unwrap_or_default();
             match region.judge(&reading, before, self.target(&domain.id).map(|t| t.0)) {
                 Judgement::Inside => {}
                 Judgement::Unmeasured(field) => {

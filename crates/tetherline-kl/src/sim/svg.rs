@@ -13,17 +13,28 @@ const LEFT: f64 = 48.0;
 /// Okabe–Ito: told apart by colour-blind readers.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
-/// Draws the domains of a trace; `targets` in nats per sequence, one per domain.
+/// Draws the domains of a trace; `targets` in nats per sequence and names, one per domain. One name alone
+/// needs no legend.
 #[must_use]
-pub fn svg(title: &str, trace: &Trace, targets: &[f64]) -> String {
+pub fn svg(title: &str, trace: &Trace, targets: &[f64], names: &[&str]) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"11\"><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\
          <text x=\"{LEFT}\" y=\"14\">{}</text>\n",
-        title.replace('&', "&amp;").replace('<', "&lt;")
+        escaped(title)
     );
+    let mut x = WIDTH - 8.0;
+    for (k, name) in names.iter().enumerate().rev().filter(|_| names.len() > 1) {
+        let colour = COLOURS[k % COLOURS.len()];
+        let _ = write!(
+            out,
+            "<text x=\"{x:.1}\" y=\"14\" text-anchor=\"end\" fill=\"{colour}\">{}</text>",
+            escaped(name)
+        );
+        x -= 6.2 * name.chars().count() as f64 + 14.0;
+    }
     let highest = trace.kl.iter().flatten().chain(targets).copied().fold(0.0, f64::max);
-    pane(&mut out, KL_TOP, &trace.kl, highest, "KL, nats per sequence");
+    pane(&mut out, KL_TOP, &trace.kl, [0.0, highest], highest, "KL, nats per sequence");
     for (k, target) in targets.iter().enumerate() {
         let y = KL_TOP + PANE * (1.0 - target / highest.max(f64::MIN_POSITIVE));
         let colour = COLOURS[k % COLOURS.len()];
@@ -32,8 +43,17 @@ pub fn svg(title: &str, trace: &Trace, targets: &[f64]) -> String {
             "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>"
         );
     }
+    // β moves by factors: its pane is logarithmic where it can be.
+    let smallest = trace.beta.iter().flatten().copied().fold(f64::INFINITY, f64::min);
     let highest = trace.beta.iter().flatten().copied().fold(0.0, f64::max);
-    pane(&mut out, BETA_TOP, &trace.beta, highest, "β");
+    let floor = smallest.max(1e-3 * highest);
+    if smallest >= 0.0 && highest > floor {
+        let share = |b: &f64| (b.max(floor) / floor).ln() / (highest / floor).ln();
+        let rows: Vec<Vec<f64>> = trace.beta.iter().map(|row| row.iter().map(share).collect()).collect();
+        pane(&mut out, BETA_TOP, &rows, [floor, highest], 1.0, "β, logarithmic");
+    } else {
+        pane(&mut out, BETA_TOP, &trace.beta, [0.0, highest], highest, "β");
+    }
     let _ = writeln!(
         out,
         "<text x=\"{WIDTH}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#666\">update {}</text>",
@@ -44,13 +64,18 @@ pub fn svg(title: &str, trace: &Trace, targets: &[f64]) -> String {
     out
 }
 
-fn pane(out: &mut String, top: f64, rows: &[Vec<f64>], highest: f64, label: &str) {
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+/// One pane: `rows` from 0 to `highest`, between the two marks.
+fn pane(out: &mut String, top: f64, rows: &[Vec<f64>], [low, high]: [f64; 2], highest: f64, label: &str) {
     let domains = rows.first().map_or(0, Vec::len);
     let highest = highest.max(f64::MIN_POSITIVE);
     let _ = writeln!(
         out,
         "<text x=\"{LEFT}\" y=\"{:.1}\" fill=\"#666\">{label}</text>\
-         <text x=\"4\" y=\"{:.1}\" fill=\"#666\">{highest:.3}</text><text x=\"4\" y=\"{:.1}\" fill=\"#666\">0</text>\
+         <text x=\"4\" y=\"{:.1}\" fill=\"#666\">{high:.3}</text><text x=\"4\" y=\"{:.1}\" fill=\"#666\">{low:.3}</text>\
          <line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"#ccc\"/>",
         top - 6.0,
         top + 8.0,
@@ -79,9 +104,9 @@ mod tests {
     #[test]
     fn draws_every_domain_twice_and_escapes_the_title() {
         let trace = Trace { kl: vec![vec![1.0, 2.0]; 5], beta: vec![vec![0.1, 0.2]; 5], ..Trace::default() };
-        let svg = svg("a < b", &trace, &[1.0, 2.0]);
+        let svg = svg("a < b", &trace, &[1.0, 2.0], &["x", "y < z"]);
         assert_eq!(svg.matches("<polyline").count(), 4);
         assert_eq!(svg.matches("stroke-dasharray").count(), 2);
-        assert!(svg.contains("a &lt; b") && svg.ends_with("</svg>\n"));
+        assert!(svg.contains("y &lt; z") && svg.contains("a &lt; b") && svg.ends_with("</svg>\n"));
     }
 }
