@@ -278,6 +278,41 @@ mod tests {
     }
 
     #[test]
+    fn of_two_patterns_of_one_length_the_first_counts() {
+        let budgets = [
+            Budget::new("b*", NatsPerSequence(2.0)),
+            Budget::new("*d", NatsPerSequence(9.0)),
+            Budget::new("b*", NatsPerSequence(3.0)),
+        ];
+        assert_eq!(find(&budgets, "bad"), Some(0));
+    }
+
+    #[test]
+    fn the_worst_metric_is_the_one_that_is_named() {
+        let limit = |id: &str| MetricLimit { id: id.into(), warn: 0.0, limit: 1.0 };
+        let b = Budget {
+            metrics: ["a", "b", "c"].map(limit).to_vec(),
+            ..Budget::new("all", NatsPerSequence(4.0))
+        };
+        let metrics = |values: [f64; 3]| -> Vec<MetricValue> {
+            let named = ["a", "b", "c"].iter().zip(values);
+            named.map(|(id, value)| MetricValue { id: (*id).into(), value, ucb: None }).collect()
+        };
+        let mut s = b.start();
+        assert_eq!(b.follow(&mut s, &metrics([0.1, 0.3, 0.2])), Moved::Tightened { metric: 1, bound: 0.3 });
+        assert!((s.share - 0.9 * 0.7 * 0.8).abs() < 1e-12, "the rooms multiply");
+        let mut s = b.start();
+        assert_eq!(b.follow(&mut s, &metrics([0.0, 0.2, 0.2])), Moved::Tightened { metric: 1, bound: 0.2 });
+        // The same room again neither tightens nor counts as a step towards relaxing.
+        assert_eq!((b.follow(&mut s, &metrics([0.0, 0.2, 0.2])), s.clean), (Moved::No, 0));
+        // Relaxing ends at what the metrics allow.
+        for _ in 0..40 {
+            b.follow(&mut s, &metrics([0.0, 0.1, 0.1]));
+        }
+        assert!((s.share - 0.81).abs() < 1e-12, "{}", s.share);
+    }
+
+    #[test]
     fn wrong_budgets_name_their_field() {
         let field = |b: Vec<Budget>| validate(&b).unwrap_err().field;
         assert_eq!(field(vec![Budget::new("", NatsPerSequence(1.0))]), "budget[0].id");

@@ -163,6 +163,12 @@ mod tests {
     }
 
     #[test]
+    fn that_betas_add_up_stands_in_the_json() {
+        let json = serde_json::to_string(&decision(Combine::Sum, &[("all", 0.5)])).unwrap();
+        assert!(json.contains(r#""combine":"sum""#), "{json}");
+    }
+
+    #[test]
     fn the_json_is_the_contract() {
         let mut d = decision(Combine::Own, &[("all", 0.21)]);
         d.step = 7;

@@ -231,6 +231,17 @@ mod tests {
         let mut bad = of(&[1.0]);
         bad.push_weighted(NatsPerSequence(1.0), 1, -1.0);
         assert!(bad.mean().0.is_nan());
+        let mut infinite = of(&[1.0]);
+        infinite.push_weighted(NatsPerSequence(1.0), 1, f64::INFINITY);
+        assert!(infinite.effective_sample_size().is_nan(), "no weight is infinite");
+        let mut weightless = KlEstimate::default();
+        (0..2).for_each(|_| weightless.push_weighted(NatsPerSequence(1.0), 1, 0.0));
+        assert!(weightless.variance().is_nan() && weightless.mean().0.is_nan());
+        assert_eq!((weightless.count(), weightless.effective_sample_size()), (2, 0.0));
+        assert_eq!(of(&[1.0, 3.0]).variance(), 2.0, "two sequences are enough");
+        let mut one_counts = of(&[1.0]);
+        one_counts.push_weighted(NatsPerSequence(9.0), 1, 0.0);
+        assert!(one_counts.variance().is_nan(), "one weighted sequence has no variance");
     }
 
     #[test]

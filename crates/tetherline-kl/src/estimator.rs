@@ -224,6 +224,30 @@ mod tests {
     }
 
     #[test]
+    fn clamps_bite_on_both_sides_and_not_at_the_bound() {
+        let of = |l: f64| KlEstimator::K1.clamped(l, 0.0, Clamp { log_ratio: 2.0, value: 1.0 });
+        for (l, value, clamped) in [
+            (3.0, 1.0, true),
+            (-3.0, -1.0, true),
+            (1.5, 1.0, true),
+            (-1.5, -1.0, true),
+            (1.0, 1.0, false),
+            (-1.0, -1.0, false),
+        ] {
+            assert_eq!(of(l), (NatsPerToken(value), clamped), "{l}");
+        }
+        let k2 = KlEstimator::K2.clamped(-2.0, 0.0, Clamp { log_ratio: 2.0, value: 9.0 });
+        assert_eq!(k2, (NatsPerToken(2.0), false), "at the bound nothing is changed");
+    }
+
+    #[test]
+    fn reports_add_up() {
+        let mut a = ClampReport { tokens: 3, clamped: 2, not_finite: 1 };
+        a.merge(&ClampReport { tokens: 10, clamped: 4, not_finite: 5 });
+        assert_eq!(a, ClampReport { tokens: 13, clamped: 6, not_finite: 6 });
+    }
+
+    #[test]
     fn a_sequence_is_the_sum_of_its_tokens() {
         let (sum, report) = KlEstimator::K1.sequence(&[-1.0, -2.0], &[-1.5, -1.0], Clamp::SAFE);
         assert_eq!((sum, report.tokens, report.clamped), (NatsPerSequence(-0.5), 2, 0));
