@@ -43,7 +43,7 @@ pub struct TrustRegion {
     /// Each further trial keeps at most this share of the last one (default 0.8).
     #[serde(default = "default_backtrack")]
     pub backtrack: f64,
-    /// Trials per step before it is rejected (default 10).
+    /// Times that a step is scaled back before it is rejected (default 10).
     #[serde(default = "default_max_trials")]
     pub max_trials: u32,
     /// Standard errors added before the comparison (default 1.645: at most 5 % of accepted steps lie
@@ -140,8 +140,17 @@ pub(crate) enum Judgement {
 pub struct Before {
     /// To the current reference; `None` where it is not known.
     pub reference: Option<f64>,
+    /// Standard error of `reference`.
+    pub stderr: f64,
     /// To the first reference.
     pub ref0: Option<f64>,
+}
+
+impl Before {
+    /// What this measurement says of the weights it was taken on.
+    pub(crate) fn of(reading: &Reading) -> Self {
+        Self { reference: Some(reading.kl()), stderr: reading.stderr, ref0: reading.kl_ref0 }
+    }
 }
 
 impl TrustRegion {
@@ -188,21 +197,21 @@ impl TrustRegion {
                 CapOf::Reference,
                 self.reference_cap(target),
                 Some((after.kl(), after.stderr)),
-                before.reference,
+                before.reference.map(|kl| (kl, before.stderr)),
                 "mean_kl",
             ),
             (
                 CapOf::Old,
                 self.old_cap.map(|c| c.0),
                 after.kl_old.map(|kl| (kl, noise(kl))),
-                Some(0.0),
+                Some((0.0, 0.0)),
                 "kl_old",
             ),
             (
                 CapOf::FirstReference,
                 self.ref0_cap.map(|c| c.0),
                 after.kl_ref0.map(|kl| (kl, noise(kl))),
-                before.ref0,
+                before.ref0.map(|kl| (kl, noise(kl))),
                 "kl_ref0",
             ),
         ];
@@ -214,12 +223,12 @@ impl TrustRegion {
             if bound <= cap {
                 continue;
             }
-            let before_bound = before.map(|b| b + self.z * stderr);
+            let before_bound = before.map(|(kl, stderr)| kl + self.z * stderr);
             let was_above = before_bound.is_some_and(|b| b > cap);
-            if was_above && before.is_some_and(|b| kl < b) {
+            if was_above && before.is_some_and(|(was, _)| kl < was) {
                 continue;
             }
-            let keep = if was_above { 0.0 } else { self.keep(bound, cap, before) };
+            let keep = if was_above { 0.0 } else { self.keep(bound, cap, before_bound) };
             let smaller = match worst {
                 Judgement::Above { keep: other, .. } => keep < other,
                 _ => true,
@@ -231,7 +240,7 @@ impl TrustRegion {
         worst
     }
 
-    /// The share of the step at which √(2·KL), taken as linear, meets the cap; at most `backtrack`.
+    /// The share of the step at which the bound of √(2·KL), taken as linear, meets the cap; at most `backtrack`.
     fn keep(&self, bound: f64, cap: f64, before: Option<f64>) -> f64 {
         let root = |kl: f64| (2.0 * kl.max(0.0)).sqrt();
         let (at, start, goal) = (root(bound), root(before.unwrap_or(0.0)), root(cap));
@@ -250,7 +259,7 @@ mod tests {
     }
 
     fn before(kl: f64) -> Before {
-        Before { reference: Some(kl), ref0: None }
+        Before { reference: Some(kl), stderr: 0.0, ref0: None }
     }
 
     #[test]
@@ -270,6 +279,18 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(tr.judge(&reading(1.999, None, None), before(0.5), None), Judgement::Inside);
+    }
+
+    #[test]
+    fn the_guess_counts_the_noise_on_both_ends() {
+        let tr = TrustRegion { cap: Some(NatsPerSequence(4.5)), z: 2.0, ..TrustRegion::default() };
+        // Bounds of 2 (d = 2) before and 8 (d = 4) after; the cap is at d = 3.
+        let noisy = Reading { stderr: 0.75, ..reading(6.5, None, None) };
+        let was = Before { stderr: 0.75, ..before(0.5) };
+        match tr.judge(&noisy, was, None) {
+            Judgement::Above { keep, .. } => assert!((keep - 0.5).abs() < 1e-9, "{keep}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

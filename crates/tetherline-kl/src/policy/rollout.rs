@@ -280,7 +280,7 @@ impl KlPolicy {
         // What an accepted trial measured stands: another sample of the same weights would let noise
         // above the cap pass for a policy above it, whose next rise then looks like a fall.
         if d.at.reference.is_none() {
-            d.at = Before { reference: Some(reading.kl()), ref0: reading.kl_ref0 };
+            d.at = Before::of(reading);
         }
     }
 

@@ -86,7 +86,7 @@ impl KlPolicy {
         for (id, known) in &mut self.domains {
             let measured = obs.domains.iter().find(|d| d.id == **id).map(Reading::check);
             known.at = match measured {
-                Some(Checked::Usable(r)) => Before { reference: Some(r.kl()), ref0: r.kl_ref0 },
+                Some(Checked::Usable(reading)) => Before::of(&reading),
                 _ => Before::default(),
             };
         }
