@@ -150,6 +150,15 @@ mod tests {
         // One sequence has no variance, whatever is claimed.
         assert!((usable(&DomainKl::new("a", NatsPerSequence(2.0), 0.0, 1)).stderr - 2.0).abs() < 1e-12);
         assert!(usable(&DomainKl::new("a", NatsPerSequence(0.0), 0.0, 9)).stderr > 0.0);
+        // A standard error of zero is floored at that of a variance of 1e-12.
+        let exact = DomainKl {
+            stderr: Some(NatsPerSequence(0.0)),
+            ..DomainKl::new("a", NatsPerSequence(1.0), 1.0, 4)
+        };
+        assert!((usable(&exact).stderr / 5e-7 - 1.0).abs() < 1e-9);
+        let wide = |var| Reading::check(&DomainKl::new("a", NatsPerSequence(1.0), var, 4));
+        assert!(matches!(wide(1e24), Checked::Usable(_)));
+        assert_eq!(wide(1.001e24), Checked::Invalid("var"));
         let mut d = DomainKl::new("a", NatsPerSequence(4.0), 8.0, 2);
         d.stderr = Some(NatsPerSequence(0.5));
         assert_eq!(usable(&d).stderr, 0.5);
@@ -159,6 +168,7 @@ mod tests {
     fn three_standard_errors_below_zero_is_impossible() {
         assert!(!usable(&DomainKl::new("a", NatsPerSequence(-2.9), 4.0, 4)).impossible());
         assert!(usable(&DomainKl::new("a", NatsPerSequence(-3.1), 4.0, 4)).impossible());
+        assert!(!usable(&DomainKl::new("a", NatsPerSequence(-3.0), 4.0, 4)).impossible());
         assert_eq!(usable(&DomainKl::new("a", NatsPerSequence(-2.9), 4.0, 4)).kl(), 0.0);
     }
 }

@@ -126,6 +126,12 @@ mod tests {
             ReferenceMove::Reset
         );
         assert_eq!(ledger.forgiven, 4.0);
+        let every_third = ReferenceSchedule::Reset { every: 3 };
+        let mut other = ReferenceLedger::default();
+        let moved: Vec<_> =
+            (0..4).map(|_| every_third.after_update(&mut other, NatsPerSequence(1.0))).collect();
+        use ReferenceMove::{Reset, Stay};
+        assert_eq!((moved, other.updates, other.moves), (vec![Stay, Stay, Reset, Stay], 4, 1));
         ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, NatsPerSequence(f64::NAN));
         ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, NatsPerSequence(-1.0));
         assert_eq!((ledger.moves, ledger.forgiven), (3, 4.0));
@@ -143,5 +149,8 @@ mod tests {
         assert_eq!(field(ReferenceSchedule::Ema { rate: 1.5 }), "reference.ema.rate");
         assert_eq!(field(ReferenceSchedule::Reset { every: 0 }), "reference.reset.every");
         assert!(ReferenceSchedule::Fixed.validate().is_ok());
+        assert!(ReferenceSchedule::Sync { mix: 1.0, every: 1 }.validate().is_ok());
+        assert!(ReferenceSchedule::Reset { every: 1 }.validate().is_ok());
+        assert!(ReferenceSchedule::Ema { rate: 1.0 }.validate().is_ok());
     }
 }

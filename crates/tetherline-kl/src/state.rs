@@ -11,14 +11,15 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// The version written by this build.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// Everything a controller must keep to continue exactly. Every number in it is finite, so JSON holds
 /// it without loss (given a writer and reader that round-trip `f64`, as serde_json with `float_roundtrip`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControllerState {
-    /// Format version; see [`STATE_VERSION`]. There is one so far, so nothing is migrated: another is refused.
+    /// Format version; see [`STATE_VERSION`]. No release wrote another, so nothing is migrated: another is
+    /// refused.
     #[serde(deserialize_with = "supported")]
     pub version: u32,
     /// Name of the law, as in the configuration.

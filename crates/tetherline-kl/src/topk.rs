@@ -109,6 +109,9 @@ mod tests {
         let twice = row(&[0.7, 0.7]);
         assert!(top_k_lower_bound(&twice, &twice).unwrap_err().to_string().contains("distinct"));
         assert!(top_k_lower_bound(&twice, &twice[..1]).is_err());
+        let fine = row(&[0.5, 0.5]);
+        assert!(top_k_lower_bound(&twice, &fine).is_err() && top_k_lower_bound(&fine, &twice).is_err());
+        assert!(top_k_lower_bound(&fine, &fine).is_ok());
         let all = row(&[1.0]);
         assert_eq!(
             top_k_lower_bound(&all, &row(&[0.5])).unwrap().0,

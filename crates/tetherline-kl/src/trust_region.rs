@@ -339,6 +339,25 @@ mod tests {
     }
 
     #[test]
+    fn the_noise_of_the_other_two_is_that_of_a_log_ratio() {
+        // √(2·0.25/8) = 0.25, so that the bound is 0.5.
+        let measured = Reading { n: 8, ..reading(1.0, Some(0.25), Some(0.25)) };
+        let judge = |cap: f64, first: bool| {
+            let cap = Some(NatsPerSequence(cap));
+            let (old_cap, ref0_cap) = if first { (None, cap) } else { (cap, None) };
+            TrustRegion { old_cap, ref0_cap, z: 1.0, ..TrustRegion::default() }.judge(
+                &measured,
+                before(1.0),
+                Some(6.0),
+            )
+        };
+        for first in [false, true] {
+            assert_eq!(judge(0.5, first), Judgement::Inside);
+            assert!(matches!(judge(0.49, first), Judgement::Above { bound, .. } if bound == 0.5));
+        }
+    }
+
+    #[test]
     fn early_stop_inside_an_update() {
         let tr = TrustRegion { stop_at: Some(NatsPerSequence(0.5)), ..TrustRegion::default() };
         assert!(

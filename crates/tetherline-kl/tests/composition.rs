@@ -306,6 +306,68 @@ fn a_ledger_refuses_what_exceeds_it_and_never_gives_back() {
 }
 
 #[test]
+fn only_what_falls_under_a_budget_has_a_beta_and_stale_entries_go() {
+    let config = KlConfig { budgets: vec![Budget::new("user:*", NatsPerSequence(4.0))], ..adaptive() };
+    let mut c = KlPolicy::new(config).unwrap();
+    let of = |id: &str| DomainKl::new(id, NatsPerSequence(9.0), 18.0, 512);
+    let mut out = ControlDecision::empty();
+    out.beta = [("ghost".to_owned(), 9.0)].into();
+    c.observe_into(&KlObservation::rollout(0, vec![of("code"), of("user:ann")]), &mut out);
+    assert_eq!(out.beta.keys().collect::<Vec<_>>(), ["user:ann"]);
+    assert!(out.beta_for("user:ann") > 0.2);
+    out.beta = [("ghost".to_owned(), 9.0), ("phantom".to_owned(), 1.0)].into();
+    c.observe_into(&KlObservation::rollout(1, vec![of("code"), of("user:ann")]), &mut out);
+    assert_eq!(out.beta.keys().collect::<Vec<_>>(), ["user:ann"]);
+    assert_eq!(
+        c.target("code"),
+        Some(NatsPerSequence(6.0)),
+        "without a budget of its level the law's target stands"
+    );
+}
+
+#[test]
+fn without_a_guard_a_throttle_lasts_for_its_decision() {
+    let law = Adaptive { beta_max: 0.2, ..Adaptive::new(0.2, NatsPerSequence(6.0), 1e4) };
+    let mut c = KlPolicy::new(Law::Adaptive(law).into()).unwrap();
+    for step in 0..11 {
+        let d = rollout(&mut c, step, 9.0);
+        assert_eq!((d.verdict, d.lr_factor), (Verdict::Accept, 1.0), "step {step}");
+    }
+    let d = rollout(&mut c, 11, 9.0);
+    assert_eq!((code(&d), d.lr_factor), ((Verdict::Throttle, ReasonCode::Infeasible), 0.5));
+    let d = rollout(&mut c, 12, 5.0);
+    assert_eq!((d.verdict, d.lr_factor), (Verdict::Accept, 1.0));
+}
+
+#[test]
+fn a_rollback_takes_the_law_back_and_nothing_else() {
+    let mut c = KlPolicy::new(KlConfig { guard: Some(Guard::default()), ..adaptive() }).unwrap();
+    let at = rollout(&mut c, 0, 9.0).beta_for(ALL);
+    let checkpoint = c.state();
+    (1..20).for_each(|step| drop(rollout(&mut c, step, 9.0)));
+    assert!(c.beta(ALL) > at);
+    let before = c.state();
+    c.roll_back(&checkpoint).unwrap();
+    assert_eq!(c.beta(ALL), at);
+    let after = c.state();
+    assert_eq!(
+        (after.last_step, after.rollouts, after.guard),
+        (before.last_step, before.rollouts, before.guard)
+    );
+    assert_eq!(after.domains[ALL], checkpoint.domains[ALL]);
+    // A domain that the checkpoint does not know keeps its β.
+    let both = |step| {
+        KlObservation::rollout(step, vec![exact(9.0), DomainKl::new("new", NatsPerSequence(9.0), 18.0, 512)])
+    };
+    c.observe(&both(30));
+    let known = c.beta("new");
+    c.roll_back(&checkpoint).unwrap();
+    assert_eq!((c.beta("new"), c.beta(ALL)), (known, at));
+    let foreign = KlPolicy::new(KlConfig::fixed(0.1)).unwrap().state();
+    assert!(matches!(c.roll_back(&foreign), Err(StateError::OtherLaw { .. })));
+}
+
+#[test]
 fn schedules_of_beta_and_of_the_target() {
     let schedule = Schedule { init: 0.2, end: 0.1, steps: 2, shape: Shape::Linear, warmup: 0 };
     let mut c = KlPolicy::new(Law::Schedule(schedule).into()).unwrap();

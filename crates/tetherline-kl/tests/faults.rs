@@ -196,7 +196,7 @@ fn foreign_states_are_refused_by_name_and_change_nothing() {
     // Of a later release: the version is the reason, not the field that this build does not know.
     let later = r#"{"version":7,"law":"fixed","novelty":true}"#;
     let error = serde_json::from_str::<ControllerState>(later).unwrap_err().to_string();
-    assert!(error.contains("version 7") && error.contains("reads version 1"), "{error}");
+    assert!(error.contains("version 7") && error.contains("reads version 2"), "{error}");
     let mut c = configs()[2].build().unwrap();
     c.observe(&one(0, 9.0, 18.0, 512));
     let before = c.state();
