@@ -6,7 +6,9 @@ use crate::output;
 use std::io::{BufRead, Write};
 use tetherline::control::{Stream, load_config};
 use tetherline::replay::replay;
-use tetherline_kl::sim::{Disturbance, PlantKind, Scenario, Summary, median, simulate, summarise, svg};
+use tetherline_kl::sim::{
+    Disturbance, PlantKind, Scenario, Summary, median, simulate, sparkline, summarise, svg,
+};
 use tetherline_kl::{KlConfig, NatsPerSequence};
 
 /// Answers every line of stdin at once.
@@ -66,7 +68,10 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
         Some(path) => vec![(path.display().to_string(), load_config(path)?)],
         None => every_law(args.init, args.target),
     };
-    let width = arms.iter().map(|a| a.0.chars().count()).max().unwrap_or(0).clamp(10, 28);
+    // One domain leaves room for a longer line of blocks.
+    let several = arms.iter().any(|(_, config)| config.budgets.len() > 1);
+    let columns = if several { 10 } else { 20 };
+    let width = arms.iter().map(|a| a.0.chars().count()).max().unwrap_or(0).clamp(10, 15);
     output::result(&format!(
         "{} on {}:\nτ {} updates, n {}, delay {}; median of {} runs\n",
         if arms.len() == 1 { "One controller" } else { "Every law at its defaults" },
@@ -77,8 +82,14 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
         args.seeds
     ));
     output::result(&format!(
-        "{:<width$} {:>10} {:>10} {:>8} {:>9} {:>7} {:>8}",
-        "controller", "domain", "overshoot%", "settled", "in band%", "bias%", "last β"
+        "{:<width$} {}{:>10} {:>7} {:>8} {:>6} {:>6}  KL over time",
+        "controller",
+        if several { format!("{:<9} ", "domain") } else { String::new() },
+        "overshoot%",
+        "settled",
+        "in band%",
+        "bias%",
+        "last β"
     ));
     for (name, config) in &arms {
         let scenario = scenario(args, config)?;
@@ -93,8 +104,11 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
             let mid = |of: fn(&Summary) -> f64| median(figures.iter().map(of));
             let settled = mid(|s| s.settled.map_or(f64::INFINITY, |u| u as f64));
             let settled = if settled.is_finite() { format!("{settled:.0}") } else { "never".to_owned() };
+            let blocks = runs.first().map(|t| sparkline(t, k, *target, columns)).unwrap_or_default();
             output::result(&format!(
-                "{name:<width$} {domain:>10} {:>10.1} {settled:>8} {:>9.1} {:>7.2} {:>8.4}",
+                "{:<width$} {}{:>10.1} {settled:>7} {:>8.1} {:>6.1} {:>6.3}  {blocks}",
+                cut(name, width),
+                if several { format!("{:<9} ", cut(domain, 9)) } else { String::new() },
                 mid(|s| s.overshoot),
                 mid(|s| s.in_band),
                 mid(|s| s.bias),
@@ -111,9 +125,20 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
     output::result(
         "\novershoot: largest KL above the target; settled: update after which the median\n\
          of 25 stays within ±10 %; in band, bias: of the second half. With --jump all of\n\
-         them count from the jump.",
+         them count from the jump. KL over time: of one run, the furthest from the target\n\
+         (▄) in each slice; █ is twice it.",
     );
     Ok(())
+}
+
+/// The end of a text that is too long: of a path the file's name.
+fn cut(text: &str, width: usize) -> String {
+    let len = text.chars().count();
+    if len <= width {
+        text.to_owned()
+    } else {
+        format!("…{}", text.chars().skip(len - width + 1).collect::<String>())
+    }
 }
 
 fn every_law(init: f64, target: f64) -> Vec<(String, KlConfig)> {

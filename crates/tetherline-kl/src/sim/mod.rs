@@ -8,11 +8,13 @@
 mod noise;
 mod plant;
 mod run;
+mod sparkline;
 mod summary;
 mod svg;
 
 pub use noise::Noise;
 pub use plant::{Plant, PlantKind};
 pub use run::{Disturbance, Scenario, Trace, simulate};
+pub use sparkline::sparkline;
 pub use summary::{Summary, median, summarise};
 pub use svg::svg;
