@@ -339,6 +339,36 @@ mod tests {
     }
 
     #[test]
+    fn of_several_caps_the_one_that_leaves_least_decides() {
+        let cap = |c: f64| Some(NatsPerSequence(c));
+        let was = Before { reference: Some(0.5), stderr: 0.0, ref0: Some(0.5) };
+        let judge = |reference: f64, first: f64| {
+            let tr = TrustRegion { cap: cap(reference), ref0_cap: cap(first), ..TrustRegion::default() };
+            match tr.judge(&reading(8.0, None, Some(8.0)), was, None) {
+                Judgement::Above { of, keep, .. } => (of, keep),
+                other => panic!("{other:?}"),
+            }
+        };
+        // From d = 1 to 4: a cap of 2 (d = 2) leaves a third, one of 4.5 (d = 3) two thirds.
+        let third = judge(2.0, 4.5);
+        assert_eq!(third.0, CapOf::Reference);
+        assert!((third.1 - 1.0 / 3.0).abs() < 1e-6);
+        assert_eq!(judge(4.5, 2.0), (CapOf::FirstReference, third.1));
+        assert_eq!(judge(2.0, 2.0), (CapOf::Reference, third.1));
+    }
+
+    #[test]
+    fn weights_exactly_at_the_cap_are_not_above_it() {
+        let tr = TrustRegion { cap: Some(NatsPerSequence(2.0)), ..TrustRegion::default() };
+        match tr.judge(&reading(3.0, None, None), before(2.0), None) {
+            Judgement::Above { keep, .. } => {
+                assert_eq!(keep, 0.05, "the least share is tried, not a rejection")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn the_noise_of_the_other_two_is_that_of_a_log_ratio() {
         // √(2·0.25/8) = 0.25, so that the bound is 0.5.
         let measured = Reading { n: 8, ..reading(1.0, Some(0.25), Some(0.25)) };
