@@ -350,11 +350,11 @@ mod tests {
             }
         };
         // From d = 1 to 4: a cap of 2 (d = 2) leaves a third, one of 4.5 (d = 3) two thirds.
-        let third = judge(2.0, 4.5);
-        assert_eq!(third.0, CapOf::Reference);
-        assert!((third.1 - 1.0 / 3.0).abs() < 1e-6);
-        assert_eq!(judge(4.5, 2.0), (CapOf::FirstReference, third.1));
-        assert_eq!(judge(2.0, 2.0), (CapOf::Reference, third.1));
+        for (reference, first, of) in [(2.0, 4.5, CapOf::Reference), (4.5, 2.0, CapOf::FirstReference)] {
+            let (found, keep) = judge(reference, first);
+            assert_eq!(found, of);
+            assert!((keep - 1.0 / 3.0).abs() < 1e-6);
+        }
     }
 
     #[test]
