@@ -20,7 +20,6 @@ fn gravity(verdict: Verdict, reason: &Reason) -> u8 {
         Verdict::Scale => 4,
         Verdict::Throttle => 3,
         Verdict::Accept => match reason {
-            Reason::Start {} => 0,
             Reason::Fixed { .. }
             | Reason::Scheduled { .. }
             | Reason::BetaHeld { .. }

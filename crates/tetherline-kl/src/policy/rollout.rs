@@ -74,8 +74,7 @@ impl KlPolicy {
         answer.give(out);
         if out.verdict == Verdict::Reject {
             // No update follows, so the weights stay where they are.
-            self.trust_region =
-                TrustRegionState { step: Some(obs.step), scale: 1.0, rejected: true, ..Default::default() };
+            self.trust_region = TrustRegionState { step: Some(obs.step), scale: 1.0, ..Default::default() };
         }
     }
 
@@ -286,7 +285,7 @@ impl KlPolicy {
 
     /// Forgets where the weights were, if they moved since without being judged.
     fn forget_unjudged(&mut self) {
-        if self.last_step.is_none() || self.trust_region.step != self.last_step {
+        if self.trust_region.step != self.last_step {
             self.domains.values_mut().for_each(|d| d.at = Before::default());
         }
     }
