@@ -1,6 +1,8 @@
 //! What happens to β when the measurement is broken: it stays finite and where it was.
 
-use tetherline_kl::law::{Adaptive, Law, Ziegler};
+use tetherline_kl::law::{
+    Adaptive, AutoPi, AutoPiState, Law, LawState, PidLagrangian, PidLagrangianState, Ziegler,
+};
 use tetherline_kl::{
     ControllerState, DomainKl, KlConfig, KlObservation, NatsPerSequence, ReasonCode, StateError, Verdict,
 };
@@ -204,6 +206,50 @@ fn foreign_states_are_refused_by_name_and_change_nothing() {
     let damaged: ControllerState = serde_json::from_str(&text).unwrap();
     assert!(matches!(c.restore(&damaged), Err(StateError::Damaged { .. })));
     assert_eq!(c.state(), before);
+}
+
+#[test]
+fn states_that_no_controller_could_have_written_are_refused() {
+    let refused = |law: Law, change: &dyn Fn(&mut LawState)| {
+        let mut c = KlConfig::from(law).build().unwrap();
+        c.observe(&one(0, 6.0, 11.0, 512));
+        let mut state = c.state();
+        c.restore(&state).expect("its own state");
+        change(&mut state.domains.get_mut("all").unwrap().law);
+        matches!(c.restore(&state), Err(StateError::Damaged { domain, .. }) if domain == "all")
+    };
+    let auto_pi = |change: &dyn Fn(&mut AutoPiState)| {
+        refused(Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))), &|law| match law {
+            LawState::AutoPi(s) => change(s),
+            other => panic!("{other:?}"),
+        })
+    };
+    assert!(!auto_pi(&|_| ()));
+    assert!(auto_pi(&|s| s.integral = f64::NAN));
+    assert!(auto_pi(&|s| s.fit[3] = f64::INFINITY));
+    assert!(auto_pi(&|s| s.began = f64::NAN));
+    assert!(auto_pi(&|s| s.halfway = f64::NAN));
+    assert!(auto_pi(&|s| s.tau = Some(f64::NAN)));
+    assert!(auto_pi(&|s| s.d = Some(f64::INFINITY)));
+    assert!(auto_pi(&|s| s.d_target = Some(f64::NAN)));
+    assert!(auto_pi(&|s| s.beta = f64::NAN));
+    let lagrangian = |change: &dyn Fn(&mut PidLagrangianState)| {
+        let law = PidLagrangian { delay: 2, ..PidLagrangian::new(0.2, NatsPerSequence(6.0)) };
+        refused(Law::PidLagrangian(law), &|law| match law {
+            LawState::PidLagrangian(s) => change(s),
+            other => panic!("{other:?}"),
+        })
+    };
+    assert!(lagrangian(&|s| s.history = vec![0.0; 3]));
+    assert!(!lagrangian(&|s| s.history = vec![0.0; 2]));
+    assert!(lagrangian(&|s| s.oldest = 2));
+    assert!(!lagrangian(&|s| s.oldest = 1));
+    assert!(lagrangian(&|s| s.beta = -0.1));
+    // β = 0 is the untethered run, not damage.
+    let mut free = KlConfig::fixed(0.0).build().unwrap();
+    free.observe(&one(0, 6.0, 11.0, 512));
+    let state = free.state();
+    assert!(free.restore(&state).is_ok());
 }
 
 #[test]
