@@ -8,7 +8,8 @@
 
 use crate::number;
 use crate::units::NatsPerSequence;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The id of the domain that stands for every row.
 pub const ALL: &str = "all";
@@ -47,7 +48,8 @@ pub enum Phase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DomainKl {
-    /// Name of the domain, user or group.
+    /// Name of the domain, user or group; not empty.
+    #[serde(deserialize_with = "name")]
     pub id: String,
     /// Mean KL(policy‖current reference) across sequences; `null` when not finite.
     #[serde(with = "number")]
@@ -75,7 +77,8 @@ pub struct DomainKl {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricValue {
-    /// Name, as budgets refer to it.
+    /// Name, as budgets refer to it; not empty.
+    #[serde(deserialize_with = "name")]
     pub id: String,
     /// The measured value.
     #[serde(with = "number")]
@@ -83,6 +86,14 @@ pub struct MetricValue {
     /// Upper confidence bound of the value; the value itself where absent.
     #[serde(default, with = "number::optional", skip_serializing_if = "Option::is_none")]
     pub ucb: Option<f64>,
+}
+
+/// A name that says something: an empty one is a field that was forgotten.
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match String::deserialize(deserializer)? {
+        empty if empty.is_empty() => Err(D::Error::custom("the field `id` must not be empty")),
+        name => Ok(name),
+    }
 }
 
 impl KlObservation {
@@ -151,6 +162,8 @@ mod tests {
         let missing =
             serde_json::from_str::<KlObservation>(r#"{"step":0,"domains":[{"id":"a","var":1,"n":3}]}"#);
         assert!(missing.unwrap_err().to_string().contains("mean_kl"));
+        let nameless = r#"{"step":0,"domains":[{"id":"","mean_kl":1,"var":1,"n":3}]}"#;
+        assert!(serde_json::from_str::<KlObservation>(nameless).unwrap_err().to_string().contains("`id`"));
         let typo = r#"{"step":0,"domains":[{"id":"a","mean_kl":1,"var":1,"n":3,"kl_odl":2}]}"#;
         assert!(serde_json::from_str::<KlObservation>(typo).unwrap_err().to_string().contains("kl_odl"));
     }

@@ -68,8 +68,12 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
         Some(path) => vec![(path.display().to_string(), load_config(path)?)],
         None => every_law(args.init, args.target),
     };
+    let arms = arms
+        .into_iter()
+        .map(|(name, config)| Ok((name, scenario(args, &config)?, config)))
+        .collect::<Result<Vec<_>, UsageError>>()?;
     // One domain leaves room for a longer line of blocks.
-    let several = arms.iter().any(|(_, config)| config.budgets.len() > 1);
+    let several = arms.iter().any(|(.., config)| config.budgets.len() > 1);
     let columns = if several { 10 } else { 20 };
     let width = arms.iter().map(|a| a.0.chars().count()).max().unwrap_or(0).clamp(10, 15);
     output::result(&format!(
@@ -91,13 +95,12 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
         "bias%",
         "last β"
     ));
-    for (name, config) in &arms {
-        let scenario = scenario(args, config)?;
+    for (name, scenario, config) in &arms {
         // After a disturbance it is the recovery that counts.
         let from = scenario.disturbances.first().map_or(0, |d| d.at as usize);
         let mut runs = Vec::new();
         for seed in 0..args.seeds {
-            runs.push(simulate(config, &scenario, seed)?);
+            runs.push(simulate(config, scenario, seed)?);
         }
         for (k, (domain, target, _)) in scenario.domains.iter().enumerate() {
             let figures: Vec<Summary> = runs.iter().map(|t| summarise(t, k, *target, from)).collect();
