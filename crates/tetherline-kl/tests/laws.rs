@@ -298,6 +298,35 @@ fn auto_pi_unwinds_its_integral_at_the_limits() {
 }
 
 #[test]
+fn auto_pi_learns_only_in_a_charge_that_has_not_learned() {
+    let mut run = tracking(auto_pi());
+    run.d(3.0);
+    assert_eq!(run.auto_pi().mode, Mode::Track, "exactly three quarters is still tracking");
+    run.d(2.0);
+    assert_eq!((run.auto_pi().mode, run.auto_pi().fit[0]), (Mode::Charge, 0.0), "a fall is no rise");
+    run.d(2.2);
+    assert_eq!(run.auto_pi().fit[0], 1.0);
+    run.d(2.5);
+    let (tau, fit) = (run.auto_pi().tau, run.auto_pi().fit);
+    assert!(tau.is_some());
+    run.d(2.0);
+    run.d(2.6);
+    assert_eq!((run.auto_pi().tau, run.auto_pi().fit), (tau, fit), "once is enough");
+}
+
+#[test]
+fn auto_pi_keeps_in_mind_where_a_stall_sends_it_though_the_rate_is_limited() {
+    let mut run = Run::new(Law::AutoPi(AutoPi { rate: 0.2, ..auto_pi() }));
+    for _ in 0..15 {
+        assert_eq!(run.d(0.2), 0.5);
+    }
+    for t in 1..=6 {
+        close(run.d(0.2), 0.5 * (-0.2 * f64::from(t)).exp());
+    }
+    close(run.d(0.2), 0.125);
+}
+
+#[test]
 fn auto_pi_follows_a_target_that_moves() {
     let schedule = TargetSchedule { from: 1.0, to: 0.25, steps: 2, shape: Shape::Step };
     let mut run = Run::of(KlConfig { target_schedule: Some(schedule), ..Law::AutoPi(auto_pi()).into() });
