@@ -175,7 +175,7 @@ impl Budget {
         }
         if !complete || allowed == s.share {
             // Nothing to relax, or no proof that one may.
-            s.clean = if complete { s.clean } else { 0 };
+            s.clean = 0;
             return Moved::No;
         }
         s.clean += 1;

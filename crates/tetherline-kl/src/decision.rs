@@ -100,7 +100,12 @@ impl ControlDecision {
                 .max_by(f64::total_cmp)
                 .unwrap_or_else(|| self.beta_for(ALL)),
             Combine::Sum => {
-                let own: f64 = groups.iter().filter(|g| known(g) && **g != ALL).map(|g| self.beta[*g]).sum();
+                let named = || groups.iter().filter(|g| **g != ALL);
+                if named().next().is_some() && !named().any(known) {
+                    // None of them is known: the tightest tether, as for `beta_for`.
+                    return self.beta_for(named().next().map_or(ALL, |g| *g));
+                }
+                let own: f64 = named().filter(|g| known(g)).map(|g| self.beta[*g]).sum();
                 own + self.beta.get(ALL).copied().unwrap_or(0.0)
             }
         }

@@ -1,6 +1,7 @@
 //! The saved state of a controller: versioned, exact, plain numbers.
 
 use crate::budget::BudgetState;
+use crate::decision::Verdict;
 use crate::guard::GuardState;
 use crate::law::LawState;
 use crate::ledger::LedgerState;
@@ -26,6 +27,8 @@ pub struct ControllerState {
     pub law: String,
     /// The last rollout step seen.
     pub last_step: Option<u64>,
+    /// The verdict on it, repeated where the same step comes again.
+    pub last_verdict: Verdict,
     /// Rollouts that moved β.
     pub rollouts: u64,
     /// Per domain.

@@ -44,7 +44,7 @@ fn head(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<(f64, f64, f64), RowEr
 pub fn top_k_lower_bound(logprobs: &[f32], ref_logprobs: &[f32]) -> Result<NatsPerToken, RowError> {
     let (sum, p, r) = head(logprobs, ref_logprobs)?;
     let (p_tail, r_tail) = (1.0 - p, 1.0 - r);
-    let tail = if p_tail <= 0.0 { 0.0 } else { p_tail * (p_tail / r_tail).ln() };
+    let tail = if p_tail <= 0.0 { 0.0 } else { p_tail * (p_tail / r_tail.max(f64::from(f32::EPSILON))).ln() };
     Ok(NatsPerToken(sum + tail))
 }
 

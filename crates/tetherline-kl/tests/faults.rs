@@ -103,7 +103,7 @@ fn before_any_domain_is_known_the_decision_has_the_initial_beta() {
 fn noise_above_the_target_holds() {
     let mut c =
         KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(1.0), 100.0))).build().unwrap();
-    let d = c.observe(&one(0, 9.0, 18.0, 4)); // stderr 2.1 against a target of 1
+    let d = c.observe(&one(0, 3.0, 18.0, 4)); // stderr 2.1 against a target of 1
     assert_eq!((d.verdict, d.reason.code(), d.beta_for("all")), (Verdict::Accept, ReasonCode::TooNoisy, 0.2));
     let d = c.observe(&one(1, 0.5, f64::NAN, 1)); // one sample: sd from the tilt, sqrt(2·0.5) = 1, not above 1
     assert_eq!(d.reason.code(), ReasonCode::BetaLowered);
@@ -123,6 +123,25 @@ fn steps_never_repeat_nor_run_backwards() {
         assert_eq!((back.beta, back.reason.code()), (first.beta, ReasonCode::StepBackwards));
         assert_eq!(c.state().last_step, Some(5));
     }
+}
+
+#[test]
+fn a_rejected_step_that_comes_again_is_rejected_again() {
+    let mut c = configs()[2].build().unwrap();
+    assert_eq!(c.observe(&one(0, f64::NAN, 1.0, 9)).verdict, Verdict::Reject);
+    let state = c.state();
+    let again = c.observe(&one(0, 6.0, 1.0, 9));
+    assert_eq!((again.verdict, again.reason.code()), (Verdict::Reject, ReasonCode::DuplicateStep));
+    let mut resumed = configs()[2].build().unwrap();
+    resumed.restore(&state).unwrap();
+    assert_eq!(resumed.observe(&one(0, 6.0, 1.0, 9)).verdict, Verdict::Reject);
+}
+
+#[test]
+fn a_blow_up_is_not_taken_for_noise() {
+    let mut c = configs()[2].build().unwrap();
+    let d = c.observe(&one(0, 200.0, 600.0, 9)); // stderr 8.2 against a target of 6
+    assert_eq!(d.reason.code(), ReasonCode::BetaRaised);
 }
 
 #[test]

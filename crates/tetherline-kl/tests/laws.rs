@@ -314,6 +314,20 @@ fn auto_pi_learns_only_in_a_charge_that_has_not_learned() {
     assert_eq!((run.auto_pi().tau, run.auto_pi().fit), (tau, fit), "once is enough");
 }
 
+/// A charge that began above where d then settles stalls as well: it is not waited out for ever.
+#[test]
+fn auto_pi_leaves_a_charge_that_it_fell_into() {
+    let mut run = tracking(auto_pi());
+    for d in [2.9, 2.4, 2.0] {
+        run.d(d);
+    }
+    let resting = run.d(2.0);
+    for _ in 0..64 {
+        run.d(2.0);
+    }
+    assert!(run.d(2.0) < 0.6 * resting);
+}
+
 #[test]
 fn auto_pi_keeps_in_mind_where_a_stall_sends_it_though_the_rate_is_limited() {
     let mut run = Run::new(Law::AutoPi(AutoPi { rate: 0.2, ..auto_pi() }));

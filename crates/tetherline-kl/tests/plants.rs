@@ -2,7 +2,7 @@
 
 use tetherline_kl::law::{AutoPi, Law, Ziegler};
 use tetherline_kl::sim::{Disturbance, PlantKind, Scenario, Summary, median, simulate, summarise};
-use tetherline_kl::{Budget, KlConfig, NatsPerSequence, Shape, TargetSchedule, TrustRegion};
+use tetherline_kl::{Budget, Guard, KlConfig, NatsPerSequence, Shape, TargetSchedule, TrustRegion, Verdict};
 
 const TARGET: f64 = 6.0;
 
@@ -75,6 +75,23 @@ fn two_percent_nan_leave_beta_finite_and_kl_on_target() {
         let trace = simulate(&capped(), &scenario, seed).unwrap();
         assert!(trace.beta.iter().flatten().all(|b| b.is_finite() && *b > 0.0));
         assert!(summarise(&trace, 0, TARGET, 0).in_band >= 95.0);
+    }
+}
+
+/// The whole composition, with a learning rate that follows the guard, on a target that is halved: noise
+/// refuses steps above the cap, and that must not freeze the policy there.
+#[test]
+fn a_guard_beside_the_cap_does_not_deadlock_a_halved_target() {
+    let halve = TargetSchedule { from: 1.0, to: 0.5, steps: 700, shape: Shape::Step };
+    let config = KlConfig { guard: Some(Guard::default()), target_schedule: Some(halve), ..capped() };
+    for n in [64, 512] {
+        for seed in 0..5 {
+            let scenario = Scenario { n, ..Scenario::single(69.0, TARGET, 2500) };
+            let trace = simulate(&config, &scenario, seed).unwrap();
+            let end = median(trace.kl[2000..].iter().map(|row| row[0]));
+            assert!(end < 1.15 * 3.0, "n {n}, seed {seed}: {end}");
+            assert!(!trace.verdict.contains(&Verdict::Halt), "n {n}, seed {seed}");
+        }
     }
 }
 

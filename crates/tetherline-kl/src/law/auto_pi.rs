@@ -247,7 +247,7 @@ impl AutoPi {
         }
         let gained = now.d - s.halfway;
         s.halfway = now.d;
-        if s.charged < 16 || gained > 0.2 * (now.d - s.began) {
+        if s.charged < 16 || gained.abs() > 0.2 * (now.d - s.began).abs() {
             return;
         }
         let share = (now.d / now.d_target).max(0.25);

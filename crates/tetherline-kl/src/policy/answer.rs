@@ -62,6 +62,11 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Whether the answer is that a cap is passed and no share of the step helps.
+    pub(super) fn capped(&self) -> bool {
+        matches!(self.best, Some((_, _, _, Reason::CapReject { .. })))
+    }
+
     /// Whether the answer is to a broken measurement.
     pub(super) fn broken(&self) -> bool {
         matches!(

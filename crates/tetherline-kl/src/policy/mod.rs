@@ -30,6 +30,7 @@ use std::sync::Arc;
 pub struct KlPolicy {
     config: KlConfig,
     last_step: Option<u64>,
+    last_verdict: Verdict,
     rollouts: u64,
     domains: BTreeMap<Arc<str>, Domain>,
     budgets: Vec<BudgetState>,
@@ -66,6 +67,7 @@ impl KlPolicy {
         Ok(Self {
             config,
             last_step: None,
+            last_verdict: Verdict::Accept,
             rollouts: 0,
             domains: BTreeMap::new(),
             budgets,
@@ -229,6 +231,7 @@ impl KlController for KlPolicy {
             version: STATE_VERSION,
             law: self.config.law.name().to_owned(),
             last_step: self.last_step,
+            last_verdict: self.last_verdict,
             rollouts: self.rollouts,
             domains: self.domains.iter().map(|(id, d)| (id.to_string(), domain(d))).collect(),
             budgets: self.budgets.clone(),
@@ -252,6 +255,7 @@ impl KlController for KlPolicy {
             self.domains.insert(id.as_str().into(), domain);
         }
         self.last_step = state.last_step;
+        self.last_verdict = state.last_verdict;
         self.rollouts = state.rollouts;
         self.budgets = state.budgets.clone();
         self.trust_region = state.trust_region;

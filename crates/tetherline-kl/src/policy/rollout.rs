@@ -43,6 +43,7 @@ impl KlPolicy {
         if let Some(last) = self.last_step.filter(|&last| obs.step <= last) {
             let step = obs.step;
             out.reason = if step == last {
+                out.verdict = self.last_verdict;
                 Reason::DuplicateStep { step }
             } else {
                 Reason::StepBackwards { step, last }
@@ -53,7 +54,9 @@ impl KlPolicy {
         self.last_step = Some(obs.step);
         if obs.domains.iter().all(|d| d.n == 0) {
             answer.propose("", Verdict::Halt, Reason::AllAbsent {});
-            return answer.give(out);
+            answer.give(out);
+            self.last_verdict = out.verdict;
+            return;
         }
         self.rollouts += 1;
         self.follow_metrics(obs, &mut answer);
@@ -72,6 +75,7 @@ impl KlPolicy {
         self.settle_ledger(obs);
         self.guard_rollout(obs.step, &seen, &mut answer);
         answer.give(out);
+        self.last_verdict = out.verdict;
         if out.verdict == Verdict::Reject {
             // No update follows, so the weights stay where they are.
             self.trust_region = TrustRegionState { step: Some(obs.step), scale: 1.0, ..Default::default() };
@@ -173,7 +177,9 @@ impl KlPolicy {
             self.watch(&id, &reading, target, seen);
         }
         self.remember(&id, &reading);
-        let noisy = target.filter(|t| reading.stderr > *t && !self.config.law.takes_everything_finite());
+        // A large error says nothing, unless the mean is beyond it even so: then the law must see the blow-up.
+        let unclear = |t: &f64| reading.stderr > *t && reading.mean - 2.0 * reading.stderr <= *t;
+        let noisy = target.filter(|t| unclear(t) && !self.config.law.takes_everything_finite());
         if let Some(target) = noisy {
             let reason = Reason::TooNoisy { domain: id, stderr: reading.stderr, target };
             return answer.propose(&domain.id, Verdict::Accept, reason);

@@ -203,7 +203,11 @@ impl KlPolicy {
                 }
             }
             (None, Some(guard)) => {
-                guard.throttle(&mut self.guard);
+                // A step that was refused because the policy was above the cap already says nothing about the
+                // learning rate; with a rate that shrinks at every one, no step would be seen to lower KL.
+                if !(self.trust_region.judged == 1 && answer.capped()) {
+                    guard.throttle(&mut self.guard);
+                }
                 if answer.broken() {
                     let alarm = guard.broken(&mut self.guard);
                     self.propose_alarm(alarm, true, &mut answer);

@@ -73,7 +73,8 @@ pub struct Trace {
     pub kept: Vec<f64>,
 }
 
-/// Runs a controller on a scenario. A halt stops the plant, not the clock: the trace goes on unchanged.
+/// Runs a controller on a scenario. The learning rate follows `lr_factor`; a rollback returns to the last of
+/// the checkpoints that are taken every 50 updates. A halt stops the plant, not the clock: the trace goes on unchanged.
 ///
 /// # Errors
 /// [`KlConfigError`] where the configuration is not valid.
@@ -89,6 +90,8 @@ pub fn simulate(config: &KlConfig, scenario: &Scenario, seed: u64) -> Result<Tra
     let mut boost = 1.0;
     let mut decision = ControlDecision::empty();
     let mut halted = false;
+    let eta = plant.eta;
+    let mut saved = (plant.clone(), controller.state());
     for step in 0..scenario.updates {
         for d in scenario.disturbances.iter().filter(|d| d.at == step) {
             boost *= d.reward;
@@ -101,7 +104,12 @@ pub fn simulate(config: &KlConfig, scenario: &Scenario, seed: u64) -> Result<Tra
         let mut verdict = decision.verdict;
         halted |= verdict == Verdict::Halt;
         let mut kept = 0.0;
-        if !halted && verdict != Verdict::Reject {
+        if verdict == Verdict::Rollback {
+            plant = saved.0.clone();
+            controller.roll_back(&saved.1).unwrap_or_default();
+        }
+        plant.eta = eta * decision.lr_factor;
+        if !halted && !matches!(verdict, Verdict::Reject | Verdict::Rollback) {
             let proposed = plant.propose(&beta, boost, &mut noise);
             kept = 1.0;
             if config.trust_region.is_some() {
@@ -121,6 +129,9 @@ pub fn simulate(config: &KlConfig, scenario: &Scenario, seed: u64) -> Result<Tra
                 }
             }
             plant.take(&proposed, kept);
+            if step.is_multiple_of(50) && kept > 0.0 {
+                saved = (plant.clone(), controller.state());
+            }
         }
         trace.kl.push(plant.kl());
         trace.beta.push(beta);
