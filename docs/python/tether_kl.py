@@ -35,7 +35,8 @@ class KlControl:
     def observe(self, step, mean_kl, var, n, domain="all", **more):
         """One rollout's KL; returns the decision. `more`: stderr, reward_sd, kl_old, kl_ref0."""
         row = {"id": domain, "mean_kl": finite(mean_kl), "var": finite(var), "n": int(n)}
-        return self.ask({"step": int(step), "domains": [row | {k: finite(v) for k, v in more.items()}]})
+        more = {k: finite(v) for k, v in more.items() if v is not None}
+        return self.ask({"step": int(step), "domains": [row | more]})
 
     def ask(self, observation):
         self.process.stdin.write(json.dumps(observation) + "\n")
@@ -46,4 +47,6 @@ class KlControl:
         answer = json.loads(answer)
         if "error" in answer:
             raise ValueError(answer["error"])
+        if answer["reason"]["code"] == "step_backwards":
+            raise ValueError(answer["reason"]["text"] + "; give the trainer's own step, which goes on after a resume")
         return answer

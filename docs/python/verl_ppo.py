@@ -17,9 +17,11 @@ import torch
 from tether_kl import KlControl
 
 
-def controlled(apply_kl_penalty, kl):
-    """`apply_kl_penalty` with β from `kl` in place of verl's controller, already for the batch it is measured on."""
-    update = 0
+def controlled(apply_kl_penalty, kl, update=0):
+    """`apply_kl_penalty` with β from `kl` in place of verl's controller, already for the batch it is measured on.
+
+    `update`: the trainer's global step at the start, so that steps go on after a resume.
+    """
 
     def apply(data, kl_ctrl, kl_penalty="kl"):
         nonlocal update

@@ -174,6 +174,7 @@ fn other_plants(out: &mut String, arms: &[Arm]) -> Result<()> {
     let on = |kind| Scenario { kind, ..Scenario::single(TAU, TARGET, 3000) };
     let plants = [
         ("delay 5", Scenario { delay: 5, ..Scenario::single(TAU, TARGET, 3000) }),
+        ("τ 17, delay 5", Scenario { delay: 5, ..Scenario::single(17.0, TARGET, 3000) }),
         ("n = 64", Scenario { n: 64, ..Scenario::single(TAU, TARGET, 3000) }),
         ("second order", on(PlantKind::SecondOrder)),
         ("saturating", on(PlantKind::Saturating)),

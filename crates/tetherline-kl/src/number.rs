@@ -40,10 +40,10 @@ pub(crate) fn deserialize<'de, N: Number, D: Deserializer<'de>>(deserializer: D)
     Ok(N::of(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN)))
 }
 
-/// The same for an optional number: a missing key is `None`, `null` is also `None`.
+/// The same for an optional number: a missing key is `None`, `null` a number that is not finite.
 pub(crate) mod optional {
     use super::Number;
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserializer, Serializer};
 
     /// Writes a finite number as itself and anything else as `null`.
     pub(crate) fn serialize<N: Number, S: Serializer>(
@@ -60,6 +60,6 @@ pub(crate) mod optional {
     pub(crate) fn deserialize<'de, N: Number, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<N>, D::Error> {
-        Ok(Option::<f64>::deserialize(deserializer)?.map(N::of))
+        super::deserialize(deserializer).map(Some)
     }
 }

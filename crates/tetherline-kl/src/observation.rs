@@ -162,6 +162,9 @@ mod tests {
         let missing =
             serde_json::from_str::<KlObservation>(r#"{"step":0,"domains":[{"id":"a","var":1,"n":3}]}"#);
         assert!(missing.unwrap_err().to_string().contains("mean_kl"));
+        let unknown = r#"{"step":0,"domains":[{"id":"a","mean_kl":1,"var":1,"n":3,"kl_old":null}]}"#;
+        let read: KlObservation = serde_json::from_str(unknown).unwrap();
+        assert!(read.domains[0].kl_old.unwrap().0.is_nan() && read.domains[0].kl_ref0.is_none());
         let nameless = r#"{"step":0,"domains":[{"id":"","mean_kl":1,"var":1,"n":3}]}"#;
         assert!(serde_json::from_str::<KlObservation>(nameless).unwrap_err().to_string().contains("`id`"));
         let typo = r#"{"step":0,"domains":[{"id":"a","mean_kl":1,"var":1,"n":3,"kl_odl":2}]}"#;

@@ -303,6 +303,10 @@ fn a_ledger_refuses_what_exceeds_it_and_never_gives_back() {
     c.observe(&KlObservation::rollout(0, moved(9.0)));
     c.observe(&KlObservation::rollout(1, moved(0.25)));
     assert_eq!(c.ledger().unwrap().spent, 0.25);
+    // There is no trial to refuse: once the limit is passed the run halts.
+    assert_eq!(c.observe(&KlObservation::rollout(2, moved(0.75))).verdict, Verdict::Accept);
+    let d = c.observe(&KlObservation::rollout(3, moved(0.01)));
+    assert_eq!(code(&d), (Verdict::Halt, ReasonCode::LedgerExhausted));
 }
 
 #[test]

@@ -22,7 +22,11 @@ impl Run {
     }
 
     fn of(config: KlConfig) -> Self {
-        Self { controller: KlPolicy::new(config).unwrap(), step: 0, reason: ReasonCode::Start }
+        Self {
+            controller: KlPolicy::new(config).expect("a valid configuration"),
+            step: 0,
+            reason: ReasonCode::Start,
+        }
     }
 
     fn see(&mut self, domain: DomainKl) -> f64 {

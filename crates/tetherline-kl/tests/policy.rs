@@ -16,7 +16,7 @@ fn law() -> Law {
 fn policy(change: impl FnOnce(&mut KlConfig)) -> KlPolicy {
     let mut config = law().into();
     change(&mut config);
-    KlPolicy::new(config).unwrap()
+    KlPolicy::new(config).expect("a valid configuration")
 }
 
 fn of(id: &str, kl: f64, stderr: f64, n: u64) -> DomainKl {

@@ -72,7 +72,7 @@ impl KlPolicy {
             }
             self.domain(domain, pool, &mut seen, &mut answer);
         }
-        self.settle_ledger(obs);
+        self.settle_ledger(obs, &mut answer);
         self.guard_rollout(obs.step, &seen, &mut answer);
         answer.give(out);
         self.last_verdict = out.verdict;
@@ -297,10 +297,15 @@ impl KlPolicy {
     }
 
     /// Where updates are not judged by trials, the next rollout's KL to the old policy is entered.
-    fn settle_ledger(&mut self, obs: &KlObservation) {
+    fn settle_ledger(&mut self, obs: &KlObservation, answer: &mut Answer<'_>) {
         let (Some(ledger), Some(previous)) = (self.config.ledger, obs.step.checked_sub(1)) else { return };
         if let Some(kl_old) = self.mean_kl_old(obs) {
             ledger.enter(&mut self.ledger, previous, kl_old);
+        }
+        // The update is done: all that is left is to stop.
+        let (spent, limit) = (self.ledger.spent, ledger.limit.0);
+        if spent > limit {
+            answer.propose("", Verdict::Halt, Reason::LedgerExhausted { spent, kl_old: 0.0, limit });
         }
     }
 

@@ -96,6 +96,12 @@ impl<'a> Ppo<'a> {
                 "the training loop measures once per rollout and cannot undo an update; remove these sections",
             ));
         }
+        if recipe.kl.ledger.is_some() {
+            return Err(Error::input(
+                "kl.ledger",
+                "the training loop does not measure KL to the policy before an update yet; remove this section",
+            ));
+        }
         let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
         let shared = recipe.model.value == ValueModel::Shared;
         let policy = if shared {
