@@ -127,6 +127,21 @@ fn pid_takes_from_the_integral_what_the_rate_limit_takes_away() {
     close(free.kl(0.5), (1.1f64.ln() - 0.2 - 0.05 - 0.1).exp());
 }
 
+/// The documented defaults; they are part of what a file means.
+#[test]
+fn defaults() {
+    let p = Pid::new(0.2, target(6.0));
+    assert_eq!((p.kp, p.ki, p.kd, p.smoothing, p.dead_band, p.rate), (1.0, 0.05, 0.0, 0.5, 1.0, 0.2));
+    assert_eq!((p.beta_min, p.beta_max), (1e-4, 10.0));
+    let l = PidLagrangian::new(0.2, target(6.0));
+    assert_eq!((l.kp, l.ki, l.kd, l.memory, l.delay, l.beta_max), (0.1, 0.01, 0.01, 0.95, 10, 10.0));
+    let d = Dual::new(0.2, target(6.0));
+    assert_eq!((d.lr, d.window, d.beta_min, d.beta_max), (0.1, 128, 1e-4, 5.0));
+    let a = AutoPi::new(0.2, target(6.0));
+    assert_eq!((a.delay, a.smoothing, a.dead_band, a.rate), (0, 0.5, 1.0, 0.2));
+    assert_eq!((a.feed_forward, a.beta_min, a.beta_max), (false, 1e-3, 10.0));
+}
+
 #[test]
 fn pid_averages_d_and_ignores_what_is_noise() {
     let mut run = Run::new(Law::Pid(Pid { smoothing: 0.5, ki: 0.0, ..pid() }));

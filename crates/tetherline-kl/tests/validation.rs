@@ -72,7 +72,9 @@ fn laws() {
     allowed(&law("ziegler", "beta_min = 0.0\nbeta_max = 0.2"));
     allowed(&law("ziegler", "beta_min = 0.2"));
     allowed(&law("fixed", "init = 0.0"));
-    for (key, bad) in [("kp", "-0.1"), ("ki", "-0.1"), ("kd", "-0.1"), ("kp", "inf"), ("ki", "nan")] {
+    for (key, bad) in
+        [("kp", "1.7e308"), ("kp", "-0.1"), ("ki", "-0.1"), ("kd", "-0.1"), ("kp", "inf"), ("ki", "nan")]
+    {
         refuse("pid", &format!("{key} = {bad}"));
         refuse("pid_lagrangian", &format!("{key} = {bad}"));
     }

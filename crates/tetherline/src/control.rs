@@ -93,7 +93,7 @@ fn field_of(line: &str, e: &serde_json::Error) -> String {
     if let Some(name) = message.split('`').nth(1).filter(|_| message.contains("field `")) {
         return name.to_owned();
     }
-    let read: String = line.chars().take(e.column()).collect();
+    let read = String::from_utf8_lossy(&line.as_bytes()[..e.column().min(line.len())]);
     let mut parts = read.rsplit("\":");
     // What stands before the last `":` ends with the key.
     parts.nth(1).and_then(|before| before.rsplit('"').next()).unwrap_or_default().to_owned()

@@ -103,7 +103,7 @@ impl Pid {
         for (value, field) in
             [(self.kp, "pid.kp"), (self.ki, "pid.ki"), (self.kd, "pid.kd"), (self.dead_band, "pid.dead_band")]
         {
-            require(value.is_finite() && value >= 0.0, field, value, "finite and ≥ 0")?;
+            require((0.0..=1e6).contains(&value), field, value, "from 0 to 1e6")?;
         }
         positive(self.rate, "pid.rate")?;
         require(self.smoothing > 0.0 && self.smoothing <= 1.0, "pid.smoothing", self.smoothing, "in (0, 1]")?;

@@ -100,7 +100,7 @@ impl PidLagrangian {
             (self.ki, "pid_lagrangian.ki"),
             (self.kd, "pid_lagrangian.kd"),
         ] {
-            require(value.is_finite() && value >= 0.0, field, value, "finite and ≥ 0")?;
+            require((0.0..=1e6).contains(&value), field, value, "from 0 to 1e6")?;
         }
         let memory = (0.0..1.0).contains(&self.memory);
         require(memory, "pid_lagrangian.memory", self.memory, "in [0, 1)")?;
