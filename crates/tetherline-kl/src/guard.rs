@@ -6,7 +6,8 @@
 //! - *Fast rise*: KL above 90 % of the cap and risen by more than twice its standard error since the last
 //!   observation throttles the learning rate by `throttle`.
 //! - A rollback multiplies β by `boost`; ln of the boost then shrinks by `decay` per good observation. A
-//!   rejected update throttles the learning rate; it recovers by 10 % per good observation.
+//!   rejected update throttles the learning rate, unless the policy was above its cap already; it recovers by
+//!   10 % per good observation.
 //! - More than `max_rollbacks` rollbacks halt. A halt stays: the trainer has to be looked at.
 //!
 //! Precedence: halt > rollback > reject > scale > throttle > accept. No counter of a guard is ever

@@ -1,7 +1,8 @@
 //! Cumulative drift ledger: what every update spent, against a limit for the whole run.
 //!
 //! spent = Σ KL(policy after‖policy before) over accepted updates, nats per sequence, weighted over
-//! domains by their sequences (or the entry `all`). An update that would exceed the limit is rejected.
+//! domains by their sequences (or the entry `all`). A trial that would exceed the limit is rejected;
+//! where no trials are sent, an update that has exceeded it halts.
 //! Entries are only ever added: a rollback does not give drift back.
 
 use crate::config::{KlConfigError, positive};

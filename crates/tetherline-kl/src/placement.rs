@@ -274,9 +274,9 @@ mod tests {
         assert!(error.contains("k2 in the loss"), "{error}");
         for form in [PenaltyForm::K1, PenaltyForm::K2, PenaltyForm::K3, PenaltyForm::Abs, PenaltyForm::Exact]
         {
-            assert!(check(form, Placement::Monitor).is_ok());
+            assert_eq!(check(form, Placement::Monitor), Ok(ExpectedGradient::None));
         }
-        assert!(check(PenaltyForm::Exact, Placement::InLoss).is_ok());
+        assert_eq!(check(PenaltyForm::Exact, Placement::InLoss), Ok(ExpectedGradient::ImmediateOnly));
         let accepted = check_placement(PenaltyForm::K1, Placement::InLoss, WrongGradient::Accept);
         assert_eq!(accepted, Ok(ExpectedGradient::Zero), "said explicitly, it is taken, and named");
     }

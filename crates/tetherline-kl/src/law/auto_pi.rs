@@ -12,7 +12,7 @@
 //! does not wind up on the way), **track**.
 //!
 //! Two additions to KL.md's law. *Stall*: an initial β that is too large holds d below the target for
-//! ever, and a charge without end would wait for it; here, when less than a fifth of the rise so far came
+//! ever, and a charge without end would wait for it; here, when less than a fifth of the rise (or fall) so far came
 //! in the second half of the time charged (a test without any constant of time), d has settled at S/β, and
 //! ln β moves by ln(d/d*), at most a factor of four at once. *Target steps*: the equilibrium is β* = S/d*,
 //! so a target that moves takes ln β along by −ln(d*_new/d*_old).

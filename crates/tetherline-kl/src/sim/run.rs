@@ -74,7 +74,8 @@ pub struct Trace {
 }
 
 /// Runs a controller on a scenario. The learning rate follows `lr_factor`; a rollback returns to the last of
-/// the checkpoints that are taken every 50 updates. A halt stops the plant, not the clock: the trace goes on unchanged.
+/// the checkpoints that are taken every 50 updates. A halt stops the plant, not the
+/// clock: the trace goes on unchanged.
 ///
 /// # Errors
 /// [`KlConfigError`] where the configuration is not valid.
