@@ -17,7 +17,17 @@ fn decisions(c: &mut Criterion) {
         guard: Some(Guard::default()),
         ..Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))).into()
     };
+    let ids: Vec<String> = (0..1000).map(|i| format!("user:{i:04}")).collect();
+    let crowd = KlConfig {
+        budgets: vec![Budget::new("user:*", NatsPerSequence(6.0)), Budget::new("all", NatsPerSequence(6.0))],
+        ..composed.clone()
+    };
     let arms = [
+        (
+            "budgets(auto_pi) + trust_region + guard, a thousand users",
+            crowd,
+            ids.iter().map(|id| DomainKl::new(id, NatsPerSequence(5.0), 10.0, 8)).collect(),
+        ),
         (
             "adaptive, one domain",
             KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1e4))),

@@ -91,10 +91,7 @@ pub(crate) fn find(budgets: &[Budget], id: &str) -> Option<usize> {
     if level(id) == Level::Global {
         return None;
     }
-    let matching = budgets
-        .iter()
-        .enumerate()
-        .filter(|(_, b)| of_level(b) && b.id.strip_suffix('*').is_some_and(|prefix| id.starts_with(prefix)));
+    let matching = budgets.iter().enumerate().filter(|(_, b)| b.names(id));
     let longest = matching.max_by_key(|(i, b)| (b.id.len(), usize::MAX - i)).map(|(i, _)| i);
     longest.or_else(|| {
         let same = budgets.iter().enumerate().filter(|(_, b)| of_level(b));
@@ -123,6 +120,13 @@ pub(crate) fn validate(budgets: &[Budget]) -> Result<(), KlConfigError> {
     Ok(())
 }
 
+impl BudgetState {
+    pub(crate) fn damage(&self) -> Option<String> {
+        let possible = self.share > 0.0 && self.share <= 1.0;
+        (!possible).then(|| format!("the share of its target in force is {}", self.share))
+    }
+}
+
 /// What a budget's metrics did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Moved {
@@ -140,6 +144,12 @@ impl Budget {
     #[must_use]
     pub fn new(id: impl Into<String>, target: NatsPerSequence) -> Self {
         Self { id: id.into(), target, target_min: None, metrics: Vec::new() }
+    }
+
+    /// Whether this id is meant by name or by pattern.
+    pub(crate) fn names(&self, id: &str) -> bool {
+        let pattern = || self.id.strip_suffix('*').is_some_and(|prefix| id.starts_with(prefix));
+        self.id == id || (level(&self.id) == level(id) && pattern())
     }
 
     pub(crate) fn start(&self) -> BudgetState {

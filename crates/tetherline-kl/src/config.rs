@@ -138,20 +138,30 @@ impl KlConfig {
         self.ledger.map_or(Ok(()), |l| l.validate())
     }
 
-    /// What is allowed but probably not meant, in words, given the episodes per update if known.
+    /// What is allowed but probably not meant, in words. Where the episodes per update are not known, the warning
+    /// says from how many on.
     #[must_use]
     pub fn warnings(&self, episodes_per_update: Option<u64>) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let (Law::Ziegler(c), Some(n)) = (&self.law, episodes_per_update)
-            && 0.2 * n as f64 >= c.horizon
+        if let Law::Ziegler(c) = &self.law
             && c.beta_min.is_none()
         {
-            warnings.push(format!(
-                "ziegler.horizon: {n} episodes per update against a horizon of {} can make β zero or \
-                 negative in one step; use a horizon above {}, set beta_min, or use `adaptive`",
-                c.horizon,
-                0.2 * n as f64
-            ));
+            // One step multiplies β by at least 1 − 0.2·n/horizon.
+            let remedy = "set beta_min, or use `adaptive`";
+            match episodes_per_update {
+                Some(n) if 0.2 * n as f64 >= c.horizon => warnings.push(format!(
+                    "ziegler.horizon: {n} episodes per update against a horizon of {} can make β zero or negative in \
+                     one step; use a horizon above {}, {remedy}",
+                    c.horizon,
+                    0.2 * n as f64
+                )),
+                Some(_) => {}
+                None => warnings.push(format!(
+                    "ziegler: the published form is not bounded, and {} or more episodes in one update can make β zero \
+                     or negative; {remedy}",
+                    (5.0 * c.horizon).ceil()
+                )),
+            }
         }
         warnings
     }
@@ -334,6 +344,6 @@ mod tests {
         let z = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 100.0)));
         assert!(z.warnings(Some(499)).is_empty());
         assert!(z.warnings(Some(500))[0].contains("ziegler.horizon"));
-        assert!(z.warnings(None).is_empty());
+        assert!(z.warnings(None)[0].contains("500 or more episodes"), "{:?}", z.warnings(None));
     }
 }

@@ -47,8 +47,13 @@ pub enum Finding {
     },
     /// Numbers that are not finite.
     NotFinite {
-        /// Tokens whose estimate is NaN.
+        /// Tokens with a log-prob or an estimate that is not finite.
         tokens: u64,
+    },
+    /// A mean that is not a number.
+    MeanNotFinite {
+        /// Sequences in it.
+        sequences: u64,
     },
     /// The clamp bit often enough to bias the estimate.
     Clamped {
@@ -91,7 +96,7 @@ impl Finding {
                 "the sampler divides logits by a temperature that the scorer does not use",
                 "log-probs were captured before the temperature was applied",
             ],
-            Self::NotFinite { .. } => &[
+            Self::NotFinite { .. } | Self::MeanNotFinite { .. } => &[
                 "a log-prob is −∞ under both models (a token that top-k/top-p removed)",
                 "a NaN in the weights or the logits",
             ],
@@ -129,17 +134,26 @@ impl std::fmt::Display for Finding {
                     "tokens were sampled at about {ratio:.3} times the temperature they are scored at"
                 )?;
             }
-            Self::NotFinite { tokens } => write!(f, "{tokens} tokens have a KL that is not a number")?,
+            Self::NotFinite { tokens } => write!(f, "{tokens} tokens have a log-prob that is not finite")?,
+            Self::MeanNotFinite { sequences } => {
+                write!(f, "the mean KL of {sequences} sequences is not a number")?;
+            }
             Self::Clamped { fraction } => write!(f, "{:.1} % of the tokens were clamped", 100.0 * fraction)?,
         }
         write!(f, "; likely causes: {}", self.causes().join("; "))
     }
 }
 
-/// A batch whose mean KL is below −3 standard errors.
+/// A batch whose mean KL is not a number, or below −3 standard errors. One sequence has no spread of its own; its
+/// variance is then taken as 2·|KL|, that of the log-ratio along the tilt of the reference.
 #[must_use]
 pub fn check_sign(estimate: &KlEstimate) -> Option<Finding> {
-    let (mean, stderr) = (estimate.mean().0, estimate.stderr().0.max(1e-9));
+    let (mean, sequences) = (estimate.mean().0, estimate.count());
+    if sequences > 0 && !mean.is_finite() {
+        return Some(Finding::MeanNotFinite { sequences });
+    }
+    let stderr = if sequences < 2 { (2.0 * mean.abs()).sqrt() } else { estimate.stderr().0 };
+    let stderr = stderr.max(1e-9);
     (mean < -3.0 * stderr).then_some(Finding::NegativeKl { mean, stderr })
 }
 
@@ -154,11 +168,13 @@ pub fn check_start(logprobs: &[f32], ref_logprobs: &[f32], tolerance: f64) -> Op
     if n == 0 {
         return None;
     }
+    if let Some(found) = not_finite(logprobs.iter().zip(ref_logprobs)) {
+        return Some(found);
+    }
     let sum: f64 =
         logprobs.iter().zip(ref_logprobs).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs()).sum();
     let per_token = sum / n as f64;
-    // A NaN is not within any tolerance.
-    (per_token.is_nan() || per_token > tolerance).then_some(Finding::NonZeroAtStart { per_token, tolerance })
+    (per_token > tolerance).then_some(Finding::NonZeroAtStart { per_token, tolerance })
 }
 
 /// The sampler's captured log-probs against the trainer's of the same tokens and weights: their mean
@@ -168,6 +184,9 @@ pub fn check_start(logprobs: &[f32], ref_logprobs: &[f32], tolerance: f64) -> Op
 /// One log-prob per response token in both.
 #[must_use]
 pub fn check_sampler(sampler: &[f32], trainer: &[f32], tolerance: f64) -> Option<Finding> {
+    if let Some(found) = not_finite(sampler.iter().zip(trainer)) {
+        return Some(found);
+    }
     let mut e = KlEstimate::default();
     for (s, t) in sampler.iter().zip(trainer) {
         e.push(crate::units::NatsPerSequence(f64::from(*s) - f64::from(*t)), 1);
@@ -176,8 +195,7 @@ pub fn check_sampler(sampler: &[f32], trainer: &[f32], tolerance: f64) -> Option
     if e.count() < 2 || mean.abs() <= tolerance {
         return None;
     }
-    let real = mean.is_nan() || mean.abs() > 3.0 * stderr;
-    real.then_some(Finding::SamplerMismatch { mean, stderr })
+    (mean.abs() > 3.0 * stderr).then_some(Finding::SamplerMismatch { mean, stderr })
 }
 
 /// Whether the sampler's captured log-probs and the trainer's of the same responses are the same numbers some
@@ -189,6 +207,9 @@ pub fn check_sampler(sampler: &[f32], trainer: &[f32], tolerance: f64) -> Option
 /// differ.
 #[must_use]
 pub fn check_mask(responses: &[(&[f32], &[f32])], reach: usize) -> Option<Finding> {
+    if let Some(found) = not_finite(responses.iter().flat_map(|(s, t)| s.iter().zip(*t))) {
+        return Some(found);
+    }
     let difference = |shift: i64| {
         let (mut sum, mut count) = (0.0, 0usize);
         for (sampler, trainer) in responses {
@@ -219,6 +240,11 @@ pub fn check_mask(responses: &[(&[f32], &[f32])], reach: usize) -> Option<Findin
 /// ln π under π at that position (see [`surprise_moments`]).
 #[must_use]
 pub fn check_temperature(logprobs: &[f32], moments: &[(f64, f64)]) -> Option<Finding> {
+    let broken = |(lp, (h, v)): &(&f32, &(f64, f64))| !lp.is_finite() || !h.is_finite() || !v.is_finite();
+    let tokens = logprobs.iter().zip(moments).filter(broken).count() as u64;
+    if tokens > 0 {
+        return Some(Finding::NotFinite { tokens });
+    }
     let (mut excess, mut variance) = (0.0, 0.0);
     for (lp, (entropy, var)) in logprobs.iter().zip(moments) {
         excess += -f64::from(*lp) - entropy;
@@ -242,6 +268,12 @@ pub fn surprise_moments(logprobs: &[f32]) -> (f64, f64) {
         second += p * lp * lp;
     }
     (-first, (second - first * first).max(0.0))
+}
+
+/// The tokens of which one of the two log-probs is not finite, if any.
+fn not_finite<'a>(tokens: impl Iterator<Item = (&'a f32, &'a f32)>) -> Option<Finding> {
+    let tokens = tokens.filter(|(a, b)| !a.is_finite() || !b.is_finite()).count() as u64;
+    (tokens > 0).then_some(Finding::NotFinite { tokens })
 }
 
 /// Clamps and non-finite values in a batch; `allowed` is the clamped share that passes.
@@ -272,6 +304,30 @@ mod tests {
         assert!(matches!(found, Finding::NegativeKl { .. }));
         assert!(found.to_string().contains("temperature") || found.to_string().contains("mask"));
         assert_eq!(of(&[]), None);
+        // One sequence: a log-ratio of −4 is common noise of √8, one of −20 is not of √40.
+        assert_eq!(of(&[-4.0]), None);
+        assert!(matches!(of(&[-20.0]), Some(Finding::NegativeKl { .. })));
+        assert_eq!(of(&[1.0, f64::NAN]), Some(Finding::MeanNotFinite { sequences: 2 }));
+        assert_eq!(of(&[f64::INFINITY]), Some(Finding::MeanNotFinite { sequences: 1 }));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_by_every_check() {
+        let bad = Some(Finding::NotFinite { tokens: 1 });
+        let (a, b) = ([-1.0f32, f32::NAN, -1.0], [-1.0f32; 3]);
+        let gone = [-1.0, f32::NEG_INFINITY, -1.0];
+        for broken in [a, gone] {
+            assert_eq!(check_start(&broken, &b, 1e-4), bad);
+            assert_eq!(check_start(&b, &broken, 1e-4), bad);
+            assert_eq!(check_sampler(&broken, &b, 1e-4), bad);
+            assert_eq!(check_mask(&[(&b, &b), (&b, &broken)], 1), bad);
+            assert_eq!(check_temperature(&broken, &[(1.0, 1.0); 3]), bad);
+        }
+        assert_eq!(
+            check_temperature(&b, &[(1.0, 1.0), (f64::NAN, 1.0), (1.0, f64::INFINITY)]),
+            Some(Finding::NotFinite { tokens: 2 })
+        );
+        assert!(Finding::MeanNotFinite { sequences: 2 }.to_string().contains("NaN in the weights"));
     }
 
     #[test]

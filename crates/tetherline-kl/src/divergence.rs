@@ -52,6 +52,9 @@ pub fn renyi(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> Result<NatsPerTo
     if a == 1.0 {
         return exact_kl(logprobs, ref_logprobs);
     }
+    if (a - 1.0).abs() < NEAR_ONE {
+        return Ok(NatsPerToken(renyi_near_one(logprobs, ref_logprobs, a)));
+    }
     // Log-sum-exp over a·lp + (1−a)·rlp: orders above 1 overflow otherwise.
     let exponent = |lp: f64, rlp: f64| {
         if lp == f64::NEG_INFINITY {
@@ -69,6 +72,18 @@ pub fn renyi(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> Result<NatsPerTo
     }
     let sum: f64 = pairs(logprobs, ref_logprobs).map(|(p, r)| (exponent(p, r) - largest).exp()).sum();
     Ok(NatsPerToken((largest + sum.ln()) / (a - 1.0)))
+}
+
+/// Orders closer to 1 than this lose digits in ln(Σ…)/(a−1), whose sum is then close to 1.
+const NEAR_ONE: f64 = 0.1;
+
+/// The same for an order next to 1, as ln(1 + Σ π·(e^((a−1)·ln(π/ref)) − 1))/(a−1): the sum is of what differs from
+/// 1. Divided by Σπ, since an error of 1e-7 in the row's normalisation would be divided by a−1 too.
+fn renyi_near_one(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> f64 {
+    let taken = || pairs(logprobs, ref_logprobs).filter(|(lp, _)| *lp != f64::NEG_INFINITY);
+    let mass: f64 = taken().map(|(lp, _)| lp.exp()).sum();
+    let excess: f64 = taken().map(|(lp, rlp)| lp.exp() * ((a - 1.0) * (lp - rlp)).exp_m1()).sum();
+    (excess / mass).ln_1p() / (a - 1.0)
 }
 
 /// χ² divergence Σ π²/ref − 1 = e^(D₂) − 1, no unit.
@@ -115,6 +130,30 @@ mod tests {
         ] {
             assert!((value - golden).abs() < 1e-5, "{name}: {value} vs {golden}");
         }
+    }
+
+    /// D_a is smooth in a: D_a = KL + ½(a−1)·Var(ln π/ref) + O((a−1)²), with KL.md's sd of k1 for the variance.
+    #[test]
+    fn renyi_next_to_order_one_keeps_its_digits() {
+        let (p, r) = (row(&[0.5, 0.3, 0.2]), row(&[0.2, 0.5, 0.3]));
+        let (kl, variance) = (0.223_804_657_2, 0.693_45f64.powi(2));
+        for step in [1e-12, 1e-9, 1e-6, 1e-4, 1e-3] {
+            for a in [1.0 - step, 1.0 + step] {
+                let expected = kl + 0.5 * (a - 1.0) * variance;
+                let found = renyi(&p, &r, a).unwrap().0;
+                assert!((found - expected).abs() < 1e-6, "order {a}: {found} vs {expected}");
+            }
+        }
+        // The two ways agree where one takes over from the other, but for the row's normalisation in f32.
+        for a in [0.9, 1.1] {
+            let inside = renyi(&p, &r, 1.0 + (a - 1.0) * (1.0 - 1e-9)).unwrap().0;
+            assert!((inside - renyi(&p, &r, a).unwrap().0).abs() < 3e-6, "order {a}");
+        }
+        // Supports that differ: what only the reference takes adds nothing, what only the policy takes is infinite.
+        let (one, both) = ([0.0f32, f32::NEG_INFINITY], row(&[0.5, 0.5]));
+        assert!((renyi(&one, &both, 1.01).unwrap().0 - 2f64.ln()).abs() < 1e-6);
+        assert_eq!(renyi(&both, &one, 1.01).unwrap().0, f64::INFINITY);
+        assert!((renyi(&both, &one, 0.99).unwrap().0 - 0.99 * 0.5f64.ln() / -0.01).abs() < 1e-4);
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! - *Fast rise*: KL above 90 % of the cap and risen by more than twice its standard error since the last
 //!   observation throttles the learning rate by `throttle`.
 //! - A rollback multiplies β by `boost`; ln of the boost then shrinks by `decay` per good observation. A
-//!   rejected update throttles the learning rate, unless the policy was above its cap already; it recovers by
-//!   10 % per good observation.
+//!   rejected update throttles the learning rate, unless the policy was above its cap already, and so does a budget
+//!   that is infeasible; it recovers by 10 % per good observation in which no budget is.
 //! - More than `max_rollbacks` rollbacks halt. A halt stays: the trainer has to be looked at.
 //!
 //! Precedence: halt > rollback > reject > scale > throttle > accept. No counter of a guard is ever
@@ -82,6 +82,16 @@ const MIN_LR_FACTOR: f64 = 0.01;
 /// Boosts of β never exceed this, in ln.
 const MAX_LN_BOOST: f64 = 2.0;
 
+impl GuardState {
+    pub(crate) fn damage(&self) -> Option<String> {
+        if !(MIN_LR_FACTOR..=1.0).contains(&self.lr_factor) {
+            return Some(format!("the learning-rate factor is {}", self.lr_factor));
+        }
+        let possible = (0.0..=MAX_LN_BOOST).contains(&self.ln_boost);
+        (!possible).then(|| format!("ln of the boost is {}", self.ln_boost))
+    }
+}
+
 /// What the guard asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
@@ -119,8 +129,8 @@ impl Guard {
         }
     }
 
-    /// Counts a usable observation: whether it is blown up.
-    pub(crate) fn usable(&self, s: &mut GuardState, blown_up: bool) -> Alarm {
+    /// Counts a usable observation: whether it is blown up, and whether the learning rate may recover.
+    pub(crate) fn usable(&self, s: &mut GuardState, blown_up: bool, recover: bool) -> Alarm {
         s.broken = 0;
         if blown_up {
             s.blown_up += 1;
@@ -132,7 +142,9 @@ impl Guard {
         }
         s.blown_up = 0;
         s.ln_boost *= self.decay;
-        s.lr_factor = (s.lr_factor * 1.1).min(1.0);
+        if recover {
+            s.lr_factor = (s.lr_factor * 1.1).min(1.0);
+        }
         Alarm::None
     }
 
@@ -164,7 +176,7 @@ mod tests {
         let mut s = GuardState::default();
         g.broken(&mut s);
         g.broken(&mut s);
-        assert_eq!(g.usable(&mut s, false), Alarm::None);
+        assert_eq!(g.usable(&mut s, false, true), Alarm::None);
         assert_eq!((g.broken(&mut s), s.broken), (Alarm::None, 1));
     }
 
@@ -172,10 +184,10 @@ mod tests {
     fn blow_ups_roll_back_with_a_boost_that_decays() {
         let g = Guard::default();
         let mut s = GuardState::default();
-        let asked: Vec<_> = (0..3).map(|_| g.usable(&mut s, true)).collect();
+        let asked: Vec<_> = (0..3).map(|_| g.usable(&mut s, true, true)).collect();
         assert_eq!(asked, [Alarm::None, Alarm::None, Alarm::Rollback]);
         assert!((s.ln_boost.exp() - 1.5).abs() < 1e-12);
-        g.usable(&mut s, false);
+        g.usable(&mut s, false, true);
         assert!((s.ln_boost - 0.9 * 1.5f64.ln()).abs() < 1e-12);
     }
 
@@ -184,10 +196,10 @@ mod tests {
         let g = Guard { blow_up_for: 1, max_rollbacks: 9, ..Guard::default() };
         let mut s = GuardState::default();
         for _ in 0..9 {
-            assert_eq!(g.usable(&mut s, true), Alarm::Rollback);
+            assert_eq!(g.usable(&mut s, true, true), Alarm::Rollback);
         }
         assert_eq!(s.ln_boost, MAX_LN_BOOST);
-        assert_eq!((g.usable(&mut s, true), s.rollbacks), (Alarm::Halt, 9));
+        assert_eq!((g.usable(&mut s, true, true), s.rollbacks), (Alarm::Halt, 9));
     }
 
     #[test]
@@ -197,11 +209,11 @@ mod tests {
         g.throttle(&mut s);
         g.throttle(&mut s);
         assert_eq!(s.lr_factor, 0.25);
-        g.usable(&mut s, false);
+        g.usable(&mut s, false, true);
         assert!((s.lr_factor - 0.275).abs() < 1e-12);
         (0..20).for_each(|_| g.throttle(&mut s));
         assert_eq!(s.lr_factor, MIN_LR_FACTOR);
-        (0..60).for_each(|_| assert_eq!(g.usable(&mut s, false), Alarm::None));
+        (0..60).for_each(|_| assert_eq!(g.usable(&mut s, false, true), Alarm::None));
         assert_eq!(s.lr_factor, 1.0);
     }
 }

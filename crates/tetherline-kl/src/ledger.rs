@@ -29,6 +29,13 @@ pub struct LedgerState {
     pub last_step: Option<u64>,
 }
 
+impl LedgerState {
+    pub(crate) fn damage(&self) -> Option<String> {
+        let possible = self.spent.is_finite() && self.spent >= 0.0;
+        (!possible).then(|| format!("{} nats are spent", self.spent))
+    }
+}
+
 impl Ledger {
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
         positive(self.limit.0, "ledger.limit")

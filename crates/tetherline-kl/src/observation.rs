@@ -108,11 +108,6 @@ impl KlObservation {
     pub fn trial(step: u64, trial: u32, domains: Vec<DomainKl>) -> Self {
         Self { step, phase: Phase::Trial, domains, trial: Some(trial), ..Self::default() }
     }
-
-    /// Whether this id stands more than once in the observation.
-    pub(crate) fn lists_twice(&self, id: &str) -> bool {
-        self.domains.iter().filter(|d| d.id == id).nth(1).is_some()
-    }
 }
 
 impl DomainKl {

@@ -186,6 +186,16 @@ reasons! {
         /// Trial number.
         trial: u32
     } => "trial {trial} was judged before: its verdict stands";
+    /// A trial of a step that no rollout has begun.
+    TrialAhead "trial_ahead" {
+        /// Step of the trial.
+        step: u64
+    } => "a trial of step {step}, which no rollout has begun: send the rollout of a step before its trials";
+    /// Another update in a step that is done.
+    StepClosed "step_closed" {
+        /// Step of the trial.
+        step: u64
+    } => "step {step} is done and a new trial of it stands for weights that moved since: undo that, one update is judged per rollout";
     /// A trial measurement that no part judges.
     NotJudged "not_judged" {
         /// Trial number.
@@ -231,6 +241,18 @@ reasons! {
         /// Missing field.
         field: &'static str
     } => "a limit on {field} is configured but {domain} does not measure it: what is not measured is not accepted";
+    /// A domain of the rollout is missing from the trial.
+    DomainMissing "domain_missing" {
+        /// Domain.
+        domain: Arc<str>
+    } => "the rollout measured {domain} and the trial does not: what is not measured is not accepted";
+    /// A budget has met no domain or user of its name.
+    BudgetUnseen "budget_unseen" {
+        /// Budget.
+        budget: Arc<str>,
+        /// Rollouts so far.
+        rollouts: u64
+    } => "no domain or user named {budget} was measured in {rollouts} rollouts: nothing holds this budget";
     /// The ledger has not enough left for this step.
     LedgerExhausted "ledger_exhausted" {
         /// Spent so far.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// The version written by this build.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 3;
 
 /// Everything a controller must keep to continue exactly. Every number in it is finite, so JSON holds
 /// it without loss (given a writer and reader that round-trip `f64`, as serde_json with `float_roundtrip`).
@@ -68,6 +68,21 @@ pub struct DomainState {
     pub at: Before,
     /// Whether a cap on KL to the reference cut this domain's last update.
     pub capped: bool,
+    /// The last rollout step that measured it.
+    pub measured: Option<u64>,
+}
+
+impl DomainState {
+    /// What no controller can have written, besides the law's own numbers.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let at = [self.at.reference, Some(self.at.stderr), self.at.ref0, self.kl, Some(self.stderr)];
+        let kl = [self.at.reference, self.kl];
+        if !at.iter().flatten().all(|v| v.is_finite()) {
+            return Some("a measurement is not finite".to_owned());
+        }
+        let negative = kl.iter().flatten().any(|v| *v < 0.0) || self.stderr < 0.0 || self.at.stderr < 0.0;
+        negative.then(|| "a KL or a standard error is negative".to_owned())
+    }
 }
 
 /// A state that cannot be continued from.
@@ -101,10 +116,10 @@ pub enum StateError {
         expected: String,
     },
     /// A number that no controller could have written.
-    #[error("controller state of domain `{domain}` is damaged: {problem}")]
+    #[error("controller state of {part} is damaged: {problem}")]
     Damaged {
-        /// Domain.
-        domain: String,
+        /// Which part: a domain, a budget, the guard, …
+        part: String,
         /// What is wrong.
         problem: String,
     },

@@ -95,10 +95,29 @@ pub struct TrustRegionState {
     pub judged: u32,
     /// Share of the update that the last trial had.
     pub scale: f64,
-    /// Whether the last trial was accepted.
+    /// Whether the step was accepted.
     pub accepted: bool,
     /// Whether the step was rejected.
     pub rejected: bool,
+}
+
+impl TrustRegionState {
+    /// Whether the step's update was judged to its end: accepted, or not to be kept.
+    pub(crate) fn closed(&self) -> bool {
+        self.accepted || self.rejected
+    }
+
+    /// The state after a rollout whose batch leads to no update.
+    pub(crate) fn without_update(step: u64) -> Self {
+        Self { step: Some(step), scale: 1.0, rejected: true, ..Self::default() }
+    }
+
+    pub(crate) fn damage(&self) -> Option<String> {
+        if !(0.0..=1.0).contains(&self.scale) {
+            return Some(format!("the last trial had {} of its update", self.scale));
+        }
+        (self.accepted && self.rejected).then(|| "a step is accepted and rejected at once".to_owned())
+    }
 }
 
 /// Which KL a cap is on.

@@ -5,7 +5,7 @@ use std::alloc::System;
 use tetherline_kl::law::{Adaptive, AutoPi, Dual, Fixed, Law, Pid, PidLagrangian, PpoAdaptive, Ziegler};
 use tetherline_kl::{
     Budget, ControlDecision, DomainKl, Guard, KlConfig, KlConfigError, KlController, KlObservation, KlPolicy,
-    NatsPerSequence, TrustRegion,
+    Ledger, MetricLimit, MetricValue, NatsPerSequence, TrustRegion,
 };
 
 #[global_allocator]
@@ -28,15 +28,26 @@ fn main() -> Result<(), KlConfigError> {
         let ids = ["code", "legal", "medical"];
         let mut config =
             KlConfig { guard: Some(Guard { max_rollbacks: u32::MAX, ..Guard::default() }), ..law.into() };
+        config.ledger = Some(Ledger { limit: NatsPerSequence(1e9) });
         if closed_loop {
-            config.budgets = ids.map(|id| Budget::new(id, NatsPerSequence(6.0))).to_vec();
+            let metrics = || vec![MetricLimit { id: "unsafe_rate".into(), warn: 0.01, limit: 0.03 }];
+            config.budgets =
+                ids.map(|id| Budget { metrics: metrics(), ..Budget::new(id, NatsPerSequence(6.0)) }).to_vec();
             config.trust_region = Some(TrustRegion::default());
         }
         let mut controller = KlPolicy::new(config.clone())?;
         let mut decision = ControlDecision::empty();
-        let domains = |kl: f64| ids.map(|id| DomainKl::new(id, NatsPerSequence(kl), 10.0, 128)).to_vec();
+        let domains = |kl: f64| {
+            let kl_old = Some(NatsPerSequence(0.01 * kl));
+            ids.map(|id| DomainKl { kl_old, ..DomainKl::new(id, NatsPerSequence(kl), 10.0, 128) }).to_vec()
+        };
         // Below, at and above the target, beyond every cap, and broken.
         let mut rollouts = [1.0, 6.0, 7.5, 40.0, f64::NAN].map(|kl| KlObservation::rollout(0, domains(kl)));
+        for (i, rollout) in rollouts.iter_mut().enumerate() {
+            // Tightening, held and clean, in turn.
+            let ucb = Some([0.02, 0.02, 0.0, 0.0, 0.0][i]);
+            rollout.metrics = vec![MetricValue { id: "unsafe_rate".into(), value: 0.0, ucb }];
+        }
         let mut trials = [1.0, 40.0].map(|kl| KlObservation::trial(0, 0, domains(kl)));
         let first = Region::new(ALLOCATOR);
         controller.observe_into(&rollouts[0], &mut decision);

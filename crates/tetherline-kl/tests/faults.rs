@@ -1,10 +1,12 @@
 //! What happens to β when the measurement is broken: it stays finite and where it was.
 
 use tetherline_kl::law::{
-    Adaptive, AutoPi, AutoPiState, Law, LawState, PidLagrangian, PidLagrangianState, Ziegler,
+    Adaptive, AutoPi, AutoPiState, Dual, Law, LawState, Pid, PidLagrangian, PidLagrangianState, PidState,
+    Ziegler,
 };
 use tetherline_kl::{
-    ControllerState, DomainKl, KlConfig, KlObservation, NatsPerSequence, ReasonCode, StateError, Verdict,
+    ControllerState, DomainKl, KlConfig, KlObservation, NatsPerSequence, ReasonCode, STATE_VERSION,
+    StateError, Verdict,
 };
 
 fn configs() -> Vec<KlConfig> {
@@ -217,7 +219,10 @@ fn foreign_states_are_refused_by_name_and_change_nothing() {
     // Of a later release: the version is the reason, not the field that this build does not know.
     let later = r#"{"version":7,"law":"fixed","novelty":true}"#;
     let error = serde_json::from_str::<ControllerState>(later).unwrap_err().to_string();
-    assert!(error.contains("version 7") && error.contains("reads version 2"), "{error}");
+    assert!(
+        error.contains("version 7") && error.contains(&format!("reads version {STATE_VERSION}")),
+        "{error}"
+    );
     let mut c = configs()[2].build().unwrap();
     c.observe(&one(0, 9.0, 18.0, 512));
     let before = c.state();
@@ -235,7 +240,7 @@ fn states_that_no_controller_could_have_written_are_refused() {
         let mut state = c.state();
         c.restore(&state).expect("its own state");
         change(&mut state.domains.get_mut("all").unwrap().law);
-        matches!(c.restore(&state), Err(StateError::Damaged { domain, .. }) if domain == "all")
+        matches!(c.restore(&state), Err(StateError::Damaged { part, .. }) if part == "domain `all`")
     };
     let auto_pi = |change: &dyn Fn(&mut AutoPiState)| {
         refused(Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))), &|law| match law {
@@ -264,6 +269,38 @@ fn states_that_no_controller_could_have_written_are_refused() {
     assert!(lagrangian(&|s| s.oldest = 2));
     assert!(!lagrangian(&|s| s.oldest = 1));
     assert!(lagrangian(&|s| s.beta = -0.1));
+    assert!(lagrangian(&|s| s.beta = 10.1));
+    assert!(lagrangian(&|s| s.integral = -0.1));
+    assert!(lagrangian(&|s| s.integral = 10.1));
+    assert!(lagrangian(&|s| s.violation = f64::NAN));
+    assert!(lagrangian(&|s| s.history = vec![-1.0]));
+    assert!(auto_pi(&|s| s.beta = 11.0));
+    assert!(auto_pi(&|s| s.integral = 11f64.ln()));
+    assert!(auto_pi(&|s| s.integral = 0.9e-3f64.ln()));
+    assert!(auto_pi(&|s| s.fit[0] = -1.0));
+    assert!(auto_pi(&|s| s.tau = Some(0.0)));
+    assert!(auto_pi(&|s| s.d_target = Some(0.0)));
+    assert!(auto_pi(&|s| s.d = Some(-1.0)));
+    let dual = |recent: Vec<(f64, u64)>| {
+        refused(Law::Dual(Dual::new(0.2, NatsPerSequence(6.0))), &|law| match law {
+            LawState::Dual(s) => s.recent = recent.clone(),
+            other => panic!("{other:?}"),
+        })
+    };
+    assert!(!dual(vec![(1.0, 1)]));
+    assert!(dual(vec![(1.0, 1), (-1.0, 1)]));
+    assert!(dual(vec![(f64::NAN, 1)]));
+    assert!(dual(vec![(1.0, 0)]));
+    let pid = |change: &dyn Fn(&mut PidState)| {
+        refused(Law::Pid(Pid::new(0.2, NatsPerSequence(6.0))), &|law| match law {
+            LawState::Pid(s) => change(s),
+            other => panic!("{other:?}"),
+        })
+    };
+    assert!(!pid(&|s| s.integral = -1.0));
+    assert!(pid(&|s| s.integral = f64::NAN));
+    assert!(pid(&|s| s.d = Some(-0.1)));
+    assert!(pid(&|s| s.beta = 0.9e-4));
     // β = 0 is the untethered run, not damage.
     let mut free = KlConfig::fixed(0.0).build().unwrap();
     free.observe(&one(0, 6.0, 11.0, 512));

@@ -255,10 +255,10 @@ fn a_trial_is_compared_with_the_last_accepted_one() {
     rollout(&mut c, 3, all(9.0, 0.0)); // its update is not judged
     rollout(&mut c, 4, all(9.0, 0.0));
     assert_eq!(trial(&mut c, 4, 0, all(8.0, 0.0)).verdict, Verdict::Accept, "lower than it was");
-    // Of a domain that the accepted trial did not measure, the next rollout tells.
+    // Of a domain that was not there, the next rollout tells.
     let mut c = capped();
     let two = |a: f64, b: f64| vec![of("a", a, 0.0, 9), of("b", b, 0.0, 9)];
-    rollout(&mut c, 0, two(2.0, 2.0));
+    rollout(&mut c, 0, vec![of("a", 2.0, 0.0, 9)]);
     trial(&mut c, 0, 0, vec![of("a", 2.0, 0.0, 9)]);
     rollout(&mut c, 1, two(2.0, 9.0));
     assert_eq!(trial(&mut c, 1, 0, two(2.0, 8.0)).verdict, Verdict::Accept);

@@ -18,7 +18,7 @@
 //! so a target that moves takes ln β along by −ln(d*_new/d*_old).
 
 use super::pid::{Deviation, default_dead_band, default_rate, default_smoothing, saturate};
-use super::{Note, default_beta_max};
+use super::{Note, default_beta_max, possible};
 use crate::config::{KlConfigError, beta_bounds, positive, require};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
@@ -144,10 +144,13 @@ impl AutoPi {
         }
     }
 
-    pub(crate) fn damage(&self, s: &AutoPiState) -> bool {
-        let options = [s.d, s.d_target, s.tau];
-        let all_finite = [s.integral, s.began, s.halfway].iter().chain(&s.fit).all(|v| v.is_finite());
-        !all_finite || options.iter().flatten().any(|v| !v.is_finite())
+    /// Whether a saved state can be one of this law.
+    pub(crate) fn fits(&self, s: &AutoPiState) -> bool {
+        let resting = (self.beta_min.ln()..=self.beta_max.ln()).contains(&s.integral);
+        let fitted = s.fit[0] >= 0.0 && possible(&s.fit, &[]);
+        let target = s.d_target.is_none_or(|d| d > 0.0) && s.tau.is_none_or(|tau| tau > 0.0);
+        let measured = possible(&[], &[s.d, s.d_target, s.tau, Some(s.began), Some(s.halfway)]);
+        resting && fitted && target && measured
     }
 
     /// Proportional and integral gain for the estimated time constant.

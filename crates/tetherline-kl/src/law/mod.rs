@@ -249,23 +249,31 @@ impl Law {
             | (Self::Schedule(_), LawState::Schedule(_))
             | (Self::Ziegler(_), LawState::Ziegler(_))
             | (Self::Adaptive(_), LawState::Adaptive(_))
-            | (Self::PpoAdaptive(_), LawState::PpoAdaptive(_))
-            | (Self::Dual(_), LawState::Dual(_))
-            | (Self::Pid(_), LawState::Pid(_)) => true,
-            (Self::PidLagrangian(c), LawState::PidLagrangian(s)) => !c.damage(s),
-            (Self::AutoPi(c), LawState::AutoPi(s)) => !c.damage(s),
+            | (Self::PpoAdaptive(_), LawState::PpoAdaptive(_)) => true,
+            (Self::Pid(_), LawState::Pid(s)) => possible(&[s.integral], &[s.d]),
+            (Self::PidLagrangian(c), LawState::PidLagrangian(s)) => c.fits(s),
+            (Self::Dual(_), LawState::Dual(s)) => {
+                s.recent.iter().all(|(kl, n)| *n > 0 && possible(&[], &[Some(*kl)]))
+            }
+            (Self::AutoPi(c), LawState::AutoPi(s)) => c.fits(s),
             _ => return Some(format!("it is not a state of the law `{}`", self.name())),
         };
         if !consistent {
             return Some("its numbers do not fit together".to_owned());
         }
         let beta = self.beta(state);
-        let unbounded = matches!(self, Self::Ziegler(_));
-        if !beta.is_finite() || (beta < 0.0 && !unbounded) {
-            return Some(format!("β is {beta}"));
-        }
-        None
+        let (lo, hi) = self.bounds().unwrap_or(match self {
+            Self::Ziegler(_) => (f64::NEG_INFINITY, f64::INFINITY),
+            _ => (0.0, f64::INFINITY),
+        });
+        let inside = beta.is_finite() && beta >= lo && beta <= hi;
+        (!inside).then(|| format!("β is {beta}, outside its bounds of {lo} to {hi}"))
     }
+}
+
+/// Whether numbers of a saved state are finite, and those in `positive` not negative either.
+pub(crate) fn possible(finite: &[f64], positive: &[Option<f64>]) -> bool {
+    finite.iter().all(|v| v.is_finite()) && positive.iter().flatten().all(|v| v.is_finite() && *v >= 0.0)
 }
 
 /// β·exp(by), inside its bounds, and whether a bound stopped it.

@@ -6,7 +6,7 @@
 //! Source: Stooke, Achiam & Abbeel (2020) and its code, with J the KL in nats per sequence. The gains are
 //! in reward units per nat², so they do not carry over from one target to another: prefer `pid` or `auto_pi`.
 
-use super::{Note, default_beta_max};
+use super::{Note, default_beta_max, possible};
 use crate::config::{KlConfigError, positive, require};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
@@ -120,8 +120,11 @@ impl PidLagrangian {
         }
     }
 
-    pub(crate) fn damage(&self, state: &PidLagrangianState) -> bool {
-        state.history.len() > self.delay || state.oldest >= self.delay
+    /// Whether a saved state can be one of this law.
+    pub(crate) fn fits(&self, s: &PidLagrangianState) -> bool {
+        let ring = s.history.len() <= self.delay && s.oldest < self.delay;
+        let integral = (0.0..=self.beta_max).contains(&s.integral);
+        ring && integral && s.violation.is_finite() && s.history.iter().all(|kl| possible(&[], &[Some(*kl)]))
     }
 
     pub(crate) fn update(&self, state: &mut PidLagrangianState, reading: &Reading, target: f64) -> Note {

@@ -7,6 +7,7 @@
 //! equally grave ones that of the first domain by id.
 
 mod answer;
+mod entries;
 mod rollout;
 mod trial;
 
@@ -37,6 +38,10 @@ pub struct KlPolicy {
     trust_region: TrustRegionState,
     guard: GuardState,
     ledger: LedgerState,
+    /// Levels of budgets (overall, domain, user) that a row may fall under, at least 1.
+    levels: usize,
+    /// Memory reused from observation to observation; no part of the state.
+    scratch: Vec<usize>,
 }
 
 /// One domain of a running controller.
@@ -54,6 +59,8 @@ struct Domain {
     at: Before,
     /// Whether a cap on KL to the reference cut this domain's last update.
     capped: bool,
+    /// The last rollout that measured it.
+    measured: Option<u64>,
 }
 
 impl KlPolicy {
@@ -64,6 +71,9 @@ impl KlPolicy {
     pub fn new(config: KlConfig) -> Result<Self, KlConfigError> {
         config.validate()?;
         let budgets = config.budgets.iter().map(|b| b.start()).collect();
+        let mut levels: Vec<_> = config.budgets.iter().map(|b| budget::level(&b.id)).collect();
+        levels.sort_unstable();
+        levels.dedup();
         Ok(Self {
             config,
             last_step: None,
@@ -74,6 +84,8 @@ impl KlPolicy {
             trust_region: TrustRegionState::default(),
             guard: GuardState::default(),
             ledger: LedgerState::default(),
+            levels: levels.len().max(1),
+            scratch: Vec::new(),
         })
     }
 
@@ -126,13 +138,9 @@ impl KlPolicy {
         (beta * self.guard.ln_boost.exp()).min(max.max(beta))
     }
 
-    /// The initial β of one budget: the levels of budgets (overall, domain, user) share `init`, since a
-    /// row adds them up.
+    /// The initial β of one budget: the levels of budgets share `init`, since a row adds them up.
     fn init_of_one(&self) -> f64 {
-        let mut levels: Vec<_> = self.config.budgets.iter().map(|b| budget::level(&b.id)).collect();
-        levels.sort_unstable();
-        levels.dedup();
-        self.config.law.init() / levels.len().max(1) as f64
+        self.config.law.init() / self.levels as f64
     }
 
     fn start_domain(&self, id: &str) -> Domain {
@@ -149,6 +157,7 @@ impl KlPolicy {
             seen_stderr: 0.0,
             at: Before::default(),
             capped: false,
+            measured: None,
         }
     }
 
@@ -179,11 +188,20 @@ impl KlPolicy {
         if found != expected {
             return Err(StateError::OtherBudgets { found, expected });
         }
-        for (domain, d) in &state.domains {
-            if let Some(problem) = self.config.law.damage(&d.law) {
-                return Err(StateError::Damaged { domain: domain.clone(), problem });
-            }
+        let damaged = |part: String, problem: Option<String>| {
+            problem.map_or(Ok(()), |problem| Err(StateError::Damaged { part, problem }))
+        };
+        for (id, d) in &state.domains {
+            let part = || format!("domain `{id}`");
+            damaged(part(), self.config.law.damage(&d.law))?;
+            damaged(part(), d.damage())?;
         }
+        for b in &state.budgets {
+            damaged(format!("budget `{}`", b.id), b.damage())?;
+        }
+        damaged("trust_region".to_owned(), state.trust_region.damage())?;
+        damaged("guard".to_owned(), state.guard.damage())?;
+        damaged("ledger".to_owned(), state.ledger.damage())?;
         Ok(())
     }
 }
@@ -226,6 +244,7 @@ impl KlController for KlPolicy {
             stderr: d.seen_stderr,
             at: d.at,
             capped: d.capped,
+            measured: d.measured,
         };
         ControllerState {
             version: STATE_VERSION,
@@ -252,6 +271,7 @@ impl KlController for KlPolicy {
             domain.seen_stderr = d.stderr;
             domain.at = d.at;
             domain.capped = d.capped;
+            domain.measured = d.measured;
             self.domains.insert(id.as_str().into(), domain);
         }
         self.last_step = state.last_step;

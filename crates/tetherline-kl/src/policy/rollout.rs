@@ -2,6 +2,7 @@
 
 use super::KlPolicy;
 use super::answer::Answer;
+use super::entries::Entries;
 use crate::budget::Moved;
 use crate::decision::{ControlDecision, Verdict};
 use crate::guard::Alarm;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 const STUCK: u32 = 12;
 /// So many of them halt, where a guard is configured.
 const STUCK_HALT: u32 = 40;
+/// Rollouts after which a budget that has met nobody is named: this many, and then at every doubling.
+const UNSEEN: u64 = 8;
 
 /// The budgeted domains taken together.
 #[derive(Clone, Copy)]
@@ -30,6 +33,7 @@ struct Seen {
     broken: bool,
     usable: bool,
     blown_up: bool,
+    stuck: bool,
     rising: Option<(Arc<str>, f64, f64)>,
 }
 
@@ -50,36 +54,52 @@ impl KlPolicy {
             };
             return;
         }
-        self.forget_unjudged();
-        self.last_step = Some(obs.step);
+        let judged = self.trust_region.step == self.last_step && self.trust_region.closed();
+        if !judged {
+            // The weights may have moved without being judged: where they are is not known.
+            self.domains.values_mut().for_each(|d| d.at = Before::default());
+        }
+        let before = self.last_step.replace(obs.step);
         if obs.domains.iter().all(|d| d.n == 0) {
             answer.propose("", Verdict::Halt, Reason::AllAbsent {});
-            answer.give(out);
-            self.last_verdict = out.verdict;
-            return;
+        } else {
+            let entries = Entries::of(obs, std::mem::take(&mut self.scratch));
+            self.measure(obs, &entries, before.filter(|_| !judged), &mut answer);
+            self.scratch = entries.release();
         }
+        answer.give(out);
+        self.last_verdict = out.verdict;
+        if matches!(out.verdict, Verdict::Reject | Verdict::Rollback | Verdict::Halt) {
+            // No update of these weights follows.
+            self.trust_region = TrustRegionState::without_update(obs.step);
+        }
+    }
+
+    /// Everything that a rollout with a measured domain moves. `unjudged` is the step whose update no trial judged.
+    fn measure<'a>(
+        &mut self,
+        obs: &'a KlObservation,
+        entries: &Entries<'a>,
+        unjudged: Option<u64>,
+        answer: &mut Answer<'a>,
+    ) {
         self.rollouts += 1;
-        self.follow_metrics(obs, &mut answer);
-        let pool = self.pool(obs);
+        self.follow_metrics(obs, answer);
+        let pool = self.pool(entries);
         let mut seen = Seen::default();
-        for domain in &obs.domains {
-            if obs.lists_twice(&domain.id) {
+        for (domain, twice) in entries.iter() {
+            if twice {
                 // Which of the two is meant is not for a controller to guess.
                 seen.broken = true;
                 let reason = Reason::ListedTwice { domain: self.known(&domain.id) };
                 answer.propose(&domain.id, Verdict::Reject, reason);
                 continue;
             }
-            self.domain(domain, pool, &mut seen, &mut answer);
+            self.domain(domain, obs.step, pool, &mut seen, answer);
         }
-        self.settle_ledger(obs, &mut answer);
-        self.guard_rollout(obs.step, &seen, &mut answer);
-        answer.give(out);
-        self.last_verdict = out.verdict;
-        if out.verdict == Verdict::Reject {
-            // No update follows, so the weights stay where they are.
-            self.trust_region = TrustRegionState { step: Some(obs.step), scale: 1.0, ..Default::default() };
-        }
+        self.name_unseen_budgets(answer);
+        self.settle_ledger(entries, unjudged, answer);
+        self.guard_rollout(obs.step, &seen, answer);
     }
 
     /// Lets every budget follow its metrics.
@@ -99,22 +119,35 @@ impl KlPolicy {
         }
     }
 
+    /// Names a budget that has met no measured domain or user of its name: a misspelt one would otherwise hold
+    /// nothing, in silence.
+    fn name_unseen_budgets(&self, answer: &mut Answer<'_>) {
+        let rollouts = self.rollouts;
+        if rollouts < UNSEEN || !rollouts.is_power_of_two() {
+            return;
+        }
+        let met = self.domains.iter().filter(|(_, d)| d.measured.is_some()).map(|(id, _)| id);
+        if let Some(budget) = self.config.budgets.iter().find(|b| !met.clone().any(|id| b.names(id))) {
+            let reason = Reason::BudgetUnseen { budget: budget.id.as_str().into(), rollouts };
+            answer.propose("", Verdict::Accept, reason);
+        }
+    }
+
     /// Mean of r_k = KL_k/T_k over the budgeted domains, weighted by sequences, and the variance between
     /// them beyond their noise, for shrinkage; `None` where none is on.
-    fn pool(&mut self, obs: &KlObservation) -> Option<Pool> {
+    fn pool(&mut self, entries: &Entries<'_>) -> Option<Pool> {
         if self.config.budgets.is_empty() || self.config.shrink == 0.0 {
             return None;
         }
-        for domain in &obs.domains {
-            self.known(&domain.id);
-        }
         let (mut sum, mut square, mut noise, mut count) = (0.0, 0.0, 0.0, 0.0);
-        // In the order of the ids, so that the sum does not depend on that of the observation.
-        for (id, known) in &self.domains {
-            let Some(domain) = obs.domains.iter().find(|d| d.id == **id) else { continue };
-            let counts = known.budget.is_some() && domain.id != ALL && !obs.lists_twice(id);
-            let (true, Checked::Usable(reading)) = (counts, Reading::check(domain)) else { continue };
-            let Some(target) = self.target_of(known.budget).filter(|_| !reading.impossible()) else {
+        for (domain, twice) in entries.iter() {
+            let id = self.known(&domain.id);
+            let Some(budget) = self.domains.get(&id).and_then(|d| d.budget) else { continue };
+            let (false, Checked::Usable(reading)) = (twice || domain.id == ALL, Reading::check(domain))
+            else {
+                continue;
+            };
+            let Some(target) = self.target_of(Some(budget)).filter(|_| !reading.impossible()) else {
                 continue;
             };
             let (n, ratio) = (reading.n as f64, reading.kl() / target);
@@ -144,6 +177,7 @@ impl KlPolicy {
     fn domain<'a>(
         &mut self,
         domain: &'a DomainKl,
+        step: u64,
         pool: Option<Pool>,
         seen: &mut Seen,
         answer: &mut Answer<'a>,
@@ -158,8 +192,10 @@ impl KlPolicy {
             }
             Checked::Usable(reading) => reading,
         };
-        let impossible = reading.impossible();
-        if impossible {
+        if let Some(d) = self.domains.get_mut(&id) {
+            d.measured = Some(step);
+        }
+        if reading.impossible() {
             seen.broken = true;
             let reason = Reason::NegativeKl { domain: id.clone(), kl: reading.mean, stderr: reading.stderr };
             answer.propose(&domain.id, Verdict::Reject, reason);
@@ -185,8 +221,10 @@ impl KlPolicy {
             return answer.propose(&domain.id, Verdict::Accept, reason);
         }
         let shrunk = self.shrink(&reading, domain, target, pool);
-        let seen = self.raise_where_capped(&id, &reading, shrunk);
-        self.apply_law(&id, domain, &seen, target, answer);
+        let told = self.raise_where_capped(&id, &reading, shrunk);
+        // A feed-forward β is shared by the levels of budgets, as the initial one is.
+        let told = Reading { reward_sd: told.reward_sd.map(|sd| sd / self.levels as f64), ..told };
+        seen.stuck |= self.apply_law(&id, domain, &told, target, answer);
     }
 
     /// Draws a small sample's relative KL towards the batch's.
@@ -216,6 +254,7 @@ impl KlPolicy {
         Reading { mean: shrunk.mean.max(measured.kl() + region.z * measured.stderr), ..shrunk }
     }
 
+    /// Moves a domain's β; returns whether its budget is infeasible.
     fn apply_law<'a>(
         &mut self,
         id: &Arc<str>,
@@ -223,9 +262,9 @@ impl KlPolicy {
         reading: &Reading,
         target: Option<f64>,
         answer: &mut Answer<'a>,
-    ) {
+    ) -> bool {
         let law = &self.config.law;
-        let Some(d) = self.domains.get_mut(id) else { return };
+        let Some(d) = self.domains.get_mut(id) else { return false };
         let from = law.beta(&d.law);
         let note = law.update(&mut d.law, reading, target.unwrap_or(f64::INFINITY));
         let to = law.beta(&d.law);
@@ -240,16 +279,18 @@ impl KlPolicy {
             } else {
                 Reason::Scheduled { beta: to }
             };
-            return answer.propose(&domain.id, Verdict::Accept, reason);
+            answer.propose(&domain.id, Verdict::Accept, reason);
+            return false;
         };
         if stuck >= STUCK {
             let halts = self.config.guard.is_some() && stuck >= STUCK_HALT;
             let verdict = if halts { Verdict::Halt } else { Verdict::Throttle };
-            if let (Some(guard), STUCK) = (&self.config.guard, stuck) {
+            if let (Some(guard), true) = (&self.config.guard, stuck.is_multiple_of(STUCK)) {
                 guard.throttle(&mut self.guard);
             }
             let reason = Reason::Infeasible { domain: id, kl, target, beta: to, for_observations: stuck };
-            return answer.propose(&domain.id, verdict, reason);
+            answer.propose(&domain.id, verdict, reason);
+            return true;
         }
         let reason = match note {
             Note::AtBound => Reason::AtBound { domain: id, kl, target, beta: to },
@@ -260,6 +301,7 @@ impl KlPolicy {
             Note::Plain => Reason::BetaHeld { domain: id, kl, target, beta: to },
         };
         answer.propose(&domain.id, Verdict::Accept, reason);
+        false
     }
 
     /// Compares a usable measurement with the guard's marks.
@@ -289,18 +331,11 @@ impl KlPolicy {
         }
     }
 
-    /// Forgets where the weights were, if they moved since without being judged.
-    fn forget_unjudged(&mut self) {
-        if self.trust_region.step != self.last_step {
-            self.domains.values_mut().for_each(|d| d.at = Before::default());
-        }
-    }
-
-    /// Where updates are not judged by trials, the next rollout's KL to the old policy is entered.
-    fn settle_ledger(&mut self, obs: &KlObservation, answer: &mut Answer<'_>) {
-        let (Some(ledger), Some(previous)) = (self.config.ledger, obs.step.checked_sub(1)) else { return };
-        if let Some(kl_old) = self.mean_kl_old(obs) {
-            ledger.enter(&mut self.ledger, previous, kl_old);
+    /// Enters the rollout's KL to the old policy for the update before it, where no trial judged that one.
+    fn settle_ledger(&mut self, entries: &Entries<'_>, unjudged: Option<u64>, answer: &mut Answer<'_>) {
+        let Some(ledger) = self.config.ledger else { return };
+        if let (Some(step), Some(kl_old)) = (unjudged, mean_kl_old(entries)) {
+            ledger.enter(&mut self.ledger, step, kl_old);
         }
         // The update is done: all that is left is to stop.
         let (spent, limit) = (self.ledger.spent, ledger.limit.0);
@@ -314,7 +349,7 @@ impl KlPolicy {
         let alarm = if seen.broken {
             guard.broken(&mut self.guard)
         } else if seen.usable {
-            guard.usable(&mut self.guard, seen.blown_up)
+            guard.usable(&mut self.guard, seen.blown_up, !seen.stuck)
         } else {
             Alarm::None
         };
@@ -344,4 +379,21 @@ impl KlPolicy {
             }
         }
     }
+}
+
+/// KL to the policy before the update: that of `all`, else the mean over domains weighted by sequences;
+/// `None` where it was not measured.
+pub(super) fn mean_kl_old(entries: &Entries<'_>) -> Option<f64> {
+    let usable = |d: &DomainKl| match Reading::check(d) {
+        Checked::Usable(reading) => reading.kl_old.map(|kl| (reading.n as f64, kl)),
+        _ => None,
+    };
+    if let Some(all) = entries.only(ALL) {
+        return usable(all).map(|(_, kl)| kl);
+    }
+    let once = entries.iter().filter(|(_, twice)| !twice);
+    let (sum, count) = once
+        .filter_map(|(d, _)| usable(d))
+        .fold((0.0, 0.0), |(sum, count), (n, kl)| (sum + n * kl, count + n));
+    (count > 0.0).then(|| sum / count)
 }

@@ -2,8 +2,10 @@
 
 use super::KlPolicy;
 use super::answer::Answer;
+use super::entries::Entries;
+use super::rollout::mean_kl_old;
 use crate::decision::{ControlDecision, Verdict};
-use crate::observation::{ALL, DomainKl, KlObservation};
+use crate::observation::{ALL, KlObservation};
 use crate::reading::{Checked, Reading};
 use crate::reason::Reason;
 use crate::trust_region::{Before, CapOf, Judgement, TrustRegion, TrustRegionState};
@@ -11,30 +13,51 @@ use std::sync::Arc;
 
 impl KlPolicy {
     pub(super) fn trial(&mut self, obs: &KlObservation, out: &mut ControlDecision) {
-        let mut answer = Answer::default();
         let (step, trial) = (obs.step, obs.trial.unwrap_or(self.next_trial(obs.step)));
-        if let Some(step) = self.guard.halted {
-            answer.propose("", Verdict::Halt, Reason::Halted { step });
-            return answer.give(out);
-        }
-        if let Some(last) = self.last_step.filter(|&last| step < last) {
-            out.verdict = Verdict::Reject;
-            out.reason = Reason::StepBackwards { step, last };
+        if let Some(reason) = self.out_of_turn(step, trial) {
+            out.verdict = match reason {
+                Reason::Halted { .. } => Verdict::Halt,
+                Reason::DuplicateTrial { .. } => repeat(&self.trust_region, out),
+                _ => Verdict::Reject,
+            };
+            out.reason = reason;
             return;
         }
-        let state = self.trust_region;
-        if state.step == Some(step) && state.trial.is_some_and(|last| trial <= last) {
-            return repeat(&state, trial, out);
-        }
-        if state.step != Some(step) {
+        if self.trust_region.step != Some(step) {
             self.trust_region =
                 TrustRegionState { step: Some(step), scale: 1.0, ..TrustRegionState::default() };
         }
         self.trust_region.trial = Some(trial);
         self.trust_region.judged += 1;
+        let entries = Entries::of(obs, std::mem::take(&mut self.scratch));
+        self.judge_update(step, trial, &entries, out);
+        self.scratch = entries.release();
+    }
 
+    /// Why this trial is not to be judged, if so.
+    fn out_of_turn(&self, step: u64, trial: u32) -> Option<Reason> {
+        if let Some(step) = self.guard.halted {
+            return Some(Reason::Halted { step });
+        }
+        match self.last_step {
+            Some(last) if step < last => return Some(Reason::StepBackwards { step, last }),
+            Some(last) if step == last => {}
+            _ => return Some(Reason::TrialAhead { step }),
+        }
+        let state = &self.trust_region;
+        if state.step != Some(step) {
+            return None;
+        }
+        if state.trial.is_some_and(|last| trial <= last) {
+            return Some(Reason::DuplicateTrial { trial });
+        }
+        state.closed().then_some(Reason::StepClosed { step })
+    }
+
+    fn judge_update(&mut self, step: u64, trial: u32, entries: &Entries<'_>, out: &mut ControlDecision) {
+        let mut answer = Answer::default();
         let region = self.config.trust_region;
-        let Some(keep) = self.judge(obs, region.as_ref(), &mut answer) else {
+        let Some(keep) = self.judge(entries, region.as_ref(), &mut answer) else {
             // Broken or unmeasured: rejected.
             return self.close(step, None, answer, out);
         };
@@ -54,7 +77,7 @@ impl KlPolicy {
             }
             return self.close(step, None, answer, out);
         }
-        let kl_old = self.mean_kl_old(obs);
+        let kl_old = mean_kl_old(entries);
         if let Some(ledger) = self.config.ledger {
             let spent = self.ledger.spent;
             match kl_old {
@@ -76,45 +99,20 @@ impl KlPolicy {
         } else {
             answer.propose("", Verdict::Accept, Reason::InsideCaps { trial, scale: self.trust_region.scale });
         }
-        self.move_to(obs);
+        self.move_to(entries);
         self.close(step, Some(kl_old.unwrap_or(0.0)), answer, out);
     }
 
     /// The weights are now where this trial measured them; of a domain that it did not measure, nothing is
     /// known until the next rollout.
-    fn move_to(&mut self, obs: &KlObservation) {
+    fn move_to(&mut self, entries: &Entries<'_>) {
         for (id, known) in &mut self.domains {
-            let measured = obs.domains.iter().find(|d| d.id == **id).map(Reading::check);
+            let measured = entries.only(id).map(Reading::check);
             known.at = match measured {
                 Some(Checked::Usable(reading)) => Before::of(&reading),
                 _ => Before::default(),
             };
         }
-    }
-
-    /// KL to the policy before the update: that of `all`, else the mean over domains weighted by sequences;
-    /// `None` where it was not measured.
-    pub(super) fn mean_kl_old(&mut self, obs: &KlObservation) -> Option<f64> {
-        let usable = |d: &DomainKl| match Reading::check(d) {
-            Checked::Usable(reading) if !obs.lists_twice(&d.id) => {
-                reading.kl_old.map(|kl| (reading.n as f64, kl))
-            }
-            _ => None,
-        };
-        if let Some(all) = obs.domains.iter().find(|d| d.id == ALL) {
-            return usable(all).map(|(_, kl)| kl);
-        }
-        obs.domains.iter().for_each(|d| drop(self.known(&d.id)));
-        let (mut sum, mut count) = (0.0, 0.0);
-        // In the order of the ids, so that the sum does not depend on that of the observation.
-        for id in self.domains.keys() {
-            let domain = obs.domains.iter().find(|d| d.id == **id);
-            if let Some((n, kl)) = domain.and_then(usable) {
-                sum += n * kl;
-                count += n;
-            }
-        }
-        (count > 0.0).then(|| sum / count)
     }
 
     fn next_trial(&self, step: u64) -> u32 {
@@ -127,16 +125,16 @@ impl KlPolicy {
     /// The share of the trial's step to keep, over all domains; `None` where it must be rejected.
     fn judge<'a>(
         &mut self,
-        obs: &'a KlObservation,
+        entries: &Entries<'a>,
         region: Option<&TrustRegion>,
         answer: &mut Answer<'a>,
     ) -> Option<f64> {
         let mut keep = Some(1.0);
         let mut measured = false;
-        for domain in &obs.domains {
+        for (domain, twice) in entries.iter() {
             let known = self.domains.get_key_value(domain.id.as_str()).map(|(id, _)| id.clone());
             let id = || -> Arc<str> { known.clone().unwrap_or_else(|| domain.id.as_str().into()) };
-            if obs.lists_twice(&domain.id) {
+            if twice {
                 answer.propose(&domain.id, Verdict::Reject, Reason::ListedTwice { domain: id() });
                 keep = None;
                 continue;
@@ -187,7 +185,18 @@ impl KlPolicy {
             answer.propose("", Verdict::Reject, Reason::AllAbsent {});
             return None;
         }
+        if let Some(domain) = region.filter(|_| keep.is_some()).and_then(|_| self.missing(entries)) {
+            answer.propose("", Verdict::Reject, Reason::DomainMissing { domain });
+            return None;
+        }
         keep
+    }
+
+    /// A domain that this step's rollout measured and its trial does not.
+    fn missing(&self, entries: &Entries<'_>) -> Option<Arc<str>> {
+        let measured = |id: &str| entries.only(id).is_some_and(|d| d.n > 0);
+        let wanted = self.domains.iter().filter(|(_, d)| d.measured == self.last_step);
+        wanted.map(|(id, _)| id).find(|id| !measured(id)).cloned()
     }
 
     /// Ends a step's trials: accepted with this KL to the old policy, or rejected.
@@ -223,15 +232,10 @@ impl KlPolicy {
 }
 
 /// The answer that was given to a trial seen before.
-fn repeat(state: &TrustRegionState, trial: u32, out: &mut ControlDecision) {
-    out.scale = state.scale;
-    out.verdict = match (state.accepted, state.rejected) {
-        (true, _) => Verdict::Accept,
-        (_, true) => Verdict::Reject,
-        _ => Verdict::Scale,
-    };
+fn repeat(state: &TrustRegionState, out: &mut ControlDecision) -> Verdict {
     if state.rejected {
-        out.scale = 1.0;
+        return Verdict::Reject;
     }
-    out.reason = Reason::DuplicateTrial { trial };
+    out.scale = state.scale;
+    if state.accepted { Verdict::Accept } else { Verdict::Scale }
 }
