@@ -161,3 +161,43 @@ fn a_device_that_was_not_built_in_is_refused_before_anything_is_written() {
     assert!(e.starts_with("cannot use device cuda: ") && e.contains("--features cuda"), "{e}");
     assert!(!out.exists());
 }
+
+#[test]
+fn budgets_of_every_level_are_measured_and_a_row_pays_for_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let budgets = "[{ id = 'all', target = 3.0 }, { id = 'unsafe', target = 2.0 }, { id = 'user:*', target = 4.0, \
+                   metrics = [{ id = 'response/length', warn = 1.0, limit = 90.0 }] }]";
+    let sets = [("kl.budget", budgets), ("sft.steps", "1"), ("reward.steps", "1"), ("eval.prompts", "0")];
+    let out = dir.path().join("run");
+    run(&recipe(&sets), &options(&out, 2, false), &mut Silent).unwrap();
+    let lines = |name: &str| -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(out.join(name)).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let control = lines("control.jsonl");
+    let (observed, decided) = (&control[0], &control[1]);
+    let n = |of: &dyn Fn(&str) -> bool| -> u64 {
+        let domains = observed["domains"].as_array().unwrap().iter();
+        domains.filter(|d| of(d["id"].as_str().unwrap())).map(|d| d["n"].as_u64().unwrap()).sum()
+    };
+    assert_eq!(n(&|id| id == "all"), 8);
+    assert_eq!(n(&|id| id.starts_with("user:")), 8);
+    assert_eq!(n(&|id| id != "all" && !id.starts_with("user:")), 8);
+    let length =
+        observed["metrics"].as_array().unwrap().iter().find(|m| m["id"] == "response/length").unwrap();
+    let metrics = lines("metrics.jsonl");
+    assert!(
+        (length["value"].as_f64().unwrap() - metrics[0]["response/length"].as_f64().unwrap()).abs() < 1e-9
+    );
+    assert_eq!(decided["combine"], "sum");
+    // Three levels share the initial β; the first step is shaped by it.
+    assert!((metrics[0]["objective/kl_coef"].as_f64().unwrap() - 0.1).abs() < 1e-9);
+
+    let unknown = "[{ id = 'all', target = 3.0, metrics = [{ id = 'happiness', warn = 0.1, limit = 0.2 }] }]";
+    let sets = [("kl.budget", unknown), ("sft.steps", "1"), ("reward.steps", "1")];
+    let error = run(&recipe(&sets), &options(&dir.path().join("other"), 2, false), &mut Silent).unwrap_err();
+    assert!(
+        error.to_string().contains("happiness") && error.to_string().contains("score/reward_model"),
+        "{error}"
+    );
+}

@@ -13,6 +13,7 @@
 mod held_out;
 mod log;
 mod loss;
+mod observe;
 mod self_test;
 mod state;
 mod update;
@@ -139,6 +140,7 @@ impl<'a> Ppo<'a> {
             0 => None,
             _ => Some(crate::evaluate::prompts(recipe, codec, context, observer)?),
         };
+        observe::check_metrics(recipe)?;
         let controller = recipe.kl.build().map_err(|e| Error::input("the kl section", e))?;
         for warning in recipe.kl.warnings(Some(config.batch_size as u64)) {
             observer.on_event(&Event::Warning(&warning));
@@ -261,15 +263,12 @@ impl<'a> Ppo<'a> {
             score_rollout(rollout, parts, self.config.missing_eos_penalty).map_err(not_finite(step))?;
         // 3. Shape and estimate advantages with the β in force.
         let rows = scored.rollout.responses.len();
-        let betas: Vec<f64> = (0..rows).map(|i| self.beta_of(&scored.rollout.prompts.domains[i])).collect();
-        let adv = advantages(&scored, &betas, self.config).map_err(not_finite(step))?;
+        let prompts = &scored.rollout.prompts;
+        let groups = observe::groups_of_rows(&self.recipe.kl, &prompts.domains, &prompts.users);
+        let adv = advantages(&scored, &self.betas(&groups), self.config).map_err(not_finite(step))?;
         // 4. The controller sees the KL and decides on the next β and on this batch.
         let (k1, exact) = measure_kl(&scored.rollout, &adv);
-        let observation = if self.recipe.kl.budgets.is_empty() {
-            exact.observe_overall(step)
-        } else {
-            exact.observe_domains(step)
-        };
+        let observation = observe::observe(step, &scored, &groups);
         let used = std::mem::replace(&mut self.decision, self.controller.observe(&observation));
         let t2 = clock();
         // 5. Update.
@@ -299,11 +298,6 @@ impl<'a> Ppo<'a> {
                 times,
             },
         ))
-    }
-
-    fn beta_of(&self, domain: &str) -> f64 {
-        let id = if self.recipe.kl.budgets.is_empty() { ALL } else { domain };
-        self.decision.beta_for(id)
     }
 
     fn add_reference_and_values(&mut self, rollout: &mut Rollout, full: &[Vec<u32>]) -> Result<(), Error> {
