@@ -16,6 +16,8 @@
 #[macro_use]
 mod simd;
 mod attention;
+#[doc(hidden)]
+pub mod bench;
 mod chunk;
 mod decode;
 mod engine;

@@ -49,6 +49,18 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
             "tetherline-rollout",
         ],
     ),
+    (
+        "tetherline-benches",
+        4,
+        &[
+            "tetherline",
+            "tetherline-core",
+            "tetherline-data",
+            "tetherline-kernels",
+            "tetherline-models",
+            "tetherline-rollout",
+        ],
+    ),
     ("xtask", 4, &[]),
 ];
 
@@ -59,7 +71,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("candle-transformers", &["tetherline-models"]),
     ("tokenizers", &["tetherline-models"]),
     ("hf-hub", &["tetherline-models"]),
-    ("anyhow", &["tetherline-cli", "xtask"]),
+    ("anyhow", &["tetherline-cli", "tetherline-benches", "xtask"]),
     ("clap", &["tetherline-cli"]),
     ("indicatif", &["tetherline-cli"]),
 ];

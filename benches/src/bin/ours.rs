@@ -1,0 +1,97 @@
+//! One measurement of our side: `ours WORK --model DIR [--threads N]` prints one line of JSON.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its terminal")]
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+use tetherline_benches::machine::{self, Meter};
+use tetherline_benches::models::Size;
+use tetherline_benches::ppo::{Settings, ppo};
+use tetherline_benches::{Numbers, UPDATES, prepare, reward_step, sampling, train_step};
+
+const USAGE: &str = "\
+ours WORK --model DIR [--threads N]
+
+  ppo          three PPO updates with the settings of the peer
+  ppo-best     the same with our best settings
+  startup      from the start of the process to the first PPO update
+  sampling     tokens per second at batch 1, 8, 32
+  train-step   a training step on 32 × 72 tokens
+  reward-step  a step of reward training on 32 pairs
+  gemm-peak    multiply-adds per second in registers; needs no --model
+
+ours prepare --model DIR --size S|M   writes DIR: models and data for all of these and for peers/*.py";
+
+fn main() -> ExitCode {
+    machine::start();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ours: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let Some((work, options)) = args.split_first() else { bail!("which work?\n\n{USAGE}") };
+    let value = |flag: &str| {
+        let at = options.iter().position(|a| a == flag)?;
+        options.get(at + 1).map(String::as_str)
+    };
+    let threads: usize = value("--threads").unwrap_or("1").parse().context("--threads takes a number")?;
+    let dir = || value("--model").map(PathBuf::from).context("--model DIR is missing");
+    if work == "prepare" {
+        return prepare::prepare(&dir()?, Size::parse(value("--size").unwrap_or("S"))?);
+    }
+    let meter = Meter::new();
+    let mut numbers = measure(work, dir, threads)?;
+    numbers.insert("work".to_owned(), json!(work));
+    numbers.insert("threads".to_owned(), json!(threads));
+    numbers.insert("foreign_cores".to_owned(), json!(meter.foreign_cores()));
+    numbers.insert("peak_mib".to_owned(), json!(machine::peak_mib()));
+    println!("{}", serde_json::Value::from(numbers));
+    Ok(())
+}
+
+fn measure(work: &str, dir: impl Fn() -> Result<PathBuf>, threads: usize) -> Result<Numbers> {
+    match work {
+        "ppo" => ppo(&dir()?, threads, Settings::Parity, UPDATES),
+        "ppo-best" => ppo(&dir()?, threads, Settings::Best, UPDATES),
+        "startup" => startup(&dir()?, threads),
+        "sampling" => sampling::sampling(&dir()?, threads),
+        "train-step" => train_step::train_step(&dir()?, threads),
+        "reward-step" => reward_step::reward_step(&dir()?, threads),
+        "gemm-peak" => Ok(peak(threads)),
+        other => bail!("there is no work {other:?}\n\n{USAGE}"),
+    }
+}
+
+fn startup(dir: &Path, threads: usize) -> Result<Numbers> {
+    let mut numbers = ppo(dir, threads, Settings::Parity, 1)?;
+    numbers.retain(|key, _| key == "startup_s");
+    Ok(numbers)
+}
+
+/// The best of ten tenths of a second, all threads at once.
+fn peak(threads: usize) -> Numbers {
+    const ROUNDS: u64 = 1 << 24;
+    let one = || {
+        let start = Instant::now();
+        let (operations, sum) = tetherline_kernels::bench::multiply_adds(black_box(ROUNDS));
+        black_box(sum);
+        operations as f64 / start.elapsed().as_secs_f64()
+    };
+    let all = || -> f64 {
+        std::thread::scope(|s| {
+            let workers: Vec<_> = (0..threads).map(|_| s.spawn(one)).collect();
+            workers.into_iter().filter_map(|w| w.join().ok()).sum()
+        })
+    };
+    let best = (0..10).map(|_| all()).fold(0.0, f64::max);
+    Numbers::from_iter([("fma_gflops".to_owned(), json!(best * 1e-9))])
+}
