@@ -73,8 +73,11 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Replay
     Ok(out)
 }
 
+/// A row of a log: numbers by name.
+type Row = Map<String, Value>;
+
 /// The rows of a log with their places: of `log_history` where the text is one object that has it, else its lines.
-fn rows(text: &str, file: &str) -> Result<Vec<(String, Map<String, Value>)>, Error> {
+fn rows(text: &str, file: &str) -> Result<Vec<(String, Row)>, Error> {
     let whole = serde_json::from_str::<Value>(text).ok();
     if let Some(history) = whole.as_ref().and_then(|w| w.get("log_history")) {
         let problem = || Error::input(file, "`log_history` is no array");
@@ -105,7 +108,7 @@ fn rows(text: &str, file: &str) -> Result<Vec<(String, Map<String, Value>)>, Err
 }
 
 /// A row with the numbers of its `data` beside its own.
-fn flat(mut row: Map<String, Value>) -> Map<String, Value> {
+fn flat(mut row: Row) -> Row {
     match row.remove("data") {
         Some(Value::Object(data)) => data.into_iter().chain(row).collect(),
         Some(other) => {
@@ -117,7 +120,7 @@ fn flat(mut row: Map<String, Value>) -> Map<String, Value> {
 }
 
 /// Mean KL and its standard error, nats per sequence.
-fn logged_kl(row: &Map<String, Value>) -> Option<(f64, Option<f64>)> {
+fn logged_kl(row: &Row) -> Option<(f64, Option<f64>)> {
     // `null` is how a log holds a KL that was not finite: it is an observation too, and a broken one.
     let value = |key: &str| row.get(key).map(|v| v.as_f64().unwrap_or(f64::NAN));
     if let Some(kl) = value("objective/kl_exact") {
