@@ -128,7 +128,7 @@ fn odd_values_are_refused_in_words() {
     let scheduled = format!("{CONFIG}[kl.target_schedule]\nfrom = 0.5\nsteps = 100\n");
     std::fs::write(dir.path().join("kl.toml"), scheduled).unwrap();
     let text = fails(dir.path(), &["simulate", "--config", "kl.toml", "--target-step", "2"]);
-    assert!(text.contains("target_schedule"), "{text}");
+    assert!(text.contains("--target-step: kl.toml has [kl.target_schedule]"), "{text}");
 }
 
 #[test]

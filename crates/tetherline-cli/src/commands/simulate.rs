@@ -32,6 +32,10 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
     .collect();
     for arm in &arms {
         arm.config.validate().map_err(|e| usage(&e, args))?;
+        if args.target_step.is_some() && arm.config.target_schedule.is_some() {
+            let problem = "has [kl.target_schedule], which moves the target already: leave out one of them";
+            return Err(UsageError(format!("--target-step: {} {problem}", arm.name)).into());
+        }
         warn(&arm.config, Some(args.n));
     }
     if args.exact_trials && arms.iter().all(|a| a.config.trust_region.is_none()) {
@@ -66,6 +70,7 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
         let (first, figures) = run(arm, args)?;
         for (k, (domain, target, _)) in arm.scenario.domains.iter().enumerate() {
             let mid = |of: fn(&Summary) -> f64| median(figures.iter().map(|f| of(&f[k])));
+            let beta = mid(|s| s.beta);
             let settled = mid(|s| s.settled.map_or(f64::INFINITY, |u| u as f64));
             let settled = if settled.is_finite() { format!("{settled:.0}") } else { "never".to_owned() };
             output::result(&format!(
@@ -75,7 +80,7 @@ pub(crate) fn simulated(args: &SimulateArgs) -> anyhow::Result<()> {
                 short(mid(|s| s.overshoot), 10, 1),
                 short(mid(|s| s.in_band), 8, 1),
                 short(mid(|s| s.bias), 6, 1),
-                short(mid(|s| s.beta), 6, 3),
+                short(beta, 6, if beta.abs() < 0.01 { 4 } else { 3 }),
                 sparkline(&first, k, *target, columns)
             ));
         }
