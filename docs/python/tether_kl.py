@@ -3,6 +3,10 @@
     with KlControl("kl.toml") as kl:
         decision = kl.observe(step, mean_kl=5.2, var=11.0, n=512)
         beta = decision["beta"]["all"]
+        if saved_checkpoint:
+            kl.checkpoint(step)
+        if decision["verdict"] == "rollback":
+            beta = kl.rollback(restore_checkpoint())["all"]  # the next observation has the next step all the same
 
 `mean_kl` is the mean over sequences of the log-ratio summed over the tokens of a response (nats per
 sequence), `var` its variance across sequences.
@@ -32,14 +36,26 @@ class KlControl:
         self.process.stdin.close()
         self.process.wait()
 
-    def observe(self, step, mean_kl, var, n, domain="all", **more):
-        """One rollout's KL; returns the decision. `more`: stderr, reward_sd, kl_old, kl_ref0."""
+    def observe(self, step, mean_kl, var, n, domain="all", trial=None, **more):
+        """One rollout's KL, or with `trial` (from 0) the check after an update; returns the decision.
+
+        `more`: stderr, reward_sd, kl_old, kl_ref0.
+        """
         row = {"id": domain, "mean_kl": finite(mean_kl), "var": finite(var), "n": int(n)}
         more = {k: finite(v) for k, v in more.items() if v is not None}
-        return self.ask({"step": int(step), "domains": [row | more]})
+        phase = {} if trial is None else {"phase": "trial", "trial": int(trial)}
+        return self.ask({"step": int(step), "domains": [row | more]} | phase)
 
-    def ask(self, observation):
-        self.process.stdin.write(json.dumps(observation) + "\n")
+    def checkpoint(self, step):
+        """After the trainer has saved a checkpoint of its own; returns the steps that are kept."""
+        return self.ask({"checkpoint": int(step)})["kept"]
+
+    def rollback(self, step):
+        """After the trainer has restored the checkpoint of this step; returns β by domain."""
+        return self.ask({"rollback": int(step)})["beta"]
+
+    def ask(self, line):
+        self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
@@ -47,6 +63,6 @@ class KlControl:
         answer = json.loads(answer)
         if "error" in answer:
             raise ValueError(answer["error"])
-        if answer["reason"]["code"] == "step_backwards":
+        if answer.get("reason", {}).get("code") == "step_backwards":
             raise ValueError(answer["reason"]["text"] + "; give the trainer's own step, which goes on after a resume")
         return answer

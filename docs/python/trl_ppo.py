@@ -30,7 +30,7 @@ class ControlledPPOTrainer(PPOTrainer):
             kl = logs["objective/kl"]
             # TRL logs the mean alone. Along the tilt of the reference the log-ratio has variance 2·KL.
             decision = self.kl.observe(self.update, kl, 2 * max(kl, 0.0), self.args.batch_size)
-            if decision["verdict"] == "halt":
+            if decision["verdict"] in ("rollback", "halt"):  # this trainer saves no checkpoint to return to
                 raise RuntimeError(decision["reason"]["text"])
             self.args.kl_coef = decision["beta"]["all"]
             print(f"{self.update:4} score {logs['objective/scores']:6.3f}  {decision['reason']['text']}", flush=True)

@@ -32,7 +32,7 @@ def controlled(apply_kl_penalty, kl, update=0):
         per_sequence = ratio.sum(-1).double()
         var = per_sequence.var().item() if len(per_sequence) > 1 else None
         decision = kl.observe(update, per_sequence.mean().item(), var, len(per_sequence))
-        if decision["verdict"] == "halt":
+        if decision["verdict"] in ("rollback", "halt"):  # a job restores its checkpoint, then kl.rollback(its step)
             raise RuntimeError(decision["reason"]["text"])
         kl_ctrl.value = decision["beta"]["all"]
         kl_ctrl.update = lambda **_: None  # verl's law would move it once more

@@ -167,6 +167,17 @@ pub(crate) struct BatchArgs {
     pub(crate) skip_bad_lines: bool,
 }
 
+/// More sequences than any update has.
+const MOST_EPISODES: u64 = 1_000_000_000;
+
+/// A number in a range; NaN is in none.
+fn within(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    match text.trim().parse() {
+        Ok(x) if (low..=high).contains(&x) => Ok(x),
+        _ => Err(format!("must be a number between {low} and {high}")),
+    }
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n > 0 => Ok(n),
@@ -205,23 +216,24 @@ pub(crate) struct ControlArgs {
     /// TOML with a [kl] section: a file of its own, or a recipe
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
-    /// Go on from this file where it exists, and save to it after every decision
+    /// Go on from this file where it exists, and save to it after every line
     #[arg(long, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
-    /// metrics.jsonl of Tetherline, TRL or verl, control.jsonl, or observations
+    /// metrics.jsonl of Tetherline, TRL or verl, trainer_state.json, control.jsonl, or observations
     pub(crate) log: PathBuf,
     /// TOML with a [kl] section: a file of its own, or a recipe
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
     /// Sequences per update, where the log does not say
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u64).range(1..=MOST_EPISODES))]
     pub(crate) episodes: u64,
-    /// About how many lines to show; interventions are always shown
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
+    /// About how many lines to show; the first of each kind of intervention in a row is always shown
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = positive)]
     pub(crate) rows: usize,
     /// Also write every decision (JSON lines)
     #[arg(long, value_name = "FILE")]
@@ -238,31 +250,50 @@ pub(crate) struct SimulateArgs {
           value_parser = ["first-order", "second-order", "saturating", "regime-switch", "floor"])]
     pub(crate) plant: String,
     /// Time constant at the target, updates
-    #[arg(long, value_name = "N", default_value_t = 69.0)]
+    #[arg(long, value_name = "N", default_value_t = 69.0, allow_negative_numbers = true,
+          value_parser = |t: &str| within(t, 1.0, 1e6))]
     pub(crate) tau: f64,
     /// Target without --config, nats per sequence
-    #[arg(long, value_name = "NATS", default_value_t = 6.0)]
+    #[arg(long, value_name = "NATS", default_value_t = 6.0, allow_negative_numbers = true,
+          value_parser = |t: &str| within(t, 1e-3, 1e6))]
     pub(crate) target: f64,
     /// Initial β without --config
-    #[arg(long, value_name = "BETA", default_value_t = 0.2)]
+    #[arg(long, value_name = "BETA", default_value_t = 0.2, allow_negative_numbers = true,
+          value_parser = |t: &str| within(t, 1e-6, 1e6))]
     pub(crate) init: f64,
     /// Updates
-    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 3000, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
     pub(crate) updates: u64,
     /// Sequences measured per update
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 512, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u64).range(1..=MOST_EPISODES))]
     pub(crate) n: u64,
     /// Updates between a measurement and the use of the β it leads to
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) delay: usize,
+    /// Share of the gradient that the domains of [[kl.budget]] have in common
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3, allow_negative_numbers = true,
+          value_parser = |t: &str| within(t, 0.0, 1.0))]
+    pub(crate) mixing: f64,
     /// Multiply the reward by this half way
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true,
+          value_parser = |t: &str| within(t, 1e-3, 1e3))]
     pub(crate) jump: Option<f64>,
+    /// Multiply every target by this half way
+    #[arg(long, value_name = "X", allow_negative_numbers = true,
+          value_parser = |t: &str| within(t, 1e-3, 1e3))]
+    pub(crate) target_step: Option<f64>,
     /// Share of observations that are NaN
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true,
+          value_parser = |t: &str| within(t, 0.0, 1.0))]
     pub(crate) nan_rate: f64,
+    /// Measure without noise after an update, for [kl.trust_region]
+    #[arg(long)]
+    pub(crate) exact_trials: bool,
     /// Runs to take the median of
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: u64,
     /// Draw KL and β of the (last) controller as SVG
     #[arg(long, value_name = "FILE")]
@@ -367,8 +398,15 @@ Example:
       target = 6.0    # nats per sequence
 
 mean_kl is in nats per sequence, var the variance across sequences; numbers that
-are not finite are null. A line that is no observation is answered with
-{\"error\": ...} and changes nothing.";
+are not finite are null, or NaN and Infinity as Python writes them. A line that is
+no observation is answered with {\"error\": ...} and changes nothing.
+
+The verdict `rollback` asks for a checkpoint of the trainer's. Two more lines keep
+the controller in step with it; the newest 8 are kept:
+      < {\"checkpoint\": 40}     after the trainer has saved one
+      > {\"checkpoint\": 40, \"kept\": [20, 40]}
+      < {\"rollback\": 40}       after the trainer has restored it
+      > {\"rollback\": 40, \"beta\": {\"all\": 0.23}}";
 
 const REPLAY_HELP: &str = "\
 Example:
@@ -383,7 +421,9 @@ Examples:
   tether kl simulate --seeds 20
       Every law with its defaults: overshoot, settling, share in band, bias.
   tether kl simulate --config kl.toml --plant second-order --delay 5 --svg trace.svg
-      One composition on another plant, drawn.";
+      One composition on another plant, drawn.
+  tether kl simulate --target-step 0.5 --jump 1.5
+      How fast each law follows a change half way.";
 
 const REPORT_HELP: &str = "\
 Example:
@@ -415,6 +455,14 @@ mod tests {
     fn the_presets_in_the_help_are_the_embedded_recipes() {
         for e in tetherline::recipe::EMBEDDED {
             assert!(INIT_HELP.contains(&format!("  {:<12} {}", e.name, e.about)), "{}", e.name);
+        }
+    }
+
+    #[test]
+    fn a_number_outside_its_range_is_refused() {
+        assert_eq!((within("0", 0.0, 1.0), within("1", 0.0, 1.0)), (Ok(0.0), Ok(1.0)));
+        for text in ["NaN", "-0.1", "1.1", "inf", "", "x"] {
+            assert_eq!(within(text, 0.0, 1.0), Err("must be a number between 0 and 1".to_owned()), "{text}");
         }
     }
 

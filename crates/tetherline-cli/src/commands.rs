@@ -7,6 +7,7 @@ mod kl;
 mod report;
 mod run;
 mod score;
+mod simulate;
 
 use crate::cli::{Cli, Command, DataCommand, KlCommand};
 use tetherline::Stages;
@@ -25,7 +26,7 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Data(DataCommand::Check(args)) => data::check(args),
         Command::Kl(KlCommand::Control(args)) => kl::control(args),
         Command::Kl(KlCommand::Replay(args)) => kl::replayed(args),
-        Command::Kl(KlCommand::Simulate(args)) => kl::simulated(args),
+        Command::Kl(KlCommand::Simulate(args)) => simulate::simulated(args),
         Command::Report(args) => report::run(args),
         Command::Init(args) => init::run(args),
     }

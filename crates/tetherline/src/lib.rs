@@ -17,6 +17,7 @@ mod options;
 pub mod pipeline;
 mod plan;
 pub mod ppo;
+mod python_json;
 pub mod recipe;
 pub mod replay;
 pub mod report;

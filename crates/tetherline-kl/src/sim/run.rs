@@ -4,6 +4,8 @@ use super::{Noise, Plant, PlantKind};
 use crate::config::{KlConfig, KlConfigError};
 use crate::decision::{ControlDecision, Verdict};
 use crate::observation::{DomainKl, KlObservation};
+use crate::ramp::Shape;
+use crate::target_schedule::TargetSchedule;
 use crate::units::NatsPerSequence;
 use std::collections::VecDeque;
 
@@ -26,6 +28,9 @@ pub struct Scenario {
     pub updates: u64,
     /// What happens on the way.
     pub disturbances: Vec<Disturbance>,
+    /// From this update on (> 0) every target is multiplied by this, as `[kl.target_schedule]` with the shape
+    /// `step` does it.
+    pub target_step: Option<(u64, f64)>,
     /// Share of observations that are NaN.
     pub nan_rate: f64,
     /// Whether the measurement after an update is as noisy as the rollout's; else it is exact.
@@ -54,8 +59,31 @@ impl Scenario {
             delay: 0,
             updates,
             disturbances: Vec::new(),
+            target_step: None,
             nan_rate: 0.0,
             noisy_trials: true,
+        }
+    }
+
+    /// The configuration with the change of target; an open-loop law has no target that could change.
+    fn retarget(&self, config: &KlConfig) -> Result<KlConfig, KlConfigError> {
+        let mut config = config.clone();
+        if let Some((steps, to)) = self.target_step.filter(|_| config.target().is_some()) {
+            if config.target_schedule.is_some() {
+                let problem = "moves the target already: leave it out, or the scenario's step of the target";
+                return Err(KlConfigError::new("target_schedule", problem));
+            }
+            config.target_schedule = Some(TargetSchedule { from: 1.0, to, steps, shape: Shape::Step });
+        }
+        Ok(config)
+    }
+
+    /// The share of the targets in force at an update.
+    fn share(&self, schedule: Option<TargetSchedule>, step: u64) -> f64 {
+        match (schedule, self.target_step) {
+            (Some(schedule), _) => schedule.at(step),
+            (None, Some((at, share))) if step >= at => share,
+            _ => 1.0,
         }
     }
 }
@@ -67,6 +95,8 @@ pub struct Trace {
     pub kl: Vec<Vec<f64>>,
     /// β used in the update.
     pub beta: Vec<Vec<f64>>,
+    /// Target in force, nats per sequence.
+    pub target: Vec<Vec<f64>>,
     /// Verdict on the rollout (or on the update, where that was graver).
     pub verdict: Vec<Verdict>,
     /// Share of the update that was kept.
@@ -80,6 +110,7 @@ pub struct Trace {
 /// # Errors
 /// [`KlConfigError`] where the configuration is not valid.
 pub fn simulate(config: &KlConfig, scenario: &Scenario, seed: u64) -> Result<Trace, KlConfigError> {
+    let config = scenario.retarget(config)?;
     let mut controller = config.build()?;
     let mut noise = Noise::new(seed);
     let ids: Vec<&str> = scenario.domains.iter().map(|(id, ..)| id.as_str()).collect();
@@ -136,6 +167,8 @@ pub fn simulate(config: &KlConfig, scenario: &Scenario, seed: u64) -> Result<Tra
         }
         trace.kl.push(plant.kl());
         trace.beta.push(beta);
+        let share = scenario.share(config.target_schedule, step);
+        trace.target.push(shapes.iter().map(|(target, _)| share * target).collect());
         trace.verdict.push(verdict);
         trace.kept.push(kept);
     }
@@ -158,4 +191,37 @@ fn measure(ids: &[&str], kl: &[f64], n: u64, noisy: bool, broken: bool, noise: &
             domain
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::law::{AutoPi, Law};
+    use crate::sim::summarise;
+
+    fn auto_pi() -> KlConfig {
+        Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0))).into()
+    }
+
+    #[test]
+    fn a_target_that_steps_is_followed() {
+        let scenario = Scenario { target_step: Some((1000, 0.5)), ..Scenario::single(69.0, 6.0, 1600) };
+        let trace = simulate(&auto_pi(), &scenario, 3).unwrap();
+        assert_eq!((trace.target[999][0], trace.target[1000][0]), (6.0, 3.0));
+        let quiet = simulate(&auto_pi(), &Scenario::single(69.0, 6.0, 1600), 3).unwrap();
+        assert_eq!(trace.kl[..1000], quiet.kl[..1000], "nothing happens before");
+        assert!(summarise(&trace, 0, 3.0, 1000).in_band > 90.0);
+        // The same by the configuration's own schedule.
+        let halve = TargetSchedule { from: 1.0, to: 0.5, steps: 1000, shape: Shape::Step };
+        let scheduled = KlConfig { target_schedule: Some(halve), ..auto_pi() };
+        assert_eq!(simulate(&scheduled, &Scenario::single(69.0, 6.0, 1600), 3).unwrap(), trace);
+        assert_eq!(simulate(&scheduled, &scenario, 3).unwrap_err().field, "target_schedule");
+    }
+
+    #[test]
+    fn an_open_loop_law_has_no_target_to_step() {
+        let scenario = Scenario { target_step: Some((10, 2.0)), ..Scenario::single(69.0, 6.0, 20) };
+        let trace = simulate(&KlConfig::fixed(0.2), &scenario, 0).unwrap();
+        assert_eq!((trace.target[9][0], trace.target[10][0], trace.beta[19][0]), (6.0, 12.0, 0.2));
+    }
 }

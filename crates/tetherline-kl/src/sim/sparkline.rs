@@ -5,14 +5,15 @@ use super::Trace;
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// KL of domain `k` in `columns` slices of equal length, of each the value furthest from the target: ▄ is within
-/// an eighth around the target, █ at 1.9 times it and above.
+/// an eighth around the target, █ at 1.9 times it and above. `target` stands in where the trace has none.
 #[must_use]
 pub fn sparkline(trace: &Trace, k: usize, target: f64, columns: usize) -> String {
     let len = trace.kl.len();
     (0..columns.min(len))
         .map(|i| {
-            let slice = &trace.kl[i * len / columns.min(len)..(i + 1) * len / columns.min(len)];
-            let deviations = slice.iter().map(|row| row[k] / target - 1.0);
+            let slice = i * len / columns.min(len)..(i + 1) * len / columns.min(len);
+            let target = |t: usize| trace.target.get(t).map_or(target, |row| row[k]);
+            let deviations = slice.map(|t| trace.kl[t][k] / target(t) - 1.0);
             let furthest = deviations.fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
             // A quarter of the target per block, the fourth one centred on the target.
             let level = (3.5 + 4.0 * furthest).clamp(0.0, 7.0);
@@ -33,6 +34,8 @@ mod tests {
         assert_eq!(sparkline(&trace, 0, 6.0, 100).chars().count(), 6, "no more columns than updates");
         let slices = Trace { kl: [5.0, 9.0, 6.0, 3.0].map(|k| vec![k]).to_vec(), ..Trace::default() };
         assert_eq!(sparkline(&slices, 0, 6.0, 2), "▆▂");
+        let followed = Trace { target: [5.0, 9.0, 6.0, 3.0].map(|k| vec![k]).to_vec(), ..slices };
+        assert_eq!(sparkline(&followed, 0, 6.0, 4), "▄▄▄▄", "the target moves with it");
         assert_eq!(sparkline(&Trace::default(), 0, 6.0, 8), "");
     }
 }

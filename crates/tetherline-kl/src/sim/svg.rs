@@ -13,8 +13,8 @@ const LEFT: f64 = 48.0;
 /// Okabe–Ito: told apart by colour-blind readers.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
-/// Draws the domains of a trace; `targets` in nats per sequence and names, one per domain. One name alone
-/// needs no legend.
+/// Draws the domains of a trace; `targets` in nats per sequence (where the trace has none of its own) and names,
+/// one per domain. One name alone needs no legend.
 #[must_use]
 pub fn svg(title: &str, trace: &Trace, targets: &[f64], names: &[&str]) -> String {
     let mut out = format!(
@@ -33,15 +33,25 @@ pub fn svg(title: &str, trace: &Trace, targets: &[f64], names: &[&str]) -> Strin
         );
         x -= 6.2 * name.chars().count() as f64 + 14.0;
     }
-    let highest = trace.kl.iter().flatten().chain(targets).copied().fold(0.0, f64::max);
+    let moving = trace.target.iter().flatten();
+    let highest = trace.kl.iter().flatten().chain(targets).chain(moving).copied().fold(0.0, f64::max);
     pane(&mut out, KL_TOP, &trace.kl, [0.0, highest], highest, "KL, nats per sequence");
     for (k, target) in targets.iter().enumerate() {
-        let y = KL_TOP + PANE * (1.0 - target / highest.max(f64::MIN_POSITIVE));
+        let y = |target: f64| KL_TOP + PANE * (1.0 - target / highest.max(f64::MIN_POSITIVE));
+        let first = y(trace.target.first().map_or(*target, |row| row[k]));
+        let last = y(trace.target.last().map_or(*target, |row| row[k]));
         let colour = COLOURS[k % COLOURS.len()];
-        let _ = writeln!(
-            out,
-            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>"
-        );
+        let mut corners = String::new();
+        for (t, pair) in trace.target.windows(2).enumerate().filter(|(_, pair)| pair[0][k] != pair[1][k]) {
+            let x = LEFT + (WIDTH - LEFT) * (t + 1) as f64 / trace.target.len() as f64;
+            let _ = write!(corners, " {x:.1},{:.1} {x:.1},{:.1}", y(pair[0][k]), y(pair[1][k]));
+        }
+        let shape = if corners.is_empty() {
+            format!("<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{first:.1}\" y2=\"{first:.1}\"")
+        } else {
+            format!("<polyline fill=\"none\" points=\"{LEFT},{first:.1}{corners} {WIDTH},{last:.1}\"")
+        };
+        let _ = writeln!(out, "{shape} stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>");
     }
     // β moves by factors: its pane is logarithmic where it can be.
     let smallest = trace.beta.iter().flatten().copied().fold(f64::INFINITY, f64::min);
@@ -104,9 +114,21 @@ mod tests {
     #[test]
     fn draws_every_domain_twice_and_escapes_the_title() {
         let trace = Trace { kl: vec![vec![1.0, 2.0]; 5], beta: vec![vec![0.1, 0.2]; 5], ..Trace::default() };
-        let svg = svg("a < b", &trace, &[1.0, 2.0], &["x", "y < z"]);
+        let svg = super::svg("a < b", &trace, &[1.0, 2.0], &["x", "y < z"]);
         assert_eq!(svg.matches("<polyline").count(), 4);
         assert_eq!(svg.matches("stroke-dasharray").count(), 2);
+        // Of 0 to 2 nats, 1 is half way up the pane.
+        let line = "<line x1=\"48\" x2=\"720\" y1=\"115.0\" y2=\"115.0\" stroke=\"#0072b2\" stroke-dasharray";
+        assert!(svg.contains(line), "{svg}");
         assert!(svg.contains("y &lt; z") && svg.contains("a &lt; b") && svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn a_target_that_steps_is_drawn_as_a_step() {
+        let target = [1.0, 1.0, 2.0, 2.0].map(|t| vec![t]).to_vec();
+        let trace = Trace { kl: vec![vec![1.0]; 4], beta: vec![vec![0.1]; 4], target, ..Trace::default() };
+        let step = "points=\"48,115.0 384.0,115.0 384.0,40.0 720,40.0\" stroke=\"#0072b2\" stroke-dasharray";
+        let svg = svg("", &trace, &[1.0], &["x"]);
+        assert!(svg.contains(step), "{svg}");
     }
 }

@@ -52,15 +52,15 @@ fn floor_char(text: &str, mut i: usize) -> usize {
     i
 }
 
-/// The span of the key `path` (dotted; array elements by index, e.g. `reward.rule.0.weight`), or of the
-/// deepest part of it that the text has. `None` where not even the first part is there.
+/// The span of the key `path` (dotted; array elements by index, `reward.rule[0].weight` or `reward.rule.0.weight`),
+/// or of the deepest part of it that the text has. `None` where not even the first part is there.
 ///
 /// A table that holds nothing but one table, as `{ keyword = { weight = 1 } }`, is looked through.
 pub(crate) fn key_span(source: &str, path: &str) -> Option<Range<usize>> {
     let table = DeTable::parse(source).ok()?;
     let mut best = None;
     let mut here = Node::Table(table.get_ref());
-    for part in path.split('.') {
+    for part in path.split(['.', '[']).map(|part| part.trim_end_matches(']')) {
         let next = match here {
             Node::Table(t) => find(t, part).or_else(|| find(only_table(t)?, part)),
             Node::Array(a) => part.parse().ok().and_then(|i: usize| a.get(i)).map(|v| (v.span(), v)),
@@ -109,6 +109,8 @@ mod tests {
         assert_eq!(place("seed"), Some((1, 1)));
         assert_eq!(place("kl.adaptive.target"), Some((5, 3)));
         assert_eq!(place("reward.rule.1.w"), Some((10, 1)));
+        assert_eq!(place("reward.rule[1].w"), Some((10, 1)));
+        assert_eq!(place("reward.rule[1].words[0]"), Some((9, 1)), "the element that lacks it");
         assert_eq!(place("kl.adaptive.horizon"), Some((3, 5)), "the table that lacks it");
         assert_eq!(place("ppo.lr"), None);
     }

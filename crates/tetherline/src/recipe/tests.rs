@@ -126,6 +126,28 @@ fn a_bad_rule_is_named_with_its_line() {
 }
 
 #[test]
+fn a_bad_budget_is_named_with_its_line() {
+    let text = format!(
+        "{OK}[[kl.budget]]\nid = \"a\"\ntarget = 2.0\n[[kl.budget]]\nid = \"b\"\ntarget = 1.0\nmetrics = [\n  \
+         {{ id = \"unsafe\", warn = 0.1, limit = 0.3 }},\n]\n"
+    );
+    assert_eq!(load(&text, &[]).unwrap().kl.budgets.len(), 2);
+    let e = refused(&text.replace("1.0", "-1.0"), &[]);
+    assert!(e.starts_with("r.toml:18:1: kl.budget[1].target: must be"), "{e}");
+    let e = refused(&text.replace("0.3", "0.1"), &[]);
+    assert!(e.starts_with("r.toml:20:32: kl.budget[1].metrics[0].limit: must be"), "{e}");
+    let e = refused(&text, &[("kl.budget.0.target", "0")]);
+    assert!(e.starts_with("--set kl.budget.0.target=0: must be"), "{e}");
+}
+
+#[test]
+fn a_kl_section_without_a_law_is_named_with_its_line() {
+    let text = OK.replace("[kl.adaptive]\ntarget = 4.0\ninit = 0.1\nhorizon = 1000\n", "[kl.guard]\n");
+    let e = refused(&text, &[]);
+    assert!(e.starts_with("r.toml:9:") && e.contains("needs one law: fixed"), "{e}");
+}
+
+#[test]
 fn another_law_takes_the_place_of_the_first() {
     let text =
         OK.replace("adaptive", "fixed").replace("target = 4.0\ninit = 0.1\nhorizon = 1000", "init = 0.3");
