@@ -1,8 +1,8 @@
 //! One body, compiled for several CPU feature levels, chosen at run time.
 //!
 //! Loops are written so that the compiler vectorises them; `simd_fn!` compiles the same body once for
-//! AVX2+FMA and once for the baseline. The products and sums of a body are the same sequence of
-//! operations on every path that has fused multiply-add.
+//! AVX-512, once for AVX2+FMA and once for the baseline. The products and sums of a body are the same sequence of
+//! operations on every path that has fused multiply-add, so AVX2 and AVX-512 give the same bits.
 
 /// Whether the running CPU has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
@@ -10,6 +10,17 @@
 pub(crate) fn has_avx2_fma() -> bool {
     // std caches the detection in an atomic.
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+}
+
+/// Whether the running CPU has the AVX-512 subsets that the kernels are compiled for.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512dq")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+        && has_avx2_fma()
 }
 
 /// Fused multiply-add is native on the baseline of these targets.
@@ -56,8 +67,14 @@ macro_rules! simd_fn {
             fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                if $crate::simd::has_avx512() {
+                    // SAFETY: the CPU was just asked for exactly these features.
+                    return unsafe { avx512($($arg),*) };
+                }
                 if $crate::simd::has_avx2_fma() {
                     // SAFETY: the CPU was just asked for exactly these features.
                     return unsafe { avx2($($arg),*) };

@@ -5,7 +5,13 @@
 //! order: the tile size, the number of rows and the blocking of the inner dimension do not show in the
 //! bits. A block boundary stores and reloads an f32 accumulator, which is exact.
 
-use crate::simd::fma;
+mod narrow;
+#[cfg(target_arch = "x86_64")]
+mod wide;
+
+use narrow::Narrow;
+#[cfg(target_arch = "x86_64")]
+use wide::Wide;
 
 /// Columns of a panel of B.
 pub(crate) const NR: usize = 16;
@@ -114,89 +120,116 @@ pub(crate) fn gemm(
     assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.col, "gemm: A too short");
     let panels = n.div_ceil(NR);
     assert!(b.data.len() >= (panels - 1) * b.panel + (k - 1) * b.row + NR, "gemm: B too short");
+    let g = Gemm { m, n, k, a, b, ldc, accumulate };
+    let c = c.as_mut_ptr();
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::has_avx512() {
+        // SAFETY: the CPU has the features; the sizes were checked above.
+        unsafe { avx512(g, c) };
+        return;
+    }
     #[cfg(target_arch = "x86_64")]
     if crate::simd::has_avx2_fma() {
         // SAFETY: the CPU has the features; the sizes were checked above.
-        unsafe { blocks_avx2(m, n, k, a, b, c.as_mut_ptr(), ldc, accumulate) };
+        unsafe { avx2(g, c) };
         return;
     }
     // SAFETY: the sizes were checked above.
-    unsafe { blocks::<{ crate::simd::BASELINE_FMA }>(m, n, k, a, b, c.as_mut_ptr(), ldc, accumulate) };
+    unsafe { g.run::<Narrow, { crate::simd::BASELINE_FMA }>(c) };
+}
+
+/// The product to compute; sizes checked against the slices.
+#[derive(Clone, Copy)]
+struct Gemm<'a> {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: A<'a>,
+    b: B<'a>,
+    ldc: usize,
+    accumulate: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+unsafe fn avx512(g: Gemm<'_>, c: *mut f32) {
+    // SAFETY: the caller's sizes.
+    unsafe { g.run::<Wide, true>(c) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn blocks_avx2(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: A<'_>,
-    b: B<'_>,
-    c: *mut f32,
-    ldc: usize,
-    accumulate: bool,
-) {
+unsafe fn avx2(g: Gemm<'_>, c: *mut f32) {
     // SAFETY: the caller's sizes.
-    unsafe { blocks::<true>(m, n, k, a, b, c, ldc, accumulate) };
+    unsafe { g.run::<Narrow, true>(c) };
 }
 
-/// Loops over blocks of the inner dimension, panels of B and rows of A.
-#[inline(always)]
-unsafe fn blocks<const FMA: bool>(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: A<'_>,
-    b: B<'_>,
-    c: *mut f32,
-    ldc: usize,
-    accumulate: bool,
-) {
-    let panels = n.div_ceil(NR);
-    let mut p0 = 0;
-    while p0 < k {
-        let kc = KC.min(k - p0);
-        let acc = accumulate || p0 > 0;
-        let mut j = 0;
-        while j < panels {
-            // Few rows of A cannot hide the latency of the multiply-adds: take several panels at once.
-            let wide = match m {
-                1 => 4,
-                2 | 3 => 2,
-                _ => 1,
-            };
-            let wide = if j + wide <= panels { wide } else { 1 };
-            let cols = (wide * NR).min(n - j * NR);
-            // SAFETY: in bounds by the checks in `gemm`.
-            unsafe {
-                let bj = b.data.as_ptr().add(j * b.panel + p0 * b.row);
+/// How many accumulators the registers hold, and so the shapes of the tiles.
+trait Shape {
+    /// Rows of the tallest tile.
+    const ROWS: usize;
+
+    /// Panels of a tile of `rows` rows where `left` panels are left.
+    fn panels(rows: usize, left: usize) -> usize;
+
+    /// Computes one tile.
+    ///
+    /// # Safety
+    /// The tile lies inside the matrices.
+    unsafe fn tile<const FMA: bool>(
+        rows: usize,
+        panels: usize,
+        t: &Tile,
+        c: *mut f32,
+        ldc: usize,
+        cols: usize,
+        acc: bool,
+    );
+}
+
+impl Gemm<'_> {
+    /// Loops over blocks of the inner dimension, panels of B and rows of A.
+    #[inline(always)]
+    unsafe fn run<S: Shape, const FMA: bool>(self, c: *mut f32) {
+        let Self { m, n, k, a, b, ldc, accumulate } = self;
+        let panels = n.div_ceil(NR);
+        // Tiles of like height, instead of full ones and a low rest.
+        let strips = m.div_ceil(S::ROWS);
+        let (low, higher) = (m / strips, m % strips);
+        let mut p0 = 0;
+        while p0 < k {
+            let kc = KC.min(k - p0);
+            let acc = accumulate || p0 > 0;
+            let mut j = 0;
+            while j < panels {
+                let np = S::panels(low + usize::from(higher > 0), panels - j);
+                let cols = (np * NR).min(n - j * NR);
                 let mut i = 0;
-                while i < m {
-                    let ai = a.data.as_ptr().add(i * a.row + p0 * a.col);
-                    let ci = c.add(i * ldc + j * NR);
-                    let t = Tile { k: kc, a: ai, ars: a.row, acs: a.col, b: bj, brs: b.row, bps: b.panel };
-                    let rows = m - i;
-                    i += match (wide, rows) {
-                        (4, _) => t.run::<1, 4, FMA>(ci, ldc, cols, acc),
-                        (2, 1) => t.run::<1, 2, FMA>(ci, ldc, cols, acc),
-                        (2, 2) => t.run::<2, 2, FMA>(ci, ldc, cols, acc),
-                        (2, _) => t.run::<3, 2, FMA>(ci, ldc, cols, acc),
-                        (_, 1) => t.run::<1, 1, FMA>(ci, ldc, cols, acc),
-                        (_, 2) => t.run::<2, 1, FMA>(ci, ldc, cols, acc),
-                        (_, 3) => t.run::<3, 1, FMA>(ci, ldc, cols, acc),
-                        (_, 4) | (_, 8) => t.run::<4, 1, FMA>(ci, ldc, cols, acc),
-                        (_, 5) | (_, 10) => t.run::<5, 1, FMA>(ci, ldc, cols, acc),
-                        _ => t.run::<6, 1, FMA>(ci, ldc, cols, acc),
-                    };
+                for strip in 0..strips {
+                    let rows = low + usize::from(strip < higher);
+                    // SAFETY: in bounds by the checks in `gemm`.
+                    unsafe {
+                        let t = Tile {
+                            k: kc,
+                            a: a.data.as_ptr().add(i * a.row + p0 * a.col),
+                            ars: a.row,
+                            acs: a.col,
+                            b: b.data.as_ptr().add(j * b.panel + p0 * b.row),
+                            brs: b.row,
+                            bps: b.panel,
+                        };
+                        S::tile::<FMA>(rows, np, &t, c.add(i * ldc + j * NR), ldc, cols, acc);
+                    }
+                    i += rows;
                 }
+                j += np;
             }
-            j += wide;
+            p0 += kc;
         }
-        p0 += kc;
     }
 }
 
-/// One tile: `MR` rows of A against `NP` panels of B.
+/// One tile: the rows of A and the panels of B that it reads.
 struct Tile {
     k: usize,
     a: *const f32,
@@ -205,64 +238,6 @@ struct Tile {
     b: *const f32,
     brs: usize,
     bps: usize,
-}
-
-impl Tile {
-    /// Computes the tile; returns `MR`.
-    #[inline(always)]
-    unsafe fn run<const MR: usize, const NP: usize, const FMA: bool>(
-        &self,
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    ) -> usize {
-        let mut t = [[[0.0f32; NR]; NP]; MR];
-        // SAFETY: rows and columns inside the matrices by the caller's checks; only `cols` columns of C
-        // are touched.
-        unsafe {
-            if acc {
-                if cols == NP * NR {
-                    for r in 0..MR {
-                        for q in 0..NP {
-                            t[r][q] = c.add(r * ldc + q * NR).cast::<[f32; NR]>().read_unaligned();
-                        }
-                    }
-                } else {
-                    for r in 0..MR {
-                        for x in 0..cols {
-                            t[r][x / NR][x % NR] = *c.add(r * ldc + x);
-                        }
-                    }
-                }
-            }
-            for p in 0..self.k {
-                for q in 0..NP {
-                    let bv = self.b.add(q * self.bps + p * self.brs).cast::<[f32; NR]>().read_unaligned();
-                    for r in 0..MR {
-                        let av = *self.a.add(r * self.ars + p * self.acs);
-                        for x in 0..NR {
-                            t[r][q][x] = fma::<FMA>(av, bv[x], t[r][q][x]);
-                        }
-                    }
-                }
-            }
-            if cols == NP * NR {
-                for r in 0..MR {
-                    for q in 0..NP {
-                        c.add(r * ldc + q * NR).cast::<[f32; NR]>().write_unaligned(t[r][q]);
-                    }
-                }
-            } else {
-                for r in 0..MR {
-                    for x in 0..cols {
-                        *c.add(r * ldc + x) = t[r][x / NR][x % NR];
-                    }
-                }
-            }
-        }
-        MR
-    }
 }
 
 #[cfg(test)]
