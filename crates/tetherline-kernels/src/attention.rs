@@ -3,7 +3,7 @@
 //! Row blocks of queries keep the score matrix small in the forward pass, which saves only the log-sum of
 //! each row; the backward pass recomputes the probabilities from it.
 
-use crate::gemm::{A, B, NR, Panels, gemm};
+use crate::gemm::{A, B, Init, NR, Panels, gemm};
 use crate::simd::dot;
 use crate::softmax::{exp_scaled_in_place, softmax_in_place};
 use crate::spec::DecoderSpec;
@@ -53,14 +53,15 @@ pub(crate) fn forward(
             for r0 in (0..t).step_by(BLOCK) {
                 let r1 = (r0 + BLOCK).min(t);
                 let q = A::rows(&qkv[r0 * ld + h * hd..], ld);
-                gemm(r1 - r0, r1, hd, q, ws.k_t.view(), &mut ws.p, width, false);
+                gemm(r1 - r0, r1, hd, q, ws.k_t.view(), &mut ws.p, width, Init::Zero);
                 for (i, row) in ws.p.chunks_exact_mut(width).take(r1 - r0).enumerate() {
                     let visible = r0 + i + 1;
-                    lse[h * t + r0 + i] = softmax_in_place(&mut row[..visible], scale);
-                    row[visible..r1].fill(0.0);
+                    lse[h * t + r0 + i] = softmax_in_place(row, visible, scale);
+                    let done = visible.next_multiple_of(NR).min(r1);
+                    row[done..r1].fill(0.0);
                 }
                 let o = &mut out[r0 * ldo + h * hd..];
-                gemm(r1 - r0, hd, r1, A::rows(&ws.p, width), ws.v.view(), o, ldo, false);
+                gemm(r1 - r0, hd, r1, A::rows(&ws.p, width), ws.v.view(), o, ldo, Init::Zero);
             }
         }
     }
@@ -96,7 +97,16 @@ pub(crate) fn backward(
                 let r1 = (r0 + BLOCK).min(t);
                 let p = &mut ws.p[r0 * width..];
                 let dp = &mut ws.dp[r0 * width..];
-                gemm(r1 - r0, r1, hd, A::rows(&qkv[r0 * ld + h * hd..], ld), ws.k_t.view(), p, width, false);
+                gemm(
+                    r1 - r0,
+                    r1,
+                    hd,
+                    A::rows(&qkv[r0 * ld + h * hd..], ld),
+                    ws.k_t.view(),
+                    p,
+                    width,
+                    Init::Zero,
+                );
                 gemm(
                     r1 - r0,
                     r1,
@@ -105,7 +115,7 @@ pub(crate) fn backward(
                     ws.v_t.view(),
                     dp,
                     width,
-                    false,
+                    Init::Zero,
                 );
                 for i in 0..r1 - r0 {
                     let (row, visible) = (r0 + i, r0 + i + 1);
@@ -119,9 +129,10 @@ pub(crate) fn backward(
                     dp[visible..].fill(0.0);
                 }
                 let dq = &mut d_qkv[r0 * ld + h * hd..];
-                gemm(r1 - r0, hd, r1, A::rows(dp, width), ws.k.view(), dq, ld, false);
+                gemm(r1 - r0, hd, r1, A::rows(dp, width), ws.k.view(), dq, ld, Init::Zero);
             }
-            let first = h == g * group;
+            // The query heads of a group add up in its key and value head.
+            let sum = if h == g * group { Init::Zero } else { Init::Own };
             for c0 in (0..t).step_by(BLOCK) {
                 let c1 = (c0 + BLOCK).min(t);
                 // Keys c0..c1 are seen by queries c0..t only.
@@ -135,7 +146,7 @@ pub(crate) fn backward(
                     below(&ws.q, c0),
                     dk,
                     ld,
-                    !first,
+                    sum,
                 );
                 let dv = &mut d_qkv[c0 * ld + v_off..];
                 gemm(
@@ -146,7 +157,7 @@ pub(crate) fn backward(
                     below(&ws.d_out, c0),
                     dv,
                     ld,
-                    !first,
+                    sum,
                 );
             }
         }

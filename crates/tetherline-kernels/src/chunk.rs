@@ -2,7 +2,7 @@
 
 use crate::attention::{self, Scratch};
 use crate::engine::Row;
-use crate::gemm::Panels;
+use crate::gemm::{Init, Panels};
 use crate::head::{LmState, scalar_backward, scalar_forward};
 use crate::linear::{PackedWeights, backward_weight};
 use crate::mlp;
@@ -97,16 +97,16 @@ impl Workspace {
             let slot = if keep { l } else { 0 };
             let a = &mut self.layers[slot];
             let (dim, ldq, lda) = (s.dim, s.qkv_dim(), s.att_dim());
-            // The residual stream arrives in `last` and leaves in `last`.
-            let x = sized(&mut a.x, n * dim);
-            x.copy_from_slice(&self.last[..n * dim]);
+            // The residual stream arrives in `last` and leaves in `last`; this layer keeps it as its input.
+            std::mem::swap(&mut a.x, &mut self.last);
+            let x = &a.x[..n * dim];
             let h1 = sized(&mut a.h1, n * dim);
             norm::forward(&layer.norm1, net.flat, dim, x, h1, sized(&mut a.stats1, 2 * n));
             let qkv = sized(&mut a.qkv, n * ldq);
             let (q_dim, kv_dim) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-            net.packed.forward(&layer.q, net.flat, n, h1, dim, qkv, ldq, false);
-            net.packed.forward(&layer.k, net.flat, n, h1, dim, &mut qkv[q_dim..], ldq, false);
-            net.packed.forward(&layer.v, net.flat, n, h1, dim, &mut qkv[q_dim + kv_dim..], ldq, false);
+            net.packed.forward(&layer.q, net.flat, n, h1, dim, qkv, ldq, Init::Zero);
+            net.packed.forward(&layer.k, net.flat, n, h1, dim, &mut qkv[q_dim..], ldq, Init::Zero);
+            net.packed.forward(&layer.v, net.flat, n, h1, dim, &mut qkv[q_dim + kv_dim..], ldq, Init::Zero);
             rotate(s, &self.spans, qkv, false);
             on_qkv(l, qkv);
             let att = sized(&mut a.att, n * lda);
@@ -117,8 +117,7 @@ impl Workspace {
                 attention::forward(s, t, &qkv[r * ldq..(r + t) * ldq], out, lse, &mut self.scratch);
             }
             let mid = sized(&mut a.mid, n * dim);
-            mid.copy_from_slice(x);
-            net.packed.forward(&layer.out, net.flat, n, att, lda, mid, dim, true);
+            net.packed.forward(&layer.out, net.flat, n, att, lda, mid, dim, Init::From(x));
             let h2 = sized(&mut a.h2, n * dim);
             norm::forward(&layer.norm2, net.flat, dim, mid, h2, sized(&mut a.stats2, 2 * n));
             let hidden = layer.mlp.hidden();
@@ -127,20 +126,19 @@ impl Workspace {
             let down = match &layer.mlp {
                 MlpSpec::Gated { gate, up, down, act } => {
                     let gate_out = sized(&mut a.gate, n * hidden);
-                    net.packed.forward(gate, net.flat, n, h2, dim, gate_out, hidden, false);
-                    net.packed.forward(up, net.flat, n, h2, dim, up_out, hidden, false);
+                    net.packed.forward(gate, net.flat, n, h2, dim, gate_out, hidden, Init::Zero);
+                    net.packed.forward(up, net.flat, n, h2, dim, up_out, hidden, Init::Zero);
                     mlp::gated(*act, gate_out, up_out, act_out);
                     down
                 }
                 MlpSpec::Plain { up, down, act } => {
-                    net.packed.forward(up, net.flat, n, h2, dim, up_out, hidden, false);
+                    net.packed.forward(up, net.flat, n, h2, dim, up_out, hidden, Init::Zero);
                     mlp::plain(*act, up_out, act_out);
                     down
                 }
             };
-            let out = &mut self.last[..n * dim];
-            out.copy_from_slice(mid);
-            net.packed.forward(down, net.flat, n, act_out, hidden, out, dim, true);
+            let out = sized(&mut self.last, n * dim);
+            net.packed.forward(down, net.flat, n, act_out, hidden, out, dim, Init::From(mid));
         }
         let hidden = sized(&mut self.hidden, n * s.dim);
         let stats = sized(&mut self.final_stats, 2 * n);
@@ -207,7 +205,7 @@ impl Workspace {
             let hidden = layer.mlp.hidden();
             let d_act = sized(&mut self.d_act, n * hidden);
             let (MlpSpec::Gated { down, .. } | MlpSpec::Plain { down, .. }) = &layer.mlp;
-            net.packed.backward_input(down, n, d_x, d, d_act, hidden, false);
+            net.packed.backward_input(down, n, d_x, d, d_act, hidden, Init::Zero);
             backward_weight(down, n, &a.act, hidden, d_x, d, grad, &mut self.panels);
             let up_buf = &mut a.up[..n * hidden];
             let d_h = sized(&mut self.d_h, n * d);
@@ -215,14 +213,14 @@ impl Workspace {
                 MlpSpec::Gated { gate, up, act, .. } => {
                     let gate_buf = &mut a.gate[..n * hidden];
                     mlp::gated_backward(*act, gate_buf, up_buf, d_act);
-                    net.packed.backward_input(gate, n, gate_buf, hidden, d_h, d, false);
-                    net.packed.backward_input(up, n, up_buf, hidden, d_h, d, true);
+                    net.packed.backward_input(gate, n, gate_buf, hidden, d_h, d, Init::Zero);
+                    net.packed.backward_input(up, n, up_buf, hidden, d_h, d, Init::Own);
                     backward_weight(gate, n, &a.h2, d, gate_buf, hidden, grad, &mut self.panels);
                     backward_weight(up, n, &a.h2, d, up_buf, hidden, grad, &mut self.panels);
                 }
                 MlpSpec::Plain { up, act, .. } => {
                     mlp::plain_backward(*act, up_buf, d_act);
-                    net.packed.backward_input(up, n, up_buf, hidden, d_h, d, false);
+                    net.packed.backward_input(up, n, up_buf, hidden, d_h, d, Init::Zero);
                     backward_weight(up, n, &a.h2, d, up_buf, hidden, grad, &mut self.panels);
                 }
             }
@@ -230,7 +228,7 @@ impl Workspace {
 
             // Attention block.
             let d_att = sized(&mut self.d_att, n * lda);
-            net.packed.backward_input(&layer.out, n, d_x, d, d_att, lda, false);
+            net.packed.backward_input(&layer.out, n, d_x, d, d_att, lda, Init::Zero);
             backward_weight(&layer.out, n, &a.att, lda, d_x, d, grad, &mut self.panels);
             let d_qkv = sized(&mut self.d_qkv, n * ldq);
             for &(r, t) in &self.spans {
@@ -247,10 +245,13 @@ impl Workspace {
             }
             rotate(s, &self.spans, d_qkv, true);
             let (q_dim, kv_dim) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-            for (i, (lin, off)) in
-                [(&layer.q, 0), (&layer.k, q_dim), (&layer.v, q_dim + kv_dim)].into_iter().enumerate()
-            {
-                net.packed.backward_input(lin, n, &d_qkv[off..], ldq, d_h, d, i > 0);
+            let parts = [
+                (&layer.q, 0, Init::Zero),
+                (&layer.k, q_dim, Init::Own),
+                (&layer.v, q_dim + kv_dim, Init::Own),
+            ];
+            for (lin, off, init) in parts {
+                net.packed.backward_input(lin, n, &d_qkv[off..], ldq, d_h, d, init);
                 backward_weight(lin, n, &a.h1, d, &d_qkv[off..], ldq, grad, &mut self.panels);
             }
             norm::backward(&layer.norm1, net.flat, d, &a.x[..n * d], &a.stats1, d_h, d_x, grad);

@@ -6,7 +6,7 @@
 
 use crate::chunk::{Net, Workspace};
 use crate::engine::Row;
-use crate::gemm::{A, B, NR, gemm};
+use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
 use crate::linear::PackedWeights;
 use crate::mlp;
@@ -151,9 +151,9 @@ impl<'a> DecodeBatch<'a> {
         for (l, layer) in s.layers.iter().enumerate() {
             norm::forward(&layer.norm1, flat, d, &b.x, &mut b.h, &mut b.stats);
             let (q_dim, kv_dim) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-            packed.forward(&layer.q, flat, m, &b.h, d, &mut b.qkv, ldq, false);
-            packed.forward(&layer.k, flat, m, &b.h, d, &mut b.qkv[q_dim..], ldq, false);
-            packed.forward(&layer.v, flat, m, &b.h, d, &mut b.qkv[q_dim + kv_dim..], ldq, false);
+            packed.forward(&layer.q, flat, m, &b.h, d, &mut b.qkv, ldq, Init::Zero);
+            packed.forward(&layer.k, flat, m, &b.h, d, &mut b.qkv[q_dim..], ldq, Init::Zero);
+            packed.forward(&layer.v, flat, m, &b.h, d, &mut b.qkv[q_dim + kv_dim..], ldq, Init::Zero);
             for (i, row) in self.rows.iter_mut().enumerate() {
                 let qkv = &mut b.qkv[i * ldq..(i + 1) * ldq];
                 if let Positions::Rope(table) = &s.positions {
@@ -162,7 +162,7 @@ impl<'a> DecodeBatch<'a> {
                 store(s, cap, hp, l, row.len, qkv, &mut row.keys, &mut row.values);
                 attend(s, cap, hp, l, row, qkv, &mut b.scores, &mut b.att[i * lda..(i + 1) * lda]);
             }
-            packed.forward(&layer.out, flat, m, &b.att, lda, &mut b.x, d, true);
+            packed.forward(&layer.out, flat, m, &b.att, lda, &mut b.x, d, Init::Own);
             norm::forward(&layer.norm2, flat, d, &b.x, &mut b.h, &mut b.stats);
             let hidden = layer.mlp.hidden();
             b.up.resize(m * hidden, 0.0);
@@ -170,24 +170,24 @@ impl<'a> DecodeBatch<'a> {
             let down = match &layer.mlp {
                 MlpSpec::Gated { gate, up, down, act } => {
                     b.gate.resize(m * hidden, 0.0);
-                    packed.forward(gate, flat, m, &b.h, d, &mut b.gate, hidden, false);
-                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, false);
+                    packed.forward(gate, flat, m, &b.h, d, &mut b.gate, hidden, Init::Zero);
+                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, Init::Zero);
                     mlp::gated(*act, &b.gate, &b.up, &mut b.act);
                     down
                 }
                 MlpSpec::Plain { up, down, act } => {
-                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, false);
+                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, Init::Zero);
                     mlp::plain(*act, &b.up, &mut b.act);
                     down
                 }
             };
-            packed.forward(down, flat, m, &b.act, hidden, &mut b.x, d, true);
+            packed.forward(down, flat, m, &b.act, hidden, &mut b.x, d, Init::Own);
         }
         norm::forward(&s.final_norm, flat, d, &b.x, &mut b.h, &mut b.stats);
         b.logits.clear();
         if let Some(head) = &s.lm_head {
             b.logits.resize(m * s.vocab, 0.0);
-            packed.forward(head, flat, m, &b.h, d, &mut b.logits, s.vocab, false);
+            packed.forward(head, flat, m, &b.h, d, &mut b.logits, s.vocab, Init::Zero);
         }
         b.scalars.clear();
         if let Some(head) = &s.scalar_head {
@@ -243,11 +243,11 @@ fn attend(
         let values = &row.values[(layer * s.kv_heads + g) * cap * hp..][..cap * hp];
         let q = A::rows(&qkv[g * group * hd..], hd);
         let k = B { data: keys, row: cap, panel: NR };
-        gemm(group, visible, hd, q, k, scores, cap, false);
+        gemm(group, visible, hd, q, k, scores, cap, Init::Zero);
         for r in scores.chunks_exact_mut(cap).take(group) {
-            softmax_in_place(&mut r[..visible], scale);
+            softmax_in_place(r, visible, scale);
         }
         let v = B { data: values, row: hp, panel: NR };
-        gemm(group, hd, visible, A::rows(scores, cap), v, &mut out[g * group * hd..], hd, false);
+        gemm(group, hd, visible, A::rows(scores, cap), v, &mut out[g * group * hd..], hd, Init::Zero);
     }
 }

@@ -1,6 +1,6 @@
 //! The two heads: vocabulary log-probs at chosen positions, and one number per chosen position.
 
-use crate::gemm::Panels;
+use crate::gemm::{Init, Panels};
 use crate::linear::{PackedWeights, backward_weight};
 use crate::simd::{axpy, dot};
 use crate::softmax::{logits_gradient, lse_entropy};
@@ -43,7 +43,7 @@ impl LmState {
             row.copy_from_slice(&hidden[p * d..(p + 1) * d]);
         }
         self.logits.resize(m * v, 0.0);
-        packed.forward(head, flat, m, &self.hidden, d, &mut self.logits, v, false);
+        packed.forward(head, flat, m, &self.hidden, d, &mut self.logits, v, Init::Zero);
         self.lse.clear();
         self.entropy.clear();
         self.logprobs.clear();
@@ -82,7 +82,7 @@ impl LmState {
             );
         }
         self.d_hidden.resize(m * d, 0.0);
-        packed.backward_input(head, m, &self.logits, v, &mut self.d_hidden, d, false);
+        packed.backward_input(head, m, &self.logits, v, &mut self.d_hidden, d, Init::Zero);
         for (row, &p) in self.d_hidden.chunks_exact(d).zip(&self.positions) {
             crate::simd::add_assign(&mut d_hidden_all[p * d..(p + 1) * d], row);
         }

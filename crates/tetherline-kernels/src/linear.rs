@@ -1,6 +1,6 @@
 //! Linear layers over packed weights.
 
-use crate::gemm::{A, Panels, gemm};
+use crate::gemm::{A, Init, Panels, gemm};
 use crate::simd::add_assign;
 use crate::spec::{DecoderSpec, Layout, LinearSpec};
 
@@ -59,7 +59,7 @@ impl PackedWeights {
         });
     }
 
-    /// y\[rows × n_out\] (+)= x\[rows × n_in\]·W + b, row strides `ldx` and `ldy`.
+    /// y\[rows × n_out\] = init + x\[rows × n_in\]·W + b, row strides `ldx` and `ldy`.
     pub(crate) fn forward(
         &self,
         l: &LinearSpec,
@@ -69,10 +69,10 @@ impl PackedWeights {
         ldx: usize,
         y: &mut [f32],
         ldy: usize,
-        accumulate: bool,
+        init: Init<'_>,
     ) {
         let b = self.layers[l.id].forward.view();
-        gemm(rows, l.n_out, l.n_in, A::rows(x, ldx), b, y, ldy, accumulate);
+        gemm(rows, l.n_out, l.n_in, A::rows(x, ldx), b, y, ldy, init);
         if let Some(bias) = l.bias {
             let bias = &flat[bias..bias + l.n_out];
             for row in y.chunks_mut(ldy).take(rows) {
@@ -81,7 +81,7 @@ impl PackedWeights {
         }
     }
 
-    /// dx\[rows × n_in\] (+)= dy\[rows × n_out\]·Wᵀ.
+    /// dx\[rows × n_in\] = init + dy\[rows × n_out\]·Wᵀ.
     pub(crate) fn backward_input(
         &self,
         l: &LinearSpec,
@@ -90,11 +90,11 @@ impl PackedWeights {
         ldy: usize,
         dx: &mut [f32],
         ldx: usize,
-        accumulate: bool,
+        init: Init<'_>,
     ) {
         assert!(self.train, "backward on weights that were packed for inference");
         let b = self.layers[l.id].backward.view();
-        gemm(rows, l.n_in, l.n_out, A::rows(dy, ldy), b, dx, ldx, accumulate);
+        gemm(rows, l.n_in, l.n_out, A::rows(dy, ldy), b, dx, ldx, init);
     }
 }
 
@@ -113,11 +113,11 @@ pub(crate) fn backward_weight(
     match l.layout {
         Layout::OutIn => {
             panels.pack(x, ldx, 1, rows, l.n_in);
-            gemm(l.n_out, l.n_in, rows, A::transposed(dy, ldy), panels.view(), dw, l.stride, true);
+            gemm(l.n_out, l.n_in, rows, A::transposed(dy, ldy), panels.view(), dw, l.stride, Init::Own);
         }
         Layout::InOut => {
             panels.pack(dy, ldy, 1, rows, l.n_out);
-            gemm(l.n_in, l.n_out, rows, A::transposed(x, ldx), panels.view(), dw, l.stride, true);
+            gemm(l.n_in, l.n_out, rows, A::transposed(x, ldx), panels.view(), dw, l.stride, Init::Own);
         }
     }
     if let Some(bias) = l.bias {

@@ -22,21 +22,22 @@ fn row_max(z: &[f32]) -> f32 {
 }
 
 simd_fn! {
-    /// In place p = softmax(scale·z); returns log Σ exp(scale·z).
-    pub(crate) fn softmax_in_place(z: &mut [f32], scale: f32) -> f32 {
+    /// In place p = softmax(scale·z) of the first `visible` of a row's numbers, 0 behind them up to the next
+    /// multiple of 16; returns log Σ exp(scale·z).
+    ///
+    /// # Panics
+    /// If the row is not that long.
+    pub(crate) fn softmax_in_place(row: &mut [f32], visible: usize, scale: f32) -> f32 {
+        // Whole lanes only: what is not visible is −∞, whose exponential is 0.
+        let z = &mut row[..visible.next_multiple_of(16)];
+        z[visible..].fill(f32::NEG_INFINITY);
         let max = row_max(z);
         let mut lanes = [0.0f32; 16];
-        let whole = z.len() - z.len() % 16;
-        let (head, tail) = z.split_at_mut(whole);
-        for c in head.chunks_exact_mut(16) {
+        for c in z.chunks_exact_mut(16) {
             for i in 0..16 {
                 c[i] = exp::<FMA>((c[i] - max) * scale);
                 lanes[i] += c[i];
             }
-        }
-        for (i, x) in tail.iter_mut().enumerate() {
-            *x = exp::<FMA>((*x - max) * scale);
-            lanes[i] += *x;
         }
         let sum = fold(lanes);
         let inv = 1.0 / sum;

@@ -91,7 +91,18 @@ impl<'a> A<'a> {
     }
 }
 
-/// C\[m×n\] = A\[m×k\]·B\[k×n\], or += when `accumulate`; `c` has `ldc` floats from row to row.
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Init<'a> {
+    /// Nothing: C = A·B.
+    Zero,
+    /// What C holds: C += A·B.
+    Own,
+    /// Another matrix with the strides of C: C = D + A·B.
+    From(&'a [f32]),
+}
+
+/// C\[m×n\] = init + A\[m×k\]·B\[k×n\]; `c` has `ldc` floats from row to row.
 ///
 /// # Panics
 /// If a slice is too short for its sizes and strides.
@@ -103,16 +114,22 @@ pub(crate) fn gemm(
     b: B<'_>,
     c: &mut [f32],
     ldc: usize,
-    accumulate: bool,
+    init: Init<'_>,
 ) {
     if m == 0 || n == 0 {
         return;
     }
-    assert!(c.len() > (m - 1) * ldc + n - 1 && n <= ldc, "gemm: C too short");
+    let size = (m - 1) * ldc + n;
+    assert!(c.len() >= size && n <= ldc, "gemm: C too short");
+    if let Init::From(d) = init {
+        assert!(d.len() >= size, "gemm: D too short");
+    }
     if k == 0 {
-        if !accumulate {
-            for row in c.chunks_mut(ldc).take(m) {
-                row[..n].fill(0.0);
+        for (i, row) in c.chunks_mut(ldc).take(m).enumerate() {
+            match init {
+                Init::Zero => row[..n].fill(0.0),
+                Init::Own => {}
+                Init::From(d) => row[..n].copy_from_slice(&d[i * ldc..i * ldc + n]),
             }
         }
         return;
@@ -120,22 +137,27 @@ pub(crate) fn gemm(
     assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.col, "gemm: A too short");
     let panels = n.div_ceil(NR);
     assert!(b.data.len() >= (panels - 1) * b.panel + (k - 1) * b.row + NR, "gemm: B too short");
-    let g = Gemm { m, n, k, a, b, ldc, accumulate };
     let c = c.as_mut_ptr();
+    let from = match init {
+        Init::Zero => std::ptr::null(),
+        Init::Own => c.cast_const(),
+        Init::From(d) => d.as_ptr(),
+    };
+    let g = Gemm { m, n, k, a, b, ldc };
     #[cfg(target_arch = "x86_64")]
     if crate::simd::has_avx512() {
         // SAFETY: the CPU has the features; the sizes were checked above.
-        unsafe { avx512(g, c) };
+        unsafe { avx512(g, from, c) };
         return;
     }
     #[cfg(target_arch = "x86_64")]
     if crate::simd::has_avx2_fma() {
         // SAFETY: the CPU has the features; the sizes were checked above.
-        unsafe { avx2(g, c) };
+        unsafe { avx2(g, from, c) };
         return;
     }
     // SAFETY: the sizes were checked above.
-    unsafe { g.run::<Narrow, { crate::simd::BASELINE_FMA }>(c) };
+    unsafe { g.run::<Narrow, { crate::simd::BASELINE_FMA }>(from, c) };
 }
 
 /// The product to compute; sizes checked against the slices.
@@ -147,21 +169,20 @@ struct Gemm<'a> {
     a: A<'a>,
     b: B<'a>,
     ldc: usize,
-    accumulate: bool,
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn avx512(g: Gemm<'_>, c: *mut f32) {
+unsafe fn avx512(g: Gemm<'_>, from: *const f32, c: *mut f32) {
     // SAFETY: the caller's sizes.
-    unsafe { g.run::<Wide, true>(c) };
+    unsafe { g.run::<Wide, true>(from, c) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(g: Gemm<'_>, c: *mut f32) {
+unsafe fn avx2(g: Gemm<'_>, from: *const f32, c: *mut f32) {
     // SAFETY: the caller's sizes.
-    unsafe { g.run::<Narrow, true>(c) };
+    unsafe { g.run::<Narrow, true>(from, c) };
 }
 
 /// How many accumulators the registers hold, and so the shapes of the tiles.
@@ -176,60 +197,10 @@ trait Shape {
     ///
     /// # Safety
     /// The tile lies inside the matrices.
-    unsafe fn tile<const FMA: bool>(
-        rows: usize,
-        panels: usize,
-        t: &Tile,
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    );
+    unsafe fn tile<const FMA: bool>(rows: usize, panels: usize, t: &Tile);
 }
 
-impl Gemm<'_> {
-    /// Loops over blocks of the inner dimension, panels of B and rows of A.
-    #[inline(always)]
-    unsafe fn run<S: Shape, const FMA: bool>(self, c: *mut f32) {
-        let Self { m, n, k, a, b, ldc, accumulate } = self;
-        let panels = n.div_ceil(NR);
-        // Tiles of like height, instead of full ones and a low rest.
-        let strips = m.div_ceil(S::ROWS);
-        let (low, higher) = (m / strips, m % strips);
-        let mut p0 = 0;
-        while p0 < k {
-            let kc = KC.min(k - p0);
-            let acc = accumulate || p0 > 0;
-            let mut j = 0;
-            while j < panels {
-                let np = S::panels(low + usize::from(higher > 0), panels - j);
-                let cols = (np * NR).min(n - j * NR);
-                let mut i = 0;
-                for strip in 0..strips {
-                    let rows = low + usize::from(strip < higher);
-                    // SAFETY: in bounds by the checks in `gemm`.
-                    unsafe {
-                        let t = Tile {
-                            k: kc,
-                            a: a.data.as_ptr().add(i * a.row + p0 * a.col),
-                            ars: a.row,
-                            acs: a.col,
-                            b: b.data.as_ptr().add(j * b.panel + p0 * b.row),
-                            brs: b.row,
-                            bps: b.panel,
-                        };
-                        S::tile::<FMA>(rows, np, &t, c.add(i * ldc + j * NR), ldc, cols, acc);
-                    }
-                    i += rows;
-                }
-                j += np;
-            }
-            p0 += kc;
-        }
-    }
-}
-
-/// One tile: the rows of A and the panels of B that it reads.
+/// One tile: what it reads of A and B, and where it stands in C.
 struct Tile {
     k: usize,
     a: *const f32,
@@ -238,6 +209,107 @@ struct Tile {
     b: *const f32,
     brs: usize,
     bps: usize,
+    /// What the sums start from; null for zero.
+    from: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    /// Columns of C inside the tile.
+    cols: usize,
+}
+
+/// Columns of a transposed A that are copied at once: whole cache lines of it.
+const COLUMNS: usize = 48;
+
+impl Gemm<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Shape, const FMA: bool>(self, from: *const f32, c: *mut f32) {
+        let mut p0 = 0;
+        while p0 < self.k {
+            let kc = KC.min(self.k - p0);
+            let from = if p0 == 0 { from } else { c.cast_const() };
+            // SAFETY: the caller's sizes.
+            unsafe {
+                if self.a.col != 1 && self.n > NR && self.m > S::ROWS {
+                    self.transposed::<S, FMA>(p0, kc, from, c);
+                } else {
+                    let a = self.a.data.as_ptr().add(p0 * self.a.col);
+                    self.block::<S, FMA>(0..self.m, (a, self.a.row, self.a.col), p0, kc, from, c);
+                }
+            }
+            p0 += kc;
+        }
+    }
+
+    /// Copies a few columns of a transposed A at a time into rows: read in place, every element of it would come
+    /// from another page.
+    #[inline(always)]
+    unsafe fn transposed<S: Shape, const FMA: bool>(
+        self,
+        p0: usize,
+        kc: usize,
+        from: *const f32,
+        c: *mut f32,
+    ) {
+        let mut strip = [0.0f32; COLUMNS * KC];
+        let mut i = 0;
+        while i < self.m {
+            let columns = COLUMNS.min(self.m - i);
+            for (p, row) in strip.chunks_exact_mut(COLUMNS).take(kc).enumerate() {
+                let at = (p0 + p) * self.a.col + i;
+                row[..columns].copy_from_slice(&self.a.data[at..at + columns]);
+            }
+            // SAFETY: the caller's sizes.
+            unsafe { self.block::<S, FMA>(i..i + columns, (strip.as_ptr(), 1, COLUMNS), p0, kc, from, c) };
+            i += columns;
+        }
+    }
+
+    /// Rows `rows` of C, over `kc` inner indices from `p0`: panels of B, and strips of A against each.
+    /// `a` is where A stands for these rows and indices, with its strides.
+    #[inline(always)]
+    unsafe fn block<S: Shape, const FMA: bool>(
+        self,
+        rows: std::ops::Range<usize>,
+        (a, ars, acs): (*const f32, usize, usize),
+        p0: usize,
+        kc: usize,
+        from: *const f32,
+        c: *mut f32,
+    ) {
+        let Self { n, b, ldc, .. } = self;
+        let panels = n.div_ceil(NR);
+        // Strips of like height, instead of full ones and a low rest.
+        let strips = rows.len().div_ceil(S::ROWS);
+        let (low, higher) = (rows.len() / strips, rows.len() % strips);
+        let mut j = 0;
+        while j < panels {
+            let np = S::panels(low + usize::from(higher > 0), panels - j);
+            let mut i = 0;
+            for strip in 0..strips {
+                let height = low + usize::from(strip < higher);
+                let at = (rows.start + i) * ldc + j * NR;
+                // SAFETY: in bounds by the checks in `gemm`.
+                unsafe {
+                    let t = Tile {
+                        k: kc,
+                        a: a.add(i * ars),
+                        ars,
+                        acs,
+                        b: b.data.as_ptr().add(j * b.panel + p0 * b.row),
+                        brs: b.row,
+                        bps: b.panel,
+                        from: if from.is_null() { from } else { from.add(at) },
+                        c: c.add(at),
+                        ldc,
+                        cols: (np * NR).min(n - j * NR),
+                    };
+                    S::tile::<FMA>(height, np, &t);
+                }
+                i += height;
+            }
+            j += np;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -270,13 +342,13 @@ mod tests {
             let mut panels = Panels::default();
             panels.pack(&b, n, 1, k, n);
             let mut c = vec![7.0f32; m * n];
-            gemm(m, n, k, A::rows(&a, k), panels.view(), &mut c, n, false);
+            gemm(m, n, k, A::rows(&a, k), panels.view(), &mut c, n, Init::Zero);
             let bt: Vec<f32> = (0..n * k).map(|x| b[(x % k) * n + x / k]).collect();
             let at: Vec<f32> = (0..k * m).map(|x| a[(x % m) * k + x / m]).collect();
             let mut panels_t = Panels::default();
             panels_t.pack(&bt, 1, k, k, n);
             let mut d = vec![1.0f32; m * n];
-            gemm(m, n, k, A::transposed(&at, m), panels_t.view(), &mut d, n, true);
+            gemm(m, n, k, A::transposed(&at, m), panels_t.view(), &mut d, n, Init::Own);
             for x in 0..m * n {
                 assert!(
                     (f64::from(c[x]) - want[x]).abs() < 1e-4,
@@ -297,10 +369,10 @@ mod tests {
         let mut panels = Panels::default();
         panels.pack(&b, n, 1, k, n);
         let mut all = vec![0.0f32; 32 * n];
-        gemm(32, n, k, A::rows(&a, k), panels.view(), &mut all, n, false);
+        gemm(32, n, k, A::rows(&a, k), panels.view(), &mut all, n, Init::Zero);
         for m in [1, 2, 3, 4, 5, 7, 11] {
             let mut few = vec![0.0f32; m * n];
-            gemm(m, n, k, A::rows(&a, k), panels.view(), &mut few, n, false);
+            gemm(m, n, k, A::rows(&a, k), panels.view(), &mut few, n, Init::Zero);
             assert_eq!(&few[..], &all[..m * n], "batch {m}");
         }
     }

@@ -20,54 +20,41 @@ impl Shape for Narrow {
     }
 
     #[inline(always)]
-    unsafe fn tile<const FMA: bool>(
-        rows: usize,
-        panels: usize,
-        t: &Tile,
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    unsafe fn tile<const FMA: bool>(rows: usize, panels: usize, t: &Tile) {
         // SAFETY: the caller's.
         unsafe {
             match (rows, panels) {
-                (1, 1) => run::<1, 1, FMA>(t, c, ldc, cols, acc),
-                (1, _) => run::<1, 4, FMA>(t, c, ldc, cols, acc),
-                (2, 1) => run::<2, 1, FMA>(t, c, ldc, cols, acc),
-                (2, _) => run::<2, 2, FMA>(t, c, ldc, cols, acc),
-                (3, 1) => run::<3, 1, FMA>(t, c, ldc, cols, acc),
-                (3, _) => run::<3, 2, FMA>(t, c, ldc, cols, acc),
-                (4, _) => run::<4, 1, FMA>(t, c, ldc, cols, acc),
-                (5, _) => run::<5, 1, FMA>(t, c, ldc, cols, acc),
-                _ => run::<6, 1, FMA>(t, c, ldc, cols, acc),
+                (1, 1) => run::<1, 1, FMA>(t),
+                (1, _) => run::<1, 4, FMA>(t),
+                (2, 1) => run::<2, 1, FMA>(t),
+                (2, _) => run::<2, 2, FMA>(t),
+                (3, 1) => run::<3, 1, FMA>(t),
+                (3, _) => run::<3, 2, FMA>(t),
+                (4, _) => run::<4, 1, FMA>(t),
+                (5, _) => run::<5, 1, FMA>(t),
+                _ => run::<6, 1, FMA>(t),
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn run<const MR: usize, const NP: usize, const FMA: bool>(
-    tile: &Tile,
-    c: *mut f32,
-    ldc: usize,
-    cols: usize,
-    acc: bool,
-) {
+unsafe fn run<const MR: usize, const NP: usize, const FMA: bool>(tile: &Tile) {
+    let Tile { from, c, ldc, cols, .. } = *tile;
     let mut t = [[[0.0f32; NR]; NP]; MR];
     // SAFETY: rows and columns inside the matrices by the caller's checks; only `cols` columns of C are touched.
     unsafe {
-        if acc {
+        if !from.is_null() {
             if cols == NP * NR {
                 for r in 0..MR {
                     for q in 0..NP {
-                        t[r][q] = c.add(r * ldc + q * NR).cast::<[f32; NR]>().read_unaligned();
+                        t[r][q] = from.add(r * ldc + q * NR).cast::<[f32; NR]>().read_unaligned();
                     }
                 }
             } else {
                 for r in 0..MR {
                     for x in 0..cols {
-                        t[r][x / NR][x % NR] = *c.add(r * ldc + x);
+                        t[r][x / NR][x % NR] = *from.add(r * ldc + x);
                     }
                 }
             }

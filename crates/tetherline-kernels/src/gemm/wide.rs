@@ -33,35 +33,27 @@ impl Shape for Wide {
     }
 
     #[inline(always)]
-    unsafe fn tile<const FMA: bool>(
-        rows: usize,
-        panels: usize,
-        t: &Tile,
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    unsafe fn tile<const FMA: bool>(rows: usize, panels: usize, t: &Tile) {
         // SAFETY: the caller's.
-        unsafe { dispatch(rows, panels, t, c, ldc, cols, acc) }
+        unsafe { dispatch(rows, panels, t) }
     }
 }
 
 macro_rules! tiles {
-    ($rows:expr, $panels:expr, $args:tt; $($r:literal: $($p:literal)*;)*) => {
+    ($rows:expr, $panels:expr, $t:expr; $($r:literal: $($p:literal)*;)*) => {
         match ($rows, $panels) {
-            $($(($r, $p) => tiles!(@ $r, $p, $args),)*)*
+            $($(($r, $p) => tiles!(@ $r, $p, $t),)*)*
             (rows, panels) => unreachable!("no tile of {rows} rows and {panels} panels"),
         }
     };
-    (@ $r:literal, $p:literal, ($($arg:expr),*)) => { run::<$r, $p>($($arg),*) };
+    (@ $r:literal, $p:literal, $t:expr) => { run::<$r, $p>($t) };
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn dispatch(rows: usize, panels: usize, t: &Tile, c: *mut f32, ldc: usize, cols: usize, acc: bool) {
+unsafe fn dispatch(rows: usize, panels: usize, t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        tiles!(rows, panels, (t, c, ldc, cols, acc);
+        tiles!(rows, panels, t;
             1: 1 2 3 4 5 6 7 8;
             2: 1 2 3 4 5 6;
             3: 1 2 3 4 5 6;
@@ -76,36 +68,29 @@ unsafe fn dispatch(rows: usize, panels: usize, t: &Tile, c: *mut f32, ldc: usize
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn run<const MR: usize, const NP: usize>(
-    tile: &Tile,
-    c: *mut f32,
-    ldc: usize,
-    cols: usize,
-    acc: bool,
-) {
-    let last = cols - (NP - 1) * NR;
-    let mask = |q: usize| -> __mmask16 {
-        if q + 1 == NP { (0xFFFF_u32 >> (NR - last)) as __mmask16 } else { 0xFFFF }
-    };
+unsafe fn run<const MR: usize, const NP: usize>(tile: &Tile) {
+    let Tile { k, a, ars, acs, b, brs, bps, from, c, ldc, cols } = *tile;
+    let last = (0xFFFF_u32 >> (NP * NR - cols)) as __mmask16;
+    let mask = |q: usize| if q + 1 == NP { last } else { 0xFFFF };
     let mut t = [[_mm512_setzero_ps(); NP]; MR];
     // SAFETY: rows and columns inside the matrices by the caller's checks; only `cols` columns of C are touched.
     unsafe {
-        if acc {
+        if !from.is_null() {
             for r in 0..MR {
                 for q in 0..NP {
-                    t[r][q] = _mm512_maskz_loadu_ps(mask(q), c.add(r * ldc + q * NR));
+                    t[r][q] = _mm512_maskz_loadu_ps(mask(q), from.add(r * ldc + q * NR));
                 }
             }
         }
-        for p in 0..tile.k {
-            let mut b = [_mm512_setzero_ps(); NP];
+        for p in 0..k {
+            let mut bv = [_mm512_setzero_ps(); NP];
             for q in 0..NP {
-                b[q] = _mm512_loadu_ps(tile.b.add(q * tile.bps + p * tile.brs));
+                bv[q] = _mm512_loadu_ps(b.add(q * bps + p * brs));
             }
             for r in 0..MR {
-                let a = _mm512_set1_ps(*tile.a.add(r * tile.ars + p * tile.acs));
+                let av = _mm512_set1_ps(*a.add(r * ars + p * acs));
                 for q in 0..NP {
-                    t[r][q] = _mm512_fmadd_ps(a, b[q], t[r][q]);
+                    t[r][q] = _mm512_fmadd_ps(av, bv[q], t[r][q]);
                 }
             }
         }
