@@ -1,23 +1,30 @@
 //! Causal attention of one sequence, forward and backward, with grouped key/value heads.
 //!
-//! Row blocks of queries keep the score matrix small in the forward pass, which saves only the log-sum of
-//! each row; the backward pass recomputes the probabilities from it.
+//! Scores stand transposed, one row per key and one lane per query, in blocks of [`BLOCK`] queries: maxima, sums
+//! and gradients of 16 queries then run down the rows side by side, and no number has to be summed across a
+//! register. The forward pass saves only the maximum and the inverse sum of each query; the backward pass
+//! recomputes the probabilities from them, bit for bit.
+//!
+//! The sum over keys runs over 16 partial sums (key mod 16), folded in a fixed tree: the order that cached
+//! decoding has, whose lanes are keys.
 
 use crate::gemm::{A, B, Init, NR, Panels, gemm};
 use crate::simd::dot;
-use crate::softmax::{exp_scaled_in_place, softmax_in_place};
 use crate::spec::DecoderSpec;
 
 /// Queries per block.
-const BLOCK: usize = 48;
+const BLOCK: usize = 3 * NR;
+
+/// Numbers that the forward pass saves per query and head: maximum and inverse sum.
+pub(crate) const STATS: usize = 2;
 
 /// Buffers reused from sequence to sequence.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    k_t: Panels,
-    v: Panels,
+    q_t: Panels,
+    d_out_t: Panels,
     k: Panels,
-    v_t: Panels,
+    v: Panels,
     q: Panels,
     d_out: Panels,
     p: Vec<f32>,
@@ -30,41 +37,44 @@ fn grow(v: &mut Vec<f32>, n: usize) {
     }
 }
 
-/// `qkv` (t × `qkv_dim`, rotated) → `out` (t × heads·head_dim); log-sums into `lse` (heads × t).
+/// `qkv` (t × `qkv_dim`, rotated) → `out` (t × heads·head_dim); `stats` (heads × padded t × 2) for the backward pass.
 pub(crate) fn forward(
     s: &DecoderSpec,
     t: usize,
     qkv: &[f32],
     out: &mut [f32],
-    lse: &mut [f32],
+    stats: &mut [f32],
     ws: &mut Scratch,
 ) {
     let (hd, ld, ldo) = (s.head_dim, s.qkv_dim(), s.att_dim());
     let group = s.heads / s.kv_heads;
     let scale = 1.0 / (hd as f32).sqrt();
-    let width = t.next_multiple_of(NR);
-    grow(&mut ws.p, BLOCK * width);
+    grow(&mut ws.p, t.next_multiple_of(NR) * BLOCK);
     for g in 0..s.kv_heads {
-        let k_off = (s.heads + g) * hd;
-        let v_off = (s.heads + s.kv_heads + g) * hd;
-        ws.k_t.pack(&qkv[k_off..], 1, ld, hd, t);
-        ws.v.pack(&qkv[v_off..], ld, 1, t, hd);
+        let keys = A::rows(&qkv[(s.heads + g) * hd..], ld);
+        ws.v.pack(&qkv[(s.heads + s.kv_heads + g) * hd..], ld, 1, t, hd);
         for h in g * group..(g + 1) * group {
+            let stats = &mut stats[h * stats_len(t)..][..stats_len(t)];
+            ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
             for r0 in (0..t).step_by(BLOCK) {
                 let r1 = (r0 + BLOCK).min(t);
-                let q = A::rows(&qkv[r0 * ld + h * hd..], ld);
-                gemm(r1 - r0, r1, hd, q, ws.k_t.view(), &mut ws.p, width, Init::Zero);
-                for (i, row) in ws.p.chunks_exact_mut(width).take(r1 - r0).enumerate() {
-                    let visible = r0 + i + 1;
-                    lse[h * t + r0 + i] = softmax_in_place(row, visible, scale);
-                    let done = visible.next_multiple_of(NR).min(r1);
-                    row[done..r1].fill(0.0);
+                gemm(r1, r1 - r0, hd, keys, from_column(&ws.q_t, r0), &mut ws.p, BLOCK, Init::Zero);
+                for q0 in (r0..r1).step_by(NR) {
+                    let q1 = (q0 + NR).min(t);
+                    let (max, inverse) = stats[q0 * STATS..][..NR * STATS].split_at_mut(NR);
+                    let p = &mut ws.p[q0 - r0..];
+                    softmax_columns(p, q1, q0, scale, max, inverse);
+                    let o = &mut out[q0 * ldo + h * hd..];
+                    gemm(q1 - q0, hd, q1, A::transposed(p, BLOCK), ws.v.view(), o, ldo, Init::Zero);
                 }
-                let o = &mut out[r0 * ldo + h * hd..];
-                gemm(r1 - r0, hd, r1, A::rows(&ws.p, width), ws.v.view(), o, ldo, Init::Zero);
             }
         }
     }
+}
+
+/// Floats of `stats` per head of a sequence of `t` tokens.
+pub(crate) fn stats_len(t: usize) -> usize {
+    STATS * t.next_multiple_of(NR)
 }
 
 /// Gradient of [`forward`]: from `d_out` to `d_qkv` (overwritten).
@@ -73,7 +83,7 @@ pub(crate) fn backward(
     t: usize,
     qkv: &[f32],
     out: &[f32],
-    lse: &[f32],
+    stats: &[f32],
     d_out: &[f32],
     d_qkv: &mut [f32],
     ws: &mut Scratch,
@@ -81,100 +91,145 @@ pub(crate) fn backward(
     let (hd, ld, ldo) = (s.head_dim, s.qkv_dim(), s.att_dim());
     let group = s.heads / s.kv_heads;
     let scale = 1.0 / (hd as f32).sqrt();
-    let width = t.next_multiple_of(NR);
-    grow(&mut ws.p, t * width);
-    grow(&mut ws.dp, t * width);
+    let size = t.next_multiple_of(NR) * BLOCK;
+    grow(&mut ws.p, size);
+    grow(&mut ws.dp, size);
+    // The query heads of a group and the blocks of queries add up in a key and value head.
+    for row in d_qkv.chunks_exact_mut(ld).take(t) {
+        row[s.heads * hd..].fill(0.0);
+    }
     for g in 0..s.kv_heads {
         let k_off = (s.heads + g) * hd;
         let v_off = (s.heads + s.kv_heads + g) * hd;
-        ws.k_t.pack(&qkv[k_off..], 1, ld, hd, t);
+        let (keys, values) = (A::rows(&qkv[k_off..], ld), A::rows(&qkv[v_off..], ld));
         ws.k.pack(&qkv[k_off..], ld, 1, t, hd);
-        ws.v_t.pack(&qkv[v_off..], 1, ld, hd, t);
         for h in g * group..(g + 1) * group {
+            let stats = &stats[h * stats_len(t)..][..stats_len(t)];
+            ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
+            ws.d_out_t.pack(&d_out[h * hd..], 1, ldo, hd, t);
             ws.q.pack(&qkv[h * hd..], ld, 1, t, hd);
             ws.d_out.pack(&d_out[h * hd..], ldo, 1, t, hd);
             for r0 in (0..t).step_by(BLOCK) {
                 let r1 = (r0 + BLOCK).min(t);
-                let p = &mut ws.p[r0 * width..];
-                let dp = &mut ws.dp[r0 * width..];
-                gemm(
-                    r1 - r0,
-                    r1,
-                    hd,
-                    A::rows(&qkv[r0 * ld + h * hd..], ld),
-                    ws.k_t.view(),
-                    p,
-                    width,
-                    Init::Zero,
-                );
-                gemm(
-                    r1 - r0,
-                    r1,
-                    hd,
-                    A::rows(&d_out[r0 * ldo + h * hd..], ldo),
-                    ws.v_t.view(),
-                    dp,
-                    width,
-                    Init::Zero,
-                );
-                for i in 0..r1 - r0 {
-                    let (row, visible) = (r0 + i, r0 + i + 1);
-                    let p = &mut p[i * width..i * width + r1];
-                    let dp = &mut dp[i * width..i * width + r1];
-                    exp_scaled_in_place(&mut p[..visible], scale, lse[h * t + row]);
-                    p[visible..].fill(0.0);
-                    let o = row * ldo + h * hd;
-                    let along = dot(&d_out[o..o + hd], &out[o..o + hd]);
-                    score_gradient(&mut dp[..visible], &p[..visible], along, scale);
-                    dp[visible..].fill(0.0);
+                let n = r1 - r0;
+                gemm(r1, n, hd, keys, from_column(&ws.q_t, r0), &mut ws.p, BLOCK, Init::Zero);
+                gemm(r1, n, hd, values, from_column(&ws.d_out_t, r0), &mut ws.dp, BLOCK, Init::Zero);
+                for q0 in (r0..r1).step_by(NR) {
+                    let q1 = (q0 + NR).min(t);
+                    let (max, inverse) = stats[q0 * STATS..][..NR * STATS].split_at(NR);
+                    let mut along = [0.0; NR];
+                    for (along, q) in along.iter_mut().zip(q0..q1) {
+                        let o = q * ldo + h * hd;
+                        *along = dot(&d_out[o..o + hd], &out[o..o + hd]);
+                    }
+                    let (p, dp) = (&mut ws.p[q0 - r0..], &mut ws.dp[q0 - r0..]);
+                    score_gradient(p, dp, q1, r1, q0, scale, max, inverse, &along);
+                    let dq = &mut d_qkv[q0 * ld + h * hd..];
+                    gemm(q1 - q0, hd, q1, A::transposed(dp, BLOCK), ws.k.view(), dq, ld, Init::Zero);
                 }
-                let dq = &mut d_qkv[r0 * ld + h * hd..];
-                gemm(r1 - r0, hd, r1, A::rows(dp, width), ws.k.view(), dq, ld, Init::Zero);
-            }
-            // The query heads of a group add up in its key and value head.
-            let sum = if h == g * group { Init::Zero } else { Init::Own };
-            for c0 in (0..t).step_by(BLOCK) {
-                let c1 = (c0 + BLOCK).min(t);
-                // Keys c0..c1 are seen by queries c0..t only.
-                let from = c0 * width + c0;
-                let dk = &mut d_qkv[c0 * ld + k_off..];
-                gemm(
-                    c1 - c0,
-                    hd,
-                    t - c0,
-                    A::transposed(&ws.dp[from..], width),
-                    below(&ws.q, c0),
-                    dk,
-                    ld,
-                    sum,
-                );
-                let dv = &mut d_qkv[c0 * ld + v_off..];
-                gemm(
-                    c1 - c0,
-                    hd,
-                    t - c0,
-                    A::transposed(&ws.p[from..], width),
-                    below(&ws.d_out, c0),
-                    dv,
-                    ld,
-                    sum,
-                );
+                let (p, dp) = (A::rows(&ws.p, BLOCK), A::rows(&ws.dp, BLOCK));
+                gemm(r1, hd, n, dp, from_row(&ws.q, r0), &mut d_qkv[k_off..], ld, Init::Own);
+                gemm(r1, hd, n, p, from_row(&ws.d_out, r0), &mut d_qkv[v_off..], ld, Init::Own);
             }
         }
     }
 }
 
 /// The panels from inner index `p0` on.
-fn below(panels: &Panels, p0: usize) -> B<'_> {
+fn from_row(panels: &Panels, p0: usize) -> B<'_> {
     let v = panels.view();
     B { data: &v.data[p0 * v.row..], ..v }
 }
 
+/// The panels from column `j0` on, a multiple of [`NR`].
+fn from_column(panels: &Panels, j0: usize) -> B<'_> {
+    let v = panels.view();
+    B { data: &v.data[j0 / NR * v.panel..], ..v }
+}
+
+/// Lane i of row `key` is query q0 + i, which does not see later keys.
+#[inline(always)]
+fn hide(row: &mut [f32; NR], key: usize, q0: usize, with: f32) {
+    if key > q0 {
+        for (i, x) in row.iter_mut().enumerate() {
+            *x = if q0 + i < key { with } else { *x };
+        }
+    }
+}
+
+/// The 16 queries of row `key` that `p` begins with.
+#[inline(always)]
+fn lanes(p: &mut [f32], key: usize) -> Option<&mut [f32; NR]> {
+    p.get_mut(key * BLOCK..)?.first_chunk_mut::<NR>()
+}
+
 simd_fn! {
-    /// ds = p·(dp − along)·scale, in place of dp.
-    fn score_gradient(dp: &mut [f32], p: &[f32], along: f32, scale: f32) {
-        for (d, p) in dp.iter_mut().zip(p) {
-            *d = *p * (*d - along) * scale;
+    /// Softmax of scale·z down the first `keys` rows, for the 16 queries from `q0` on that `p` begins with.
+    fn softmax_columns(
+        p: &mut [f32], keys: usize, q0: usize, scale: f32, max: &mut [f32], inverse: &mut [f32],
+    ) {
+        let mut most = [f32::NEG_INFINITY; NR];
+        for key in 0..keys {
+            let Some(row) = lanes(p, key) else { return };
+            hide(row, key, q0, f32::NEG_INFINITY);
+            for i in 0..NR {
+                most[i] = if row[i] > most[i] { row[i] } else { most[i] };
+            }
+        }
+        let mut sums = [[0.0f32; NR]; NR];
+        for key in 0..keys {
+            let Some(row) = lanes(p, key) else { return };
+            let sum = &mut sums[key % NR];
+            for i in 0..NR {
+                let e = crate::simd::exp::<FMA>((row[i] - most[i]) * scale);
+                row[i] = e;
+                sum[i] += e;
+            }
+        }
+        let mut w = NR / 2;
+        while w > 0 {
+            for a in 0..w {
+                for i in 0..NR {
+                    sums[a][i] += sums[a + w][i];
+                }
+            }
+            w /= 2;
+        }
+        let mut inv = [0.0f32; NR];
+        for i in 0..NR {
+            inv[i] = 1.0 / sums[0][i];
+        }
+        for key in 0..keys {
+            let Some(row) = lanes(p, key) else { return };
+            for i in 0..NR {
+                row[i] *= inv[i];
+            }
+        }
+        max.copy_from_slice(&most);
+        inverse.copy_from_slice(&inv);
+    }
+}
+
+simd_fn! {
+    /// From scores and the gradient of the probabilities: p = softmax in place of the scores and
+    /// ds = p·(dp − along)·scale in place of dp, down the first `keys` rows; 0 below them to row `rows`.
+    fn score_gradient(
+        p: &mut [f32], dp: &mut [f32], keys: usize, rows: usize, q0: usize, scale: f32, max: &[f32],
+        inverse: &[f32], along: &[f32; NR],
+    ) {
+        let (Some(max), Some(inverse)) = (max.first_chunk::<NR>(), inverse.first_chunk::<NR>()) else { return };
+        for key in 0..keys {
+            let (Some(p), Some(dp)) = (lanes(p, key), lanes(dp, key)) else { return };
+            hide(p, key, q0, f32::NEG_INFINITY);
+            for i in 0..NR {
+                p[i] = crate::simd::exp::<FMA>((p[i] - max[i]) * scale) * inverse[i];
+                dp[i] = p[i] * (dp[i] - along[i]) * scale;
+            }
+        }
+        for key in keys..rows {
+            let (Some(p), Some(dp)) = (lanes(p, key), lanes(dp, key)) else { return };
+            *p = [0.0; NR];
+            *dp = [0.0; NR];
         }
     }
 }

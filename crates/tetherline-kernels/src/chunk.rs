@@ -24,7 +24,7 @@ struct LayerActs {
     stats1: Vec<f32>, // (n, 2)
     h1: Vec<f32>,     // norm1(x) (n, dim)
     qkv: Vec<f32>,    // rotated (n, qkv_dim)
-    lse: Vec<f32>,    // per sequence: heads × t
+    stats: Vec<f32>,  // of attention, per sequence
     att: Vec<f32>,    // (n, att_dim)
     mid: Vec<f32>,    // residual stream after attention (n, dim)
     stats2: Vec<f32>,
@@ -110,11 +110,13 @@ impl Workspace {
             rotate(s, &self.spans, qkv, false);
             on_qkv(l, qkv);
             let att = sized(&mut a.att, n * lda);
-            let lse = sized(&mut a.lse, n * s.heads);
+            let total = self.spans.iter().map(|&(_, t)| s.heads * attention::stats_len(t)).sum();
+            let mut stats = sized(&mut a.stats, total);
             for &(r, t) in &self.spans {
+                let (here, rest) = stats.split_at_mut(s.heads * attention::stats_len(t));
+                stats = rest;
                 let out = &mut att[r * lda..(r + t) * lda];
-                let lse = &mut lse[r * s.heads..(r + t) * s.heads];
-                attention::forward(s, t, &qkv[r * ldq..(r + t) * ldq], out, lse, &mut self.scratch);
+                attention::forward(s, t, &qkv[r * ldq..(r + t) * ldq], out, here, &mut self.scratch);
             }
             let mid = sized(&mut a.mid, n * dim);
             net.packed.forward(&layer.out, net.flat, n, att, lda, mid, dim, Init::From(x));
@@ -231,13 +233,16 @@ impl Workspace {
             net.packed.backward_input(&layer.out, n, d_x, d, d_att, lda, Init::Zero);
             backward_weight(&layer.out, n, &a.att, lda, d_x, d, grad, &mut self.panels);
             let d_qkv = sized(&mut self.d_qkv, n * ldq);
+            let mut stats = &a.stats[..];
             for &(r, t) in &self.spans {
+                let (here, rest) = stats.split_at(s.heads * attention::stats_len(t));
+                stats = rest;
                 attention::backward(
                     s,
                     t,
                     &a.qkv[r * ldq..(r + t) * ldq],
                     &a.att[r * lda..(r + t) * lda],
-                    &a.lse[r * s.heads..(r + t) * s.heads],
+                    here,
                     &d_att[r * lda..(r + t) * lda],
                     &mut d_qkv[r * ldq..(r + t) * ldq],
                     &mut self.scratch,

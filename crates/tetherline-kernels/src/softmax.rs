@@ -5,7 +5,7 @@
 
 use crate::simd::{exp, fma, fold};
 
-/// max of a row (NaN if any element is NaN).
+/// max of a row.
 #[inline(always)]
 fn row_max(z: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
@@ -15,19 +15,27 @@ fn row_max(z: &[f32]) -> f32 {
             lanes[i] = if c[i] > lanes[i] { c[i] } else { lanes[i] };
         }
     }
-    for &x in &z[whole..] {
-        lanes[0] = if x > lanes[0] { x } else { lanes[0] };
+    for (lane, &x) in lanes.iter_mut().zip(&z[whole..]) {
+        *lane = if x > *lane { x } else { *lane };
     }
-    lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    // A tree: one after the other, sixteen comparisons would wait for each other.
+    let mut w = 8;
+    while w > 0 {
+        for i in 0..w {
+            lanes[i] = if lanes[i + w] > lanes[i] { lanes[i + w] } else { lanes[i] };
+        }
+        w /= 2;
+    }
+    lanes[0]
 }
 
 simd_fn! {
     /// In place p = softmax(scale·z) of the first `visible` of a row's numbers, 0 behind them up to the next
-    /// multiple of 16; returns log Σ exp(scale·z).
+    /// multiple of 16.
     ///
     /// # Panics
     /// If the row is not that long.
-    pub(crate) fn softmax_in_place(row: &mut [f32], visible: usize, scale: f32) -> f32 {
+    pub(crate) fn softmax_in_place(row: &mut [f32], visible: usize, scale: f32) {
         // Whole lanes only: what is not visible is −∞, whose exponential is 0.
         let z = &mut row[..visible.next_multiple_of(16)];
         z[visible..].fill(f32::NEG_INFINITY);
@@ -43,16 +51,6 @@ simd_fn! {
         let inv = 1.0 / sum;
         for x in z.iter_mut() {
             *x *= inv;
-        }
-        max * scale + sum.ln()
-    }
-}
-
-simd_fn! {
-    /// In place p = exp(scale·z − lse).
-    pub(crate) fn exp_scaled_in_place(z: &mut [f32], scale: f32, lse: f32) {
-        for x in z.iter_mut() {
-            *x = exp::<FMA>(fma::<FMA>(*x, scale, -lse));
         }
     }
 }

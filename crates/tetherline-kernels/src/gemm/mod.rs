@@ -10,6 +10,7 @@ mod narrow;
 mod wide;
 
 use narrow::Narrow;
+use std::mem::MaybeUninit;
 #[cfg(target_arch = "x86_64")]
 use wide::Wide;
 
@@ -47,11 +48,16 @@ impl Panels {
         for j in 0..panels {
             let cols = NR.min(n - j * NR);
             let out = &mut self.data[j * k * NR..(j + 1) * k * NR];
-            if cs == 1 {
-                for p in 0..k {
-                    let src = &b[p * rs + j * NR..][..cols];
-                    let dst = &mut out[p * NR..(p + 1) * NR];
-                    dst[..cols].copy_from_slice(src);
+            if cs == 1 && cols == NR {
+                for (p, dst) in out.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+                    // Of a length that the compiler knows: a call to memcpy would take longer than the copy.
+                    if let Some(src) = b[p * rs + j * NR..].first_chunk::<NR>() {
+                        *dst = *src;
+                    }
+                }
+            } else if cs == 1 {
+                for (p, dst) in out.chunks_exact_mut(NR).enumerate() {
+                    dst[..cols].copy_from_slice(&b[p * rs + j * NR..][..cols]);
                     dst[cols..].fill(0.0);
                 }
             } else {
@@ -217,8 +223,8 @@ struct Tile {
     cols: usize,
 }
 
-/// Columns of a transposed A that are copied at once: whole cache lines of it.
-const COLUMNS: usize = 48;
+/// Columns of a transposed A that are copied at once: whole strips of either shape, in few cache lines.
+const COLUMNS: usize = 72;
 
 impl Gemm<'_> {
     #[inline(always)]
@@ -250,16 +256,26 @@ impl Gemm<'_> {
         from: *const f32,
         c: *mut f32,
     ) {
-        let mut strip = [0.0f32; COLUMNS * KC];
+        let mut strip = MaybeUninit::<[[f32; COLUMNS]; KC]>::uninit();
+        let rows = strip.as_mut_ptr().cast::<[f32; COLUMNS]>();
         let mut i = 0;
         while i < self.m {
             let columns = COLUMNS.min(self.m - i);
-            for (p, row) in strip.chunks_exact_mut(COLUMNS).take(kc).enumerate() {
-                let at = (p0 + p) * self.a.col + i;
-                row[..columns].copy_from_slice(&self.a.data[at..at + columns]);
+            for p in 0..kc {
+                let row = &self.a.data[(p0 + p) * self.a.col + i..];
+                assert!(row.len() >= columns, "gemm: A too short");
+                // SAFETY: kc ≤ KC rows of COLUMNS floats each; what is not written is not read, since the block
+                // below has `columns` rows.
+                unsafe {
+                    match row.first_chunk::<COLUMNS>() {
+                        Some(whole) => rows.add(p).write(*whole),
+                        None => rows.add(p).cast::<f32>().copy_from_nonoverlapping(row.as_ptr(), columns),
+                    }
+                }
             }
+            let strip = (rows.cast::<f32>().cast_const(), 1, COLUMNS);
             // SAFETY: the caller's sizes.
-            unsafe { self.block::<S, FMA>(i..i + columns, (strip.as_ptr(), 1, COLUMNS), p0, kc, from, c) };
+            unsafe { self.block::<S, FMA>(i..i + columns, strip, p0, kc, from, c) };
             i += columns;
         }
     }
