@@ -13,8 +13,11 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Gradient shards of a step; also the largest useful number of threads.
-const SHARDS: usize = 8;
+/// Gradient shards of a step, by the size of the model alone; also the largest useful number of threads. Each is as
+/// large as the parameters, and has to be cleared and summed in every step.
+fn most_shards(spec: &DecoderSpec) -> usize {
+    if spec.n_params > 4_000_000 { 4 } else { 8 }
+}
 
 /// One sequence and what is wanted of it.
 #[derive(Clone, Debug)]
@@ -248,8 +251,7 @@ impl Engine {
         let net = Net { spec, flat, packed };
         let scale = 1.0 / temperature;
         let chunks = chunks_of(spec, units.len(), |u| units[u].iter().map(|r| r.tokens.len()).sum());
-        let shards =
-            std::env::var("SHARDS").ok().and_then(|v| v.parse().ok()).unwrap_or(SHARDS).min(chunks.len());
+        let shards = most_shards(spec).min(chunks.len());
         let mut buffers = std::mem::take(&mut *lock(&self.shards));
         buffers.resize_with(shards.max(buffers.len()), Vec::new);
         let locked: Vec<Mutex<&mut Vec<f32>>> = buffers.iter_mut().take(shards).map(Mutex::new).collect();
@@ -350,7 +352,7 @@ fn outputs<'w>(ws: &'w Workspace, rows: &[&Row<'_>]) -> Vec<RowOutput<'w>> {
 
 /// Groups consecutive units into chunks of about as many tokens as keep a chunk's activations in cache.
 fn chunks_of(spec: &DecoderSpec, units: usize, tokens: impl Fn(usize) -> usize) -> Vec<Range<usize>> {
-    let target = std::env::var("CHUNK").ok().and_then(|v| v.parse().ok()).unwrap_or(spec.dim.clamp(144, 512));
+    let target = spec.dim.clamp(144, 512);
     let mut chunks = Vec::new();
     let (mut start, mut size) = (0, 0);
     for u in 0..units {

@@ -8,6 +8,9 @@
 //! The sum over keys runs over 16 partial sums (key mod 16), folded in a fixed tree: the order that cached
 //! decoding has, whose lanes are keys.
 
+#[cfg(target_arch = "x86_64")]
+mod narrow;
+
 use crate::gemm::{A, B, Init, NR, Panels, gemm};
 use crate::simd::dot;
 use crate::spec::DecoderSpec;
@@ -46,18 +49,52 @@ pub(crate) fn forward(
     stats: &mut [f32],
     ws: &mut Scratch,
 ) {
+    forward_by(is_narrow(s.head_dim), s, t, qkv, out, stats, ws);
+}
+
+fn forward_by(
+    narrow: bool,
+    s: &DecoderSpec,
+    t: usize,
+    qkv: &[f32],
+    out: &mut [f32],
+    stats: &mut [f32],
+    ws: &mut Scratch,
+) {
     let (hd, ld, ldo) = (s.head_dim, s.qkv_dim(), s.att_dim());
     let group = s.heads / s.kv_heads;
     let scale = 1.0 / (hd as f32).sqrt();
     grow(&mut ws.p, t.next_multiple_of(NR) * BLOCK);
     for g in 0..s.kv_heads {
         let keys = A::rows(&qkv[(s.heads + g) * hd..], ld);
-        ws.v.pack(&qkv[(s.heads + s.kv_heads + g) * hd..], ld, 1, t, hd);
+        let values = &qkv[(s.heads + s.kv_heads + g) * hd..];
+        ws.v.pack(values, ld, 1, t, hd);
         for h in g * group..(g + 1) * group {
             let stats = &mut stats[h * stats_len(t)..][..stats_len(t)];
             ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
             for r0 in (0..t).step_by(BLOCK) {
                 let r1 = (r0 + BLOCK).min(t);
+                #[cfg(target_arch = "x86_64")]
+                if narrow {
+                    for q0 in (r0..r1).step_by(NR) {
+                        let q1 = (q0 + NR).min(t);
+                        let (max, inverse) = stats[q0 * STATS..][..NR * STATS].split_at_mut(NR);
+                        let panel = narrow::Panel {
+                            q: from_column(&ws.q_t, q0).data,
+                            keys: keys.data,
+                            values,
+                            ld,
+                            q0,
+                            queries: q1 - q0,
+                            seen: q1,
+                            scale,
+                        };
+                        let o = &mut out[q0 * ldo + h * hd..];
+                        // SAFETY: `narrow` says that the CPU has the features.
+                        unsafe { narrow::forward(panel, &mut ws.p[q0 - r0..], max, inverse, o, ldo) };
+                    }
+                    continue;
+                }
                 gemm(r1, r1 - r0, hd, keys, from_column(&ws.q_t, r0), &mut ws.p, BLOCK, Init::Zero);
                 for q0 in (r0..r1).step_by(NR) {
                     let q1 = (q0 + NR).min(t);
@@ -72,6 +109,16 @@ pub(crate) fn forward(
     }
 }
 
+/// Whether heads of this size have kernels of their own on this CPU.
+fn is_narrow(head: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if head == narrow::HEAD {
+        return crate::simd::has_avx512();
+    }
+    let _ = head;
+    false
+}
+
 /// Floats of `stats` per head of a sequence of `t` tokens.
 pub(crate) fn stats_len(t: usize) -> usize {
     STATS * t.next_multiple_of(NR)
@@ -79,6 +126,20 @@ pub(crate) fn stats_len(t: usize) -> usize {
 
 /// Gradient of [`forward`]: from `d_out` to `d_qkv` (overwritten).
 pub(crate) fn backward(
+    s: &DecoderSpec,
+    t: usize,
+    qkv: &[f32],
+    out: &[f32],
+    stats: &[f32],
+    d_out: &[f32],
+    d_qkv: &mut [f32],
+    ws: &mut Scratch,
+) {
+    backward_by(is_narrow(s.head_dim), s, t, qkv, out, stats, d_out, d_qkv, ws);
+}
+
+fn backward_by(
+    narrow: bool,
     s: &DecoderSpec,
     t: usize,
     qkv: &[f32],
@@ -112,8 +173,10 @@ pub(crate) fn backward(
             for r0 in (0..t).step_by(BLOCK) {
                 let r1 = (r0 + BLOCK).min(t);
                 let n = r1 - r0;
-                gemm(r1, n, hd, keys, from_column(&ws.q_t, r0), &mut ws.p, BLOCK, Init::Zero);
-                gemm(r1, n, hd, values, from_column(&ws.d_out_t, r0), &mut ws.dp, BLOCK, Init::Zero);
+                if !narrow {
+                    gemm(r1, n, hd, keys, from_column(&ws.q_t, r0), &mut ws.p, BLOCK, Init::Zero);
+                    gemm(r1, n, hd, values, from_column(&ws.d_out_t, r0), &mut ws.dp, BLOCK, Init::Zero);
+                }
                 for q0 in (r0..r1).step_by(NR) {
                     let q1 = (q0 + NR).min(t);
                     let (max, inverse) = stats[q0 * STATS..][..NR * STATS].split_at(NR);
@@ -123,8 +186,25 @@ pub(crate) fn backward(
                         *along = dot(&d_out[o..o + hd], &out[o..o + hd]);
                     }
                     let (p, dp) = (&mut ws.p[q0 - r0..], &mut ws.dp[q0 - r0..]);
-                    score_gradient(p, dp, q1, r1, q0, scale, max, inverse, &along);
                     let dq = &mut d_qkv[q0 * ld + h * hd..];
+                    #[cfg(target_arch = "x86_64")]
+                    if narrow {
+                        let panel = narrow::Panel {
+                            q: from_column(&ws.q_t, q0).data,
+                            keys: keys.data,
+                            values: values.data,
+                            ld,
+                            q0,
+                            queries: q1 - q0,
+                            seen: q1,
+                            scale,
+                        };
+                        let g = from_column(&ws.d_out_t, q0).data;
+                        // SAFETY: `narrow` says that the CPU has the features.
+                        unsafe { narrow::backward(panel, g, (max, inverse, &along), r1, p, dp, dq) };
+                        continue;
+                    }
+                    score_gradient(p, dp, q1, r1, q0, scale, max, inverse, &along);
                     gemm(q1 - q0, hd, q1, A::transposed(dp, BLOCK), ws.k.view(), dq, ld, Init::Zero);
                 }
                 let (p, dp) = (A::rows(&ws.p, BLOCK), A::rows(&ws.dp, BLOCK));
@@ -163,6 +243,21 @@ fn lanes(p: &mut [f32], key: usize) -> Option<&mut [f32; NR]> {
     p.get_mut(key * BLOCK..)?.first_chunk_mut::<NR>()
 }
 
+/// 1/Σ of 16 rows of partial sums, in the tree of [`crate::simd::fold`].
+#[inline(always)]
+fn fold_columns(mut sums: [[f32; NR]; NR]) -> [f32; NR] {
+    let mut w = NR / 2;
+    while w > 0 {
+        for a in 0..w {
+            for i in 0..NR {
+                sums[a][i] += sums[a + w][i];
+            }
+        }
+        w /= 2;
+    }
+    sums[0].map(|sum| 1.0 / sum)
+}
+
 simd_fn! {
     /// Softmax of scale·z down the first `keys` rows, for the 16 queries from `q0` on that `p` begins with.
     fn softmax_columns(
@@ -186,19 +281,7 @@ simd_fn! {
                 sum[i] += e;
             }
         }
-        let mut w = NR / 2;
-        while w > 0 {
-            for a in 0..w {
-                for i in 0..NR {
-                    sums[a][i] += sums[a + w][i];
-                }
-            }
-            w /= 2;
-        }
-        let mut inv = [0.0f32; NR];
-        for i in 0..NR {
-            inv[i] = 1.0 / sums[0][i];
-        }
+        let inv = fold_columns(sums);
         for key in 0..keys {
             let Some(row) = lanes(p, key) else { return };
             for i in 0..NR {
@@ -230,6 +313,70 @@ simd_fn! {
             let (Some(p), Some(dp)) = (lanes(p, key), lanes(dp, key)) else { return };
             *p = [0.0; NR];
             *dp = [0.0; NR];
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::spec::{Layout, LinearSpec, NormKind, NormSpec, Positions};
+
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+        let mut next = || {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (s >> 8) as f32 / (1u32 << 24) as f32 - 0.5
+        };
+        (0..n).map(|_| 4.0 * next()).collect()
+    }
+
+    /// Of a decoder, attention reads the sizes of its heads only.
+    fn spec(heads: usize, kv_heads: usize) -> DecoderSpec {
+        let linear =
+            LinearSpec { id: 0, weight: 0, bias: None, n_in: 0, n_out: 0, stride: 0, layout: Layout::OutIn };
+        let norm = NormSpec { kind: NormKind::Rms, weight: 0, bias: None, eps: 1e-5 };
+        DecoderSpec {
+            dim: heads * narrow::HEAD,
+            heads,
+            kv_heads,
+            head_dim: narrow::HEAD,
+            vocab: 1,
+            max_positions: 1000,
+            embed: 0,
+            positions: Positions::Learned(0),
+            layers: Vec::new(),
+            final_norm: norm,
+            lm_head: Some(linear),
+            scalar_head: None,
+            n_params: 0,
+        }
+    }
+
+    #[test]
+    fn heads_of_eight_have_the_bits_of_the_general_path() {
+        if !crate::simd::has_avx512() {
+            return;
+        }
+        for (heads, kv_heads) in [(1, 1), (4, 2)] {
+            let s = spec(heads, kv_heads);
+            for t in [1, 2, 15, 16, 17, 47, 48, 49, 72, 100] {
+                let qkv = noise(t * s.qkv_dim(), t as u32);
+                let d_out = noise(t * s.att_dim(), 7 + t as u32);
+                let run = |narrow: bool| {
+                    let mut ws = Scratch::default();
+                    let mut out = vec![9.0; t * s.att_dim()];
+                    let mut stats = vec![9.0; heads * stats_len(t)];
+                    let mut d_qkv = vec![9.0; t * s.qkv_dim()];
+                    forward_by(narrow, &s, t, &qkv, &mut out, &mut stats, &mut ws);
+                    backward_by(narrow, &s, t, &qkv, &out, &stats, &d_out, &mut d_qkv, &mut ws);
+                    (out, d_qkv)
+                };
+                let (a, b) = (run(true), run(false));
+                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&a.0), bits(&b.0), "outputs, {heads} heads, {t} tokens");
+                assert_eq!(bits(&a.1), bits(&b.1), "gradients, {heads} heads, {t} tokens");
+            }
         }
     }
 }
