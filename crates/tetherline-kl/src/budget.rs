@@ -58,6 +58,8 @@ pub struct BudgetState {
     pub share: f64,
     /// Observations in a row that would allow relaxing.
     pub clean: u32,
+    /// Which of its metrics were ever measured.
+    pub met: Vec<bool>,
 }
 
 /// Observations in a row before a budget relaxes.
@@ -121,7 +123,14 @@ pub(crate) fn validate(budgets: &[Budget]) -> Result<(), KlConfigError> {
 }
 
 impl BudgetState {
-    pub(crate) fn damage(&self) -> Option<String> {
+    pub(crate) fn damage(&self, config: &Budget) -> Option<String> {
+        if self.met.len() != config.metrics.len() {
+            return Some(format!(
+                "it has {} metrics, the configuration {}",
+                self.met.len(),
+                config.metrics.len()
+            ));
+        }
         let possible = self.share > 0.0 && self.share <= 1.0;
         (!possible).then(|| format!("the share of its target in force is {}", self.share))
     }
@@ -153,7 +162,7 @@ impl Budget {
     }
 
     pub(crate) fn start(&self) -> BudgetState {
-        BudgetState { id: self.id.clone(), share: 1.0, clean: 0 }
+        BudgetState { id: self.id.clone(), share: 1.0, clean: 0, met: vec![false; self.metrics.len()] }
     }
 
     fn min_share(&self) -> f64 {
@@ -166,12 +175,15 @@ impl Budget {
         let mut worst = None;
         let mut complete = true;
         for (i, limit) in self.metrics.iter().enumerate() {
-            let measured = metrics.iter().find(|m| m.id == limit.id);
-            let Some(bound) = measured.and_then(|m| limit.bound(m)) else {
+            let room_at = |bound: f64| ((limit.limit - bound) / (limit.limit - limit.warn)).clamp(0.0, 1.0);
+            // Of one that is listed twice the worse counts, whatever the order.
+            let measured = metrics.iter().filter(|m| m.id == limit.id).filter_map(|m| limit.bound(m));
+            let Some(bound) = measured.min_by(|a, b| room_at(*a).total_cmp(&room_at(*b))) else {
                 complete = false;
                 continue;
             };
-            let room = ((limit.limit - bound) / (limit.limit - limit.warn)).clamp(0.0, 1.0);
+            s.met[i] = true;
+            let room = room_at(bound);
             allowed *= room;
             if room < 1.0 && worst.is_none_or(|(_, least, _)| room < least) {
                 worst = Some((i, room, bound));
@@ -198,11 +210,13 @@ impl Budget {
 }
 
 impl MetricLimit {
-    /// The conservative bound: upper where less is better, lower (mirrored) where more is.
+    /// The conservative bound: upper where less is better, lower (mirrored) where more is; never on the harmless side
+    /// of the value itself, which stands alone where the bound is not finite. `None` without a finite value.
     fn bound(&self, m: &MetricValue) -> Option<f64> {
-        let upper = m.ucb.unwrap_or(m.value);
-        let bound = if self.limit > self.warn { upper } else { 2.0 * m.value - upper };
-        Some(bound).filter(|b| b.is_finite())
+        let value = Some(m.value).filter(|v| v.is_finite())?;
+        let above = (m.ucb.unwrap_or(value) - value).max(0.0);
+        let above = if above.is_finite() { above } else { 0.0 };
+        Some(if self.limit > self.warn { value + above } else { value - above })
     }
 }
 

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 pub struct ControlDecision {
     /// The observation's step.
     pub step: u64,
-    /// The coefficient of every known domain, reward units per nat. Always finite.
+    /// The coefficient of every known domain, reward units per nat. Always finite; the law's bounds are of each entry,
+    /// not of a sum over several.
     pub beta: BTreeMap<String, f64>,
     /// How the entries of `beta` combine for one row; left out of the JSON where one entry is one row's β.
     #[serde(default, skip_serializing_if = "Combine::is_own")]
@@ -106,7 +107,7 @@ impl ControlDecision {
                     return self.beta_for(named().next().map_or(ALL, |g| *g));
                 }
                 let own: f64 = named().filter(|g| known(g)).map(|g| self.beta[*g]).sum();
-                own + self.beta.get(ALL).copied().unwrap_or(0.0)
+                finite(own + self.beta.get(ALL).copied().unwrap_or(0.0))
             }
         }
     }
@@ -131,8 +132,13 @@ pub(crate) fn lookup(beta: &BTreeMap<String, f64>, combine: Combine, domain: &st
     match combine {
         Combine::Own => own.or(all).or_else(largest_but_all).unwrap_or(0.0),
         Combine::Sum if domain == ALL => all.unwrap_or(0.0),
-        Combine::Sum => own.or_else(largest_but_all).unwrap_or(0.0) + all.unwrap_or(0.0),
+        Combine::Sum => finite(own.or_else(largest_but_all).unwrap_or(0.0) + all.unwrap_or(0.0)),
     }
+}
+
+/// A sum of finite coefficients that stays one.
+fn finite(sum: f64) -> f64 {
+    sum.clamp(f64::MIN, f64::MAX)
 }
 
 #[cfg(test)]

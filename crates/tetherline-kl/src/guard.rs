@@ -1,7 +1,7 @@
 //! Guard: what to do when measurements break or KL blows up.
 //!
 //! - *Broken* observations (not finite, or significantly negative KL): each is rejected; `rollback_after`
-//!   in a row ask for a rollback, `halt_after` in a row halt.
+//!   in a row ask for a rollback, `halt_after` in a row halt. Rollouts and trials are counted apart.
 //! - *Blow-up*: KL above `blow_up` × target in `blow_up_for` observations in a row asks for a rollback.
 //! - *Fast rise*: KL above 90 % of the cap and risen by more than twice its standard error since the last
 //!   observation throttles the learning rate by `throttle`.
@@ -57,8 +57,10 @@ impl Default for Guard {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuardState {
-    /// Broken observations in a row.
+    /// Broken rollouts in a row.
     pub broken: u32,
+    /// Broken trials in a row.
+    pub broken_trials: u32,
     /// Blown-up observations in a row.
     pub blown_up: u32,
     /// Rollbacks asked for, ever.
@@ -73,7 +75,15 @@ pub struct GuardState {
 
 impl Default for GuardState {
     fn default() -> Self {
-        Self { broken: 0, blown_up: 0, rollbacks: 0, ln_boost: 0.0, lr_factor: 1.0, halted: None }
+        Self {
+            broken: 0,
+            broken_trials: 0,
+            blown_up: 0,
+            rollbacks: 0,
+            ln_boost: 0.0,
+            lr_factor: 1.0,
+            halted: None,
+        }
     }
 }
 
@@ -112,17 +122,33 @@ impl Guard {
             "finite and > 1",
         )?;
         require(self.blow_up_for > 0, "guard.blow_up_for", self.blow_up_for, "> 0")?;
-        require(self.boost.is_finite() && self.boost >= 1.0, "guard.boost", self.boost, "finite and ≥ 1")?;
+        require(
+            (1.0..=MAX_LN_BOOST.exp()).contains(&self.boost),
+            "guard.boost",
+            self.boost,
+            "from 1 to e² (7.389)",
+        )?;
         require((0.0..1.0).contains(&self.decay), "guard.decay", self.decay, "in [0, 1)")?;
         require(self.throttle > 0.0 && self.throttle <= 1.0, "guard.throttle", self.throttle, "in (0, 1]")
     }
 
-    /// Counts an observation that is broken.
+    /// Counts a rollout that is broken.
     pub(crate) fn broken(&self, s: &mut GuardState) -> Alarm {
         s.broken = s.broken.saturating_add(1);
-        if s.broken >= self.halt_after {
+        self.alarm(s, s.broken)
+    }
+
+    /// Counts a trial that is broken. A count of its own: the rollout between two trials says nothing about what
+    /// updates do to the weights.
+    pub(crate) fn broken_trial(&self, s: &mut GuardState) -> Alarm {
+        s.broken_trials = s.broken_trials.saturating_add(1);
+        self.alarm(s, s.broken_trials)
+    }
+
+    fn alarm(&self, s: &mut GuardState, in_a_row: u32) -> Alarm {
+        if in_a_row >= self.halt_after {
             Alarm::Halt
-        } else if s.broken == self.rollback_after {
+        } else if in_a_row == self.rollback_after {
             self.roll_back(s)
         } else {
             Alarm::None

@@ -67,7 +67,7 @@ pub use policy::KlPolicy;
 pub use ramp::Shape;
 pub use reason::{Reason, ReasonCode};
 pub use reference::{ReferenceLedger, ReferenceMove, ReferenceSchedule};
-pub use state::{ControllerState, DomainState, STATE_VERSION, StateError};
+pub use state::{ControllerState, DomainState, Pending, STATE_VERSION, StateError};
 pub use target_schedule::TargetSchedule;
 pub use topk::{top_k_lower_bound, top_k_with_sampled_tail};
 pub use trust_region::{Before, CapOf, TrustRegion, TrustRegionState};

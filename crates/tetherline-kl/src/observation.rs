@@ -18,7 +18,9 @@ pub const ALL: &str = "all";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KlObservation {
-    /// The trainer's step. It never runs backwards, not even after a rollback.
+    /// The trainer's step. It never runs backwards, not even after a rollback. In JSON at most 2⁵³, the largest that
+    /// every reader keeps: a step that was misread as an enormous one would leave no later one.
+    #[serde(deserialize_with = "step")]
     pub step: u64,
     /// Whether this is a rollout's measurement or the check after an update.
     #[serde(default)]
@@ -86,6 +88,14 @@ pub struct MetricValue {
     /// Upper confidence bound of the value; the value itself where absent.
     #[serde(default, with = "number::optional", skip_serializing_if = "Option::is_none")]
     pub ucb: Option<f64>,
+}
+
+/// A step that every JSON reader can hold.
+fn step<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        huge if huge > 1 << 53 => Err(D::Error::custom("the field `step` must be at most 2^53")),
+        step => Ok(step),
+    }
 }
 
 /// A name that says something: an empty one is a field that was forgotten.

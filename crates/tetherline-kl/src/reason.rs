@@ -253,6 +253,36 @@ reasons! {
         /// Rollouts so far.
         rollouts: u64
     } => "no domain or user named {budget} was measured in {rollouts} rollouts: nothing holds this budget";
+    /// A budget is linked to a metric that was never measured.
+    MetricUnseen "metric_unseen" {
+        /// Budget.
+        budget: Arc<str>,
+        /// Metric.
+        metric: Arc<str>,
+        /// Rollouts so far.
+        rollouts: u64
+    } => "the budget {budget} is linked to {metric}, which was not measured in {rollouts} rollouts: it does not tighten";
+    /// A trust region has met no trial.
+    NoTrials "no_trials" {
+        /// Rollouts in a row whose update was not judged.
+        rollouts: u64
+    } => "a trust region is configured and {rollouts} updates in a row were not judged: its caps hold only what trials measure";
+    /// A rollout lies above a cap and the update before it was not judged.
+    CapUnjudged "cap_unjudged" {
+        /// Domain.
+        domain: Arc<str>,
+        /// KL to what.
+        of: CapOf,
+        /// Measured KL.
+        kl: f64,
+        /// The cap.
+        cap: f64
+    } => "KL of {domain} to {of} is {kl:.4}, above its cap of {cap:.4} nats per sequence, and the update before was not judged: send a trial after each update";
+    /// The KL to the first reference before an update is not known.
+    BeforeUnknown "before_unknown" {
+        /// Domain.
+        domain: Arc<str>
+    } => "kl_ref0 of {domain} is capped but not known before the update: measure it in rollouts too, or a policy above the cap cannot come back below it";
     /// The ledger has not enough left for this step.
     LedgerExhausted "ledger_exhausted" {
         /// Spent so far.

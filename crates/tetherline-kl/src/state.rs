@@ -31,6 +31,8 @@ pub struct ControllerState {
     pub last_verdict: Verdict,
     /// Rollouts that moved β.
     pub rollouts: u64,
+    /// Rollouts in a row whose update was not judged, under a trust region.
+    pub unjudged: u64,
     /// Per domain.
     pub domains: BTreeMap<String, DomainState>,
     /// Per budget, in the configuration's order.
@@ -70,6 +72,20 @@ pub struct DomainState {
     pub capped: bool,
     /// The last rollout step that measured it.
     pub measured: Option<u64>,
+    /// Measurements too noisy to act on, taken together until they are not.
+    pub pending: Option<Pending>,
+}
+
+/// Several measurements of one domain taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pending {
+    /// Sequences.
+    pub n: u64,
+    /// Their mean KL, nats per sequence.
+    pub mean: f64,
+    /// Standard error of the mean.
+    pub stderr: f64,
 }
 
 impl DomainState {
@@ -79,6 +95,9 @@ impl DomainState {
         let kl = [self.at.reference, self.kl];
         if !at.iter().flatten().all(|v| v.is_finite()) {
             return Some("a measurement is not finite".to_owned());
+        }
+        if self.pending.is_some_and(|p| p.n == 0 || !p.mean.is_finite() || !(p.stderr >= 0.0)) {
+            return Some("the measurements taken together do not fit together".to_owned());
         }
         let negative = kl.iter().flatten().any(|v| *v < 0.0) || self.stderr < 0.0 || self.at.stderr < 0.0;
         negative.then(|| "a KL or a standard error is negative".to_owned())

@@ -15,8 +15,12 @@
 //! a tightened target would deadlock) and one that does not is rejected at once. "Before" is what the last
 //! accepted trial measured, not the rollout's second sample of the same weights: with that, a rollout that
 //! noise puts above the cap would let the next rise pass for a fall, and KL would climb without end.
+//!
+//! Caps are only as good as the trials: where an update was not judged and the rollout after it lies above a cap
+//! beyond its noise, the answer is `halt`; a trust region that meets no trials is named.
 
 use crate::config::{KlConfigError, positive, require};
+use crate::decision::Verdict;
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -95,28 +99,19 @@ pub struct TrustRegionState {
     pub judged: u32,
     /// Share of the update that the last trial had.
     pub scale: f64,
-    /// Whether the step was accepted.
-    pub accepted: bool,
-    /// Whether the step was rejected.
-    pub rejected: bool,
+    /// The verdict on the step's update; `None` while another trial is expected.
+    pub verdict: Option<Verdict>,
 }
 
 impl TrustRegionState {
-    /// Whether the step's update was judged to its end: accepted, or not to be kept.
-    pub(crate) fn closed(&self) -> bool {
-        self.accepted || self.rejected
-    }
-
     /// The state after a rollout whose batch leads to no update.
-    pub(crate) fn without_update(step: u64) -> Self {
-        Self { step: Some(step), scale: 1.0, rejected: true, ..Self::default() }
+    pub(crate) fn without_update(step: u64, verdict: Verdict) -> Self {
+        Self { step: Some(step), scale: 1.0, verdict: Some(verdict), ..Self::default() }
     }
 
     pub(crate) fn damage(&self) -> Option<String> {
-        if !(0.0..=1.0).contains(&self.scale) {
-            return Some(format!("the last trial had {} of its update", self.scale));
-        }
-        (self.accepted && self.rejected).then(|| "a step is accepted and rejected at once".to_owned())
+        let possible = (0.0..=1.0).contains(&self.scale);
+        (!possible).then(|| format!("the last trial had {} of its update", self.scale))
     }
 }
 
@@ -192,6 +187,16 @@ impl TrustRegion {
         let trials = (1..=100).contains(&self.max_trials);
         require(trials, "trust_region.max_trials", self.max_trials, "from 1 to 100")?;
         require(self.z.is_finite() && self.z >= 0.0, "trust_region.z", self.z, "finite and ≥ 0")
+    }
+
+    /// The cap that a rollout lies above beyond its noise, if any, with the KL and the cap.
+    pub(crate) fn passed_by(&self, now: &Reading, target: Option<f64>) -> Option<(CapOf, f64, f64)> {
+        let noise = |kl: f64| (2.0 * kl.max(0.0) / now.n as f64).sqrt();
+        let reference = self.reference_cap(target).map(|cap| (CapOf::Reference, now.mean, now.stderr, cap));
+        let first = self.ref0_cap.zip(now.kl_ref0);
+        let first = first.map(|(cap, kl)| (CapOf::FirstReference, kl, noise(kl), cap.0));
+        let beyond = |(of, kl, stderr, cap)| (kl - self.z * stderr > cap).then_some((of, kl, cap));
+        reference.and_then(beyond).or_else(|| first.and_then(beyond))
     }
 
     /// The cap on KL to the current reference of a domain with this target.

@@ -107,7 +107,9 @@ fn noise_above_the_target_holds() {
         KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(1.0), 100.0))).build().unwrap();
     let d = c.observe(&one(0, 3.0, 18.0, 4)); // stderr 2.1 against a target of 1
     assert_eq!((d.verdict, d.reason.code(), d.beta_for("all")), (Verdict::Accept, ReasonCode::TooNoisy, 0.2));
-    let d = c.observe(&one(1, 0.5, f64::NAN, 1)); // one sample: sd from the tilt, sqrt(2·0.5) = 1, not above 1
+    let mut c =
+        KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(1.0), 100.0))).build().unwrap();
+    let d = c.observe(&one(0, 0.5, f64::NAN, 1)); // one sample: sd from the tilt, sqrt(2·0.5) = 1, not above 1
     assert_eq!(d.reason.code(), ReasonCode::BetaLowered);
 }
 

@@ -88,7 +88,7 @@ fn doubling_on_the_kl_to_the_old_policy() {
         run.see(DomainKl {
             stderr: NO_NOISE,
             kl_old: kl_old.map(NatsPerSequence),
-            ..DomainKl::new(ALL, target(50.0), 1.0, 4)
+            ..DomainKl::new(ALL, target(50.0), 1.0, 4000)
         })
     };
     close(old(Some(0.5)), 0.2);

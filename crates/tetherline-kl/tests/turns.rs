@@ -3,7 +3,7 @@
 use tetherline_kl::law::{Adaptive, AutoPi, Law};
 use tetherline_kl::{
     ALL, BudgetState, ControlDecision, ControllerState, DomainKl, Guard, KlConfig, KlController,
-    KlObservation, KlPolicy, Ledger, NatsPerSequence, ReasonCode, StateError, TrustRegion, Verdict,
+    KlObservation, KlPolicy, Ledger, NatsPerSequence, Pending, ReasonCode, StateError, TrustRegion, Verdict,
 };
 
 fn policy(change: impl FnOnce(&mut KlConfig)) -> KlPolicy {
@@ -225,7 +225,6 @@ fn damaged_parts_are_refused_by_their_name() {
     for scale in [-0.1, 1.1, f64::NAN] {
         assert_eq!(refused(&|s| s.trust_region.scale = scale), "trust_region");
     }
-    assert_eq!(refused(&|s| s.trust_region.rejected = true), "trust_region");
     for factor in [0.0, 1.1, f64::NAN] {
         assert_eq!(refused(&|s| s.guard.lr_factor = factor), "guard");
     }
@@ -235,5 +234,10 @@ fn damaged_parts_are_refused_by_their_name() {
     for spent in [-0.1, f64::INFINITY] {
         assert_eq!(refused(&|s| s.ledger.spent = spent), "ledger");
     }
+    for (n, mean, stderr) in [(0, 1.0, 1.0), (1, f64::NAN, 1.0), (1, 1.0, -1.0)] {
+        let pending = Some(Pending { n, mean, stderr });
+        assert_eq!(refused(&|s| s.domains.get_mut("code").unwrap().pending = pending), code);
+    }
+    assert_eq!(refused(&|s| s.budgets[0].met.push(true)), "budget `code`");
     assert!(c.restore(&good).is_ok());
 }

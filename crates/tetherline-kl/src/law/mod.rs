@@ -197,6 +197,11 @@ impl Law {
         matches!(self, Self::Ziegler(_))
     }
 
+    /// Whether its target is of the KL to the policy before the update.
+    pub(crate) fn steers_by_old(&self) -> bool {
+        matches!(self, Self::PpoAdaptive(PpoAdaptive { of: KlTo::Old, .. }))
+    }
+
     pub(crate) fn start(&self) -> LawState {
         match self {
             Self::Fixed(_) => LawState::Fixed(FixedState {}),

@@ -37,7 +37,7 @@ pub enum KlTo {
     /// The current reference (`mean_kl`).
     #[default]
     Reference,
-    /// The policy before the update (`kl_old`); β is held where that is not measured.
+    /// The policy before the update (`kl_old`); a rollout that does not measure it is rejected.
     Old,
 }
 
@@ -62,13 +62,8 @@ impl PpoAdaptive {
     }
 
     pub(crate) fn update(&self, state: &mut PpoAdaptiveState, reading: &Reading, target: f64) -> Note {
-        let kl = match self.of {
-            KlTo::Reference => reading.kl(),
-            KlTo::Old => match reading.kl_old {
-                Some(kl) => kl.max(0.0),
-                None => return Note::Plain,
-            },
-        };
+        // The policy hands over the KL that `of` names.
+        let kl = reading.kl();
         let by = if kl > 1.5 * target {
             std::f64::consts::LN_2
         } else if kl < target / 1.5 {

@@ -20,7 +20,7 @@ use crate::law::LawState;
 use crate::ledger::LedgerState;
 use crate::observation::{ALL, KlObservation, Phase};
 use crate::reason::Reason;
-use crate::state::{ControllerState, DomainState, STATE_VERSION, StateError};
+use crate::state::{ControllerState, DomainState, Pending, STATE_VERSION, StateError};
 use crate::trust_region::{Before, TrustRegionState};
 use crate::units::NatsPerSequence;
 use std::collections::BTreeMap;
@@ -33,6 +33,7 @@ pub struct KlPolicy {
     last_step: Option<u64>,
     last_verdict: Verdict,
     rollouts: u64,
+    unjudged: u64,
     domains: BTreeMap<Arc<str>, Domain>,
     budgets: Vec<BudgetState>,
     trust_region: TrustRegionState,
@@ -61,6 +62,8 @@ struct Domain {
     capped: bool,
     /// The last rollout that measured it.
     measured: Option<u64>,
+    /// Measurements too noisy to act on, taken together.
+    pending: Option<Pending>,
 }
 
 impl KlPolicy {
@@ -79,6 +82,7 @@ impl KlPolicy {
             last_step: None,
             last_verdict: Verdict::Accept,
             rollouts: 0,
+            unjudged: 0,
             domains: BTreeMap::new(),
             budgets,
             trust_region: TrustRegionState::default(),
@@ -158,6 +162,7 @@ impl KlPolicy {
             at: Before::default(),
             capped: false,
             measured: None,
+            pending: None,
         }
     }
 
@@ -196,8 +201,8 @@ impl KlPolicy {
             damaged(part(), self.config.law.damage(&d.law))?;
             damaged(part(), d.damage())?;
         }
-        for b in &state.budgets {
-            damaged(format!("budget `{}`", b.id), b.damage())?;
+        for (b, config) in state.budgets.iter().zip(&self.config.budgets) {
+            damaged(format!("budget `{}`", b.id), b.damage(config))?;
         }
         damaged("trust_region".to_owned(), state.trust_region.damage())?;
         damaged("guard".to_owned(), state.guard.damage())?;
@@ -245,6 +250,7 @@ impl KlController for KlPolicy {
             at: d.at,
             capped: d.capped,
             measured: d.measured,
+            pending: d.pending,
         };
         ControllerState {
             version: STATE_VERSION,
@@ -252,6 +258,7 @@ impl KlController for KlPolicy {
             last_step: self.last_step,
             last_verdict: self.last_verdict,
             rollouts: self.rollouts,
+            unjudged: self.unjudged,
             domains: self.domains.iter().map(|(id, d)| (id.to_string(), domain(d))).collect(),
             budgets: self.budgets.clone(),
             trust_region: self.trust_region,
@@ -272,11 +279,13 @@ impl KlController for KlPolicy {
             domain.at = d.at;
             domain.capped = d.capped;
             domain.measured = d.measured;
+            domain.pending = d.pending;
             self.domains.insert(id.as_str().into(), domain);
         }
         self.last_step = state.last_step;
         self.last_verdict = state.last_verdict;
         self.rollouts = state.rollouts;
+        self.unjudged = state.unjudged;
         self.budgets = state.budgets.clone();
         self.trust_region = state.trust_region;
         self.guard = state.guard;
@@ -288,6 +297,7 @@ impl KlController for KlPolicy {
         self.check(checkpoint)?;
         for (id, domain) in &mut self.domains {
             domain.stuck = 0;
+            domain.pending = None;
             if let Some(saved) = checkpoint.domains.get(&**id) {
                 domain.law = saved.law.clone();
                 domain.seen = saved.kl;

@@ -10,6 +10,7 @@ use crate::law::Note;
 use crate::observation::{ALL, DomainKl, KlObservation};
 use crate::reading::{Checked, Reading};
 use crate::reason::Reason;
+use crate::state::Pending;
 use crate::trust_region::{Before, TrustRegionState};
 use std::sync::Arc;
 
@@ -17,8 +18,11 @@ use std::sync::Arc;
 const STUCK: u32 = 12;
 /// So many of them halt, where a guard is configured.
 const STUCK_HALT: u32 = 40;
-/// Rollouts after which a budget that has met nobody is named: this many, and then at every doubling.
+/// Rollouts after which a budget that has met nobody, or a metric that was never measured, is named: this many, and
+/// then at every doubling.
 const UNSEEN: u64 = 8;
+/// The same for updates in a row that were not judged.
+const UNJUDGED: u64 = 4;
 
 /// The budgeted domains taken together.
 #[derive(Clone, Copy)]
@@ -46,20 +50,21 @@ impl KlPolicy {
         }
         if let Some(last) = self.last_step.filter(|&last| obs.step <= last) {
             let step = obs.step;
-            out.reason = if step == last {
-                out.verdict = self.last_verdict;
-                Reason::DuplicateStep { step }
+            (out.verdict, out.reason) = if step == last {
+                (self.last_verdict, Reason::DuplicateStep { step })
             } else {
-                Reason::StepBackwards { step, last }
+                (Verdict::Reject, Reason::StepBackwards { step, last })
             };
             return;
         }
-        let judged = self.trust_region.step == self.last_step && self.trust_region.closed();
+        let judged = self.trust_region.step == self.last_step && self.trust_region.verdict.is_some();
         if !judged {
             // The weights may have moved without being judged: where they are is not known.
             self.domains.values_mut().for_each(|d| d.at = Before::default());
         }
         let before = self.last_step.replace(obs.step);
+        let skipped = before.is_some() && !judged && self.config.trust_region.is_some();
+        self.unjudged = if skipped { self.unjudged.saturating_add(1) } else { 0 };
         if obs.domains.iter().all(|d| d.n == 0) {
             answer.propose("", Verdict::Halt, Reason::AllAbsent {});
         } else {
@@ -71,7 +76,7 @@ impl KlPolicy {
         self.last_verdict = out.verdict;
         if matches!(out.verdict, Verdict::Reject | Verdict::Rollback | Verdict::Halt) {
             // No update of these weights follows.
-            self.trust_region = TrustRegionState::without_update(obs.step);
+            self.trust_region = TrustRegionState::without_update(obs.step, out.verdict);
         }
     }
 
@@ -97,7 +102,7 @@ impl KlPolicy {
             }
             self.domain(domain, obs.step, pool, &mut seen, answer);
         }
-        self.name_unseen_budgets(answer);
+        self.name_what_was_never_seen(answer);
         self.settle_ledger(entries, unjudged, answer);
         self.guard_rollout(obs.step, &seen, answer);
     }
@@ -119,17 +124,30 @@ impl KlPolicy {
         }
     }
 
-    /// Names a budget that has met no measured domain or user of its name: a misspelt one would otherwise hold
-    /// nothing, in silence.
-    fn name_unseen_budgets(&self, answer: &mut Answer<'_>) {
+    /// Names budgets that have met no measured domain or user of their name, metrics that were never measured and
+    /// trials that were never sent: what is misspelt or forgotten would otherwise hold nothing, in silence.
+    fn name_what_was_never_seen(&self, answer: &mut Answer<'_>) {
+        let mut note = |reason| answer.propose("", Verdict::Accept, reason);
+        if self.unjudged >= UNJUDGED && self.unjudged.is_power_of_two() {
+            note(Reason::NoTrials { rollouts: self.unjudged });
+        }
         let rollouts = self.rollouts;
-        if rollouts < UNSEEN || !rollouts.is_power_of_two() {
+        let due = rollouts >= UNSEEN && rollouts.is_power_of_two();
+        // That of all budgets none is met needs no patience.
+        let none = !self.domains.values().any(|d| d.measured.is_some() && d.budget.is_some());
+        if !due && !none {
             return;
         }
-        let met = self.domains.iter().filter(|(_, d)| d.measured.is_some()).map(|(id, _)| id);
-        if let Some(budget) = self.config.budgets.iter().find(|b| !met.clone().any(|id| b.names(id))) {
-            let reason = Reason::BudgetUnseen { budget: budget.id.as_str().into(), rollouts };
-            answer.propose("", Verdict::Accept, reason);
+        for (budget, state) in self.config.budgets.iter().zip(&self.budgets) {
+            let name = || budget.id.as_str().into();
+            let met = |(id, d): (&Arc<str>, &super::Domain)| d.measured.is_some() && budget.names(id);
+            if !self.domains.iter().any(met) {
+                note(Reason::BudgetUnseen { budget: name(), rollouts });
+            }
+            if let Some(metric) = budget.metrics.iter().zip(&state.met).find(|(_, met)| due && !**met) {
+                let metric = metric.0.id.as_str().into();
+                note(Reason::MetricUnseen { budget: name(), metric, rollouts });
+            }
         }
     }
 
@@ -205,26 +223,83 @@ impl KlPolicy {
         }
         seen.usable = true;
         let Some(budget) = self.domains.get(&id).map(|d| d.budget) else { return };
+        self.check_caps(&id, domain, &reading, answer);
         if !self.controlled(budget) {
             return self.remember(&id, &reading);
         }
         let target = self.target_of(budget);
+        let Some(steered) = self.steered(&reading) else {
+            self.remember(&id, &reading);
+            let reason = Reason::Unmeasured { domain: id, field: "kl_old" };
+            return answer.propose(&domain.id, Verdict::Reject, reason);
+        };
         if let Some(target) = target {
-            self.watch(&id, &reading, target, seen);
+            self.watch(&id, &reading, &steered, target, seen);
         }
         self.remember(&id, &reading);
+        let pooled = self.with_pending(&id, steered);
+        let shrunk = self.shrink(&pooled, domain, target, pool);
         // A large error says nothing, unless the mean is beyond it even so: then the law must see the blow-up.
-        let unclear = |t: &f64| reading.stderr > *t && reading.mean - 2.0 * reading.stderr <= *t;
+        let unclear = |t: &f64| shrunk.stderr > *t && shrunk.mean - 2.0 * shrunk.stderr <= *t;
         let noisy = target.filter(|t| unclear(t) && !self.config.law.takes_everything_finite());
+        if let Some(d) = self.domains.get_mut(&id) {
+            let Reading { n, mean, stderr, .. } = pooled;
+            d.pending = noisy.map(|_| Pending { n, mean, stderr });
+        }
         if let Some(target) = noisy {
-            let reason = Reason::TooNoisy { domain: id, stderr: reading.stderr, target };
+            let reason = Reason::TooNoisy { domain: id, stderr: shrunk.stderr, target };
             return answer.propose(&domain.id, Verdict::Accept, reason);
         }
-        let shrunk = self.shrink(&reading, domain, target, pool);
         let told = self.raise_where_capped(&id, &reading, shrunk);
         // A feed-forward β is shared by the levels of budgets, as the initial one is.
         let told = Reading { reward_sd: told.reward_sd.map(|sd| sd / self.levels as f64), ..told };
         seen.stuck |= self.apply_law(&id, domain, &told, target, answer);
+    }
+
+    /// The KL that the law's target is of; `None` where that was not measured.
+    fn steered(&self, reading: &Reading) -> Option<Reading> {
+        if !self.config.law.steers_by_old() {
+            return Some(*reading);
+        }
+        let kl = reading.kl_old?;
+        Some(Reading {
+            mean: kl,
+            stderr: (2.0 * kl.max(0.0) / reading.n as f64).sqrt().max(f64::MIN_POSITIVE),
+            ..*reading
+        })
+    }
+
+    /// The measurement taken together with those before it that were too noisy to act on.
+    fn with_pending(&self, id: &Arc<str>, now: Reading) -> Reading {
+        let Some(before) = self.domains.get(id).and_then(|d| d.pending) else { return now };
+        let (a, b) = (before.n as f64, now.n as f64);
+        let n = a + b;
+        Reading {
+            mean: (a * before.mean + b * now.mean) / n,
+            stderr: (a * before.stderr).hypot(b * now.stderr) / n,
+            n: before.n.saturating_add(now.n),
+            ..now
+        }
+    }
+
+    /// Compares a rollout with the caps where no trial kept them, and says what a trial will miss.
+    fn check_caps<'a>(
+        &self,
+        id: &Arc<str>,
+        domain: &'a DomainKl,
+        reading: &Reading,
+        answer: &mut Answer<'a>,
+    ) {
+        let Some(region) = self.config.trust_region else { return };
+        let passed = region.passed_by(reading, self.capped_target(id)).filter(|_| self.unjudged > 0);
+        if let Some((of, kl, cap)) = passed {
+            let reason = Reason::CapUnjudged { domain: id.clone(), of, kl, cap };
+            answer.propose(&domain.id, Verdict::Halt, reason);
+        }
+        let known = reading.kl_ref0.is_some() || self.domains.get(id).is_some_and(|d| d.at.ref0.is_some());
+        if region.ref0_cap.is_some() && !known {
+            answer.propose(&domain.id, Verdict::Accept, Reason::BeforeUnknown { domain: id.clone() });
+        }
     }
 
     /// Draws a small sample's relative KL towards the batch's.
@@ -245,7 +320,10 @@ impl KlPolicy {
     /// KL + z·stderr, instead of the mean: otherwise noise could hold the one above the cap and the other
     /// below the target, with every update refused and β falling.
     fn raise_where_capped(&mut self, id: &Arc<str>, measured: &Reading, shrunk: Reading) -> Reading {
-        let (Some(d), Some(region)) = (self.domains.get_mut(id), self.config.trust_region) else {
+        let by_reference = !self.config.law.steers_by_old();
+        let (Some(d), Some(region), true) =
+            (self.domains.get_mut(id), self.config.trust_region, by_reference)
+        else {
             return shrunk;
         };
         if !std::mem::take(&mut d.capped) {
@@ -305,12 +383,12 @@ impl KlPolicy {
     }
 
     /// Compares a usable measurement with the guard's marks.
-    fn watch(&self, id: &Arc<str>, reading: &Reading, target: f64, seen: &mut Seen) {
+    fn watch(&self, id: &Arc<str>, reading: &Reading, steered: &Reading, target: f64, seen: &mut Seen) {
         let Some(guard) = &self.config.guard else { return };
-        let lower = reading.mean - 2.0 * reading.stderr;
+        let lower = steered.mean - 2.0 * steered.stderr;
         seen.blown_up |= lower > guard.blow_up * target;
         let region = self.config.trust_region.unwrap_or_default();
-        let Some(cap) = region.reference_cap(Some(target)) else { return };
+        let Some(cap) = region.reference_cap(self.capped_target(id)) else { return };
         let Some(d) = self.domains.get(id) else { return };
         let Some(before) = d.seen else { return };
         let noise = (reading.stderr.powi(2) + d.seen_stderr.powi(2)).sqrt();
@@ -334,8 +412,13 @@ impl KlPolicy {
     /// Enters the rollout's KL to the old policy for the update before it, where no trial judged that one.
     fn settle_ledger(&mut self, entries: &Entries<'_>, unjudged: Option<u64>, answer: &mut Answer<'_>) {
         let Some(ledger) = self.config.ledger else { return };
-        if let (Some(step), Some(kl_old)) = (unjudged, mean_kl_old(entries)) {
-            ledger.enter(&mut self.ledger, step, kl_old);
+        match (unjudged, mean_kl_old(entries)) {
+            (Some(step), Some(kl_old)) => ledger.enter(&mut self.ledger, step, kl_old),
+            (Some(_), None) => {
+                let reason = Reason::Unmeasured { domain: ALL.into(), field: "kl_old" };
+                answer.propose("", Verdict::Reject, reason);
+            }
+            (None, _) => {}
         }
         // The update is done: all that is left is to stop.
         let (spent, limit) = (self.ledger.spent, ledger.limit.0);
@@ -385,15 +468,18 @@ impl KlPolicy {
 /// `None` where it was not measured.
 pub(super) fn mean_kl_old(entries: &Entries<'_>) -> Option<f64> {
     let usable = |d: &DomainKl| match Reading::check(d) {
-        Checked::Usable(reading) => reading.kl_old.map(|kl| (reading.n as f64, kl)),
+        Checked::Usable(reading) => Some((reading.n as f64, reading.kl_old)),
         _ => None,
     };
-    if let Some(all) = entries.only(ALL) {
-        return usable(all).map(|(_, kl)| kl);
+    if let Some((_, Some(kl))) = entries.only(ALL).and_then(usable) {
+        return Some(kl);
     }
-    let once = entries.iter().filter(|(_, twice)| !twice);
-    let (sum, count) = once
-        .filter_map(|(d, _)| usable(d))
-        .fold((0.0, 0.0), |(sum, count), (n, kl)| (sum + n * kl, count + n));
+    let (mut sum, mut count) = (0.0, 0.0);
+    for (domain, _) in entries.iter().filter(|(d, twice)| !twice && d.id != ALL) {
+        if let Some((n, kl_old)) = usable(domain) {
+            sum += n * kl_old?;
+            count += n;
+        }
+    }
     (count > 0.0).then(|| sum / count)
 }

@@ -51,7 +51,7 @@ impl KlPolicy {
         if state.trial.is_some_and(|last| trial <= last) {
             return Some(Reason::DuplicateTrial { trial });
         }
-        state.closed().then_some(Reason::StepClosed { step })
+        state.verdict.is_some().then_some(Reason::StepClosed { step })
     }
 
     fn judge_update(&mut self, step: u64, trial: u32, entries: &Entries<'_>, out: &mut ControlDecision) {
@@ -115,6 +115,13 @@ impl KlPolicy {
         }
     }
 
+    /// The target that a cap may be a multiple of: that of the KL to the reference of an id with a β of its own.
+    pub(super) fn capped_target(&self, id: &str) -> Option<f64> {
+        let budget = self.domains.get(id).and_then(|d| d.budget);
+        let steered = self.controlled(budget) && !self.config.law.steers_by_old();
+        self.target_of(budget).filter(|_| steered)
+    }
+
     fn next_trial(&self, step: u64) -> u32 {
         match self.trust_region {
             TrustRegionState { step: Some(s), trial: Some(t), .. } if s == step => t.saturating_add(1),
@@ -157,7 +164,7 @@ impl KlPolicy {
             }
             let Some(region) = region else { continue };
             let before = self.domains.get(domain.id.as_str()).map(|d| d.at).unwrap_or_default();
-            match region.judge(&reading, before, self.target(&domain.id).map(|t| t.0)) {
+            match region.judge(&reading, before, self.capped_target(&domain.id)) {
                 Judgement::Inside => {}
                 Judgement::Unmeasured(field) => {
                     answer.propose(&domain.id, Verdict::Reject, Reason::Unmeasured { domain: id(), field });
@@ -202,40 +209,39 @@ impl KlPolicy {
     /// Ends a step's trials: accepted with this KL to the old policy, or rejected.
     fn close(&mut self, step: u64, accepted: Option<f64>, answer: Answer<'_>, out: &mut ControlDecision) {
         let mut answer = answer;
-        self.trust_region.accepted = accepted.is_some();
-        self.trust_region.rejected = accepted.is_none();
-        match (accepted, self.config.guard) {
-            (Some(kl_old), _) => {
-                out.scale = self.trust_region.scale;
-                if let Some(ledger) = self.config.ledger {
-                    ledger.enter(&mut self.ledger, step, kl_old);
-                }
+        let broken = accepted.is_none() && answer.broken();
+        if let Some(kl_old) = accepted {
+            out.scale = self.trust_region.scale;
+            if let Some(ledger) = self.config.ledger {
+                ledger.enter(&mut self.ledger, step, kl_old);
             }
-            (None, Some(guard)) => {
-                // A step that was refused because the policy was above the cap already says nothing about the
-                // learning rate; with a rate that shrinks at every one, no step would be seen to lower KL.
-                if !(self.trust_region.judged == 1 && answer.capped()) {
-                    guard.throttle(&mut self.guard);
-                }
-                if answer.broken() {
-                    let alarm = guard.broken(&mut self.guard);
-                    self.propose_alarm(alarm, true, &mut answer);
-                    if answer.halts() {
-                        self.guard.halted.get_or_insert(step);
-                    }
-                }
+        }
+        if let Some(guard) = self.config.guard {
+            // A step that was refused because the policy was above the cap already says nothing about the
+            // learning rate; with a rate that shrinks at every one, no step would be seen to lower KL.
+            if accepted.is_none() && !(self.trust_region.judged == 1 && answer.capped()) {
+                guard.throttle(&mut self.guard);
             }
-            (None, None) => {}
+            if broken {
+                let alarm = guard.broken_trial(&mut self.guard);
+                self.propose_alarm(alarm, true, &mut answer);
+                if answer.halts() {
+                    self.guard.halted.get_or_insert(step);
+                }
+            } else {
+                self.guard.broken_trials = 0;
+            }
         }
         answer.give(out);
+        self.trust_region.verdict = Some(out.verdict);
     }
 }
 
 /// The answer that was given to a trial seen before.
 fn repeat(state: &TrustRegionState, out: &mut ControlDecision) -> Verdict {
-    if state.rejected {
-        return Verdict::Reject;
+    let verdict = state.verdict.unwrap_or(Verdict::Scale);
+    if matches!(verdict, Verdict::Accept | Verdict::Scale) {
+        out.scale = state.scale;
     }
-    out.scale = state.scale;
-    if state.accepted { Verdict::Accept } else { Verdict::Scale }
+    verdict
 }
