@@ -96,7 +96,10 @@ impl DomainState {
         if !at.iter().flatten().all(|v| v.is_finite()) {
             return Some("a measurement is not finite".to_owned());
         }
-        if self.pending.is_some_and(|p| p.n == 0 || !p.mean.is_finite() || !(p.stderr >= 0.0)) {
+        if self
+            .pending
+            .is_some_and(|p| p.n == 0 || !p.mean.is_finite() || p.stderr.is_nan() || p.stderr < 0.0)
+        {
             return Some("the measurements taken together do not fit together".to_owned());
         }
         let negative = kl.iter().flatten().any(|v| *v < 0.0) || self.stderr < 0.0 || self.at.stderr < 0.0;
