@@ -306,6 +306,8 @@ mod tests {
         assert_eq!(of(&[]), None);
         // One sequence: a log-ratio of −4 is common noise of √8, one of −20 is not of √40.
         assert_eq!(of(&[-4.0]), None);
+        assert_eq!(of(&[-17.0]), None, "3·√(2·17) = 17.5");
+        assert!(of(&[-1.0, -1.2]).is_some(), "two sequences have a spread of their own, and it is 0.1");
         assert!(matches!(of(&[-20.0]), Some(Finding::NegativeKl { .. })));
         assert_eq!(of(&[1.0, f64::NAN]), Some(Finding::MeanNotFinite { sequences: 2 }));
         assert_eq!(of(&[f64::INFINITY]), Some(Finding::MeanNotFinite { sequences: 1 }));
@@ -336,6 +338,7 @@ mod tests {
         let found = check_start(&[-1.0, -2.0], &[-1.5, -1.5], 1e-4).unwrap();
         assert_eq!(found, Finding::NonZeroAtStart { per_token: 0.5, tolerance: 1e-4 });
         assert!(found.to_string().contains("dropout"));
+        assert_eq!(check_start(&[-1.0], &[-1.5], 0.5), None, "at the tolerance");
         assert!(check_start(&[f32::NAN], &[0.0], 1e-4).is_some());
         assert_eq!(check_start(&[], &[], 1e-4), None);
     }
