@@ -65,6 +65,7 @@ fn measure(
                                 "{model}, {} on {threads} threads, {round} of {}: {run}",
                                 work.name, options.repeat
                             );
+                            machine::wait_for_quiet(options.quiet);
                             match bench.measure(&run, model, threads) {
                                 Ok(line) => results.add(model, threads, side.name, run.work(), &line),
                                 Err(error) => println!("  FAILED: {error:#}"),

@@ -22,7 +22,7 @@ cargo xtask COMMAND
   bench [OPTION…]       how fast our crates are, beside a stored baseline; --save stores one
       --peers           beside TRL, transformers and torch
       --compare REV     beside another revision
-      --only WORD, --threads 1,2, --repeat N, --model S|M
+      --only WORD, --threads 1,2, --repeat N, --model S|M, --quiet N
   fixtures [--text]     write fixtures/ anew; --text leaves out what has to be trained";
 
 fn main() -> ExitCode {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 /// Model of the CPU, with family and model number where the name alone says little, and cores.
 pub(super) fn label() -> String {
@@ -35,6 +36,27 @@ fn of_cpuinfo(text: &str) -> Option<String> {
         (Some(family), Some(model)) => Some(format!("{name} (family {family}, model {model})")),
         _ => Some(name.to_owned()),
     }
+}
+
+/// Waits until the CPU is idle but for a tenth of a core, at most `seconds`. Does nothing where there is no
+/// `/proc/stat`.
+pub(super) fn wait_for_quiet(seconds: usize) {
+    const HZ: f64 = 100.0;
+    for _ in 0..seconds {
+        let Some(before) = busy_ticks() else { return };
+        std::thread::sleep(Duration::from_secs(1));
+        if busy_ticks().is_none_or(|after| after - before < 0.1 * HZ) {
+            return;
+        }
+    }
+}
+
+/// CPU ticks of everyone since boot: user nice system irq softirq steal.
+fn busy_ticks() -> Option<f64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<f64> =
+        text.lines().next()?.split_whitespace().skip(1).take(8).filter_map(|t| t.parse().ok()).collect();
+    Some(ticks.iter().sum::<f64>() - ticks.get(3)? - ticks.get(4)?)
 }
 
 /// A label as a file name.

@@ -14,7 +14,8 @@ usage: cargo xtask bench [--peers | --compare REV | --save] [OPTION…]
   --only WORD     only the works with WORD in their name
   --threads LIST  numbers of threads (default 1,2)
   --repeat N      processes of each kind (default 3)
-  --model S|M     only this model";
+  --model S|M     only this model
+  --quiet N       before each process wait up to N seconds until others leave the CPU alone (Linux)";
 
 /// What our side is put beside.
 pub(super) enum Mode {
@@ -35,6 +36,8 @@ pub(super) struct Options {
     pub(super) threads: Vec<usize>,
     pub(super) repeat: usize,
     pub(super) models: Vec<String>,
+    /// Seconds to wait for a quiet machine before each process.
+    pub(super) quiet: usize,
 }
 
 impl Options {
@@ -46,6 +49,7 @@ impl Options {
             threads: if cores > 1 { vec![1, 2] } else { vec![1] },
             repeat: 3,
             models: vec!["S".to_owned(), "M".to_owned()],
+            quiet: 0,
         };
         let mut modes = 0;
         let mut args = args.iter().map(String::as_str);
@@ -58,6 +62,7 @@ impl Options {
                 "--only" => options.only = Some(value()?.to_owned()),
                 "--threads" => options.threads = numbers(value()?)?,
                 "--repeat" => options.repeat = numbers(value()?)?[0],
+                "--quiet" => options.quiet = numbers(value()?)?[0],
                 "--model" => options.models = vec![model(value()?)?],
                 other => bail!("unknown option {other:?}\n\n{USAGE}"),
             }

@@ -10,6 +10,9 @@ use std::path::Path;
 /// Model, threads, side, work, key.
 type Place = (String, usize, String, String, String);
 
+/// The key of the cores that others used.
+const LOAD: &str = "foreign_cores";
+
 /// Numbers by place, in the order measured.
 #[derive(Debug, PartialEq)]
 pub(super) struct Results {
@@ -18,6 +21,27 @@ pub(super) struct Results {
     /// What the peers said their versions are.
     pub(super) versions: BTreeMap<String, String>,
     numbers: BTreeMap<Place, Vec<f64>>,
+}
+
+/// A process is quiet if others used no more cores than this meanwhile, on average.
+const QUIET: f64 = 0.25;
+
+/// What others did meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Load {
+    /// Cores, the highest of the processes that count.
+    pub(super) cores: f64,
+    /// Processes that count: the quiet ones, or all where none was.
+    pub(super) used: usize,
+    /// Processes in all.
+    pub(super) of: usize,
+}
+
+impl Load {
+    /// Whether the numbers can be trusted.
+    pub(super) fn is_quiet(self) -> bool {
+        self.cores <= QUIET
+    }
 }
 
 /// Smallest, middle and largest of some numbers.
@@ -70,7 +94,12 @@ impl Results {
         }
     }
 
-    /// The numbers measured for a key.
+    fn get(&self, model: &str, threads: usize, side: &str, work: &str, key: &str) -> Option<&[f64]> {
+        let place = (model.to_owned(), threads, side.to_owned(), work.to_owned(), key.to_owned());
+        self.numbers.get(&place).map(Vec::as_slice)
+    }
+
+    /// The numbers measured for a key by quiet processes, or by all where none was quiet.
     pub(super) fn spread(
         &self,
         model: &str,
@@ -79,13 +108,19 @@ impl Results {
         work: &str,
         key: &str,
     ) -> Option<Spread> {
-        let place = (model.to_owned(), threads, side.to_owned(), work.to_owned(), key.to_owned());
-        Spread::of(self.numbers.get(&place)?)
+        let values = self.get(model, threads, side, work, key)?;
+        let loads = self.get(model, threads, side, work, LOAD).unwrap_or_default();
+        let quiet: Vec<f64> =
+            values.iter().zip(loads).filter(|(_, load)| **load <= QUIET).map(|(v, _)| *v).collect();
+        if loads.len() == values.len() && !quiet.is_empty() { Spread::of(&quiet) } else { Spread::of(values) }
     }
 
-    /// Highest number of cores that others used during the processes of a work.
-    pub(super) fn foreign(&self, model: &str, threads: usize, side: &str, work: &str) -> Option<f64> {
-        Some(self.spread(model, threads, side, work, "foreign_cores")?.max)
+    /// What others did while a work was measured; None where that is unknown.
+    pub(super) fn load(&self, model: &str, threads: usize, side: &str, work: &str) -> Option<Load> {
+        let all = self.get(model, threads, side, work, LOAD)?;
+        let quiet = all.iter().filter(|l| **l <= QUIET).count();
+        let used = if quiet > 0 { quiet } else { all.len() };
+        Some(Load { cores: self.spread(model, threads, side, work, LOAD)?.max, used, of: all.len() })
     }
 
     /// Writes a file that [`Results::read`] reads.
@@ -156,6 +191,24 @@ mod tests {
         assert_eq!(read, results);
         assert_eq!(read.spread("S", 2, "peer", "train_step.py", "step_s").unwrap().median, 0.5);
         assert_eq!(read.spread("S", 2, "peer", "train_step.py", "threads"), None);
-        assert_eq!(read.foreign("S", 2, "peer", "train_step.py"), None);
+        assert_eq!(read.load("S", 2, "peer", "train_step.py"), None);
+    }
+
+    #[test]
+    fn quiet_processes_count_and_loud_ones_only_without_them() {
+        let mut results = Results::new();
+        let mut add = |step: f64, load: f64| {
+            results.add("S", 1, "ours", "train-step", &json!({"step_s": step, "foreign_cores": load}));
+            (
+                results.spread("S", 1, "ours", "train-step", "step_s").unwrap().median,
+                results.load("S", 1, "ours", "train-step").unwrap(),
+            )
+        };
+        let (median, load) = add(8.0, 1.5);
+        assert_eq!((median, load), (8.0, Load { cores: 1.5, used: 1, of: 1 }));
+        assert!(!load.is_quiet());
+        let (median, load) = add(1.0, 0.1);
+        assert_eq!((median, load), (1.0, Load { cores: 0.1, used: 1, of: 2 }));
+        assert!(load.is_quiet());
     }
 }

@@ -1,7 +1,7 @@
 //! What no single work shows: memory, start-up, the second core, the share of the matrix-product peak.
 
 use super::results::Results;
-use super::table::{Other, PEER, grid, short, verdict, work_of};
+use super::table::{Other, PEER, grid, is_quiet, short, verdict, work_of};
 use super::works::{GEMM_SHARE, MEMORY, SECOND_CORE, STARTUP_S, STEP_TOKENS, Unit, WORKS};
 use serde_json::Value;
 
@@ -27,12 +27,13 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
             let Some(ours) = of("ours", work, "peak_mib") else { continue };
             let theirs = of(other.side, if goals { their_ppo } else { work }, "peak_mib");
             let ratio = theirs.map(|t| t / ours);
-            let goal = verdict(&format!("≥{}×", MEMORY[m]), ratio.map(|r| r >= MEMORY[m]));
+            let goal = verdict(&format!("≥{}×", MEMORY[m]), ratio.map(|r| r >= MEMORY[m]), true);
             rows.push(row(what, n.to_string(), theirs, short(ours), ratio, goal));
         }
+        let quiet = |work| is_quiet(&[results.load(model, n, "ours", work)]);
         if let Some(ours) = of("ours", "ppo", "startup_s") {
             let theirs = of(other.side, their_ppo, "startup_s");
-            let goal = verdict(&format!("≤{} s", STARTUP_S[m]), Some(ours <= STARTUP_S[m]));
+            let goal = verdict(&format!("≤{} s", STARTUP_S[m]), Some(ours <= STARTUP_S[m]), quiet("ppo"));
             let what = "start to first PPO step, s";
             rows.push(row(what, n.to_string(), theirs, short(ours), theirs.map(|t| t / ours), goal));
         }
@@ -47,7 +48,8 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
                 };
                 let Some(ours) = gain("ours", metric.ours) else { continue };
                 let theirs = work_of(other, work, metric).and_then(|w| gain(other.side, w));
-                let goal = verdict(&format!("≥{}×", SECOND_CORE[m]), Some(ours >= SECOND_CORE[m]));
+                let quiet = is_quiet(&[1, 2].map(|n| results.load(model, n, "ours", metric.ours)));
+                let goal = verdict(&format!("≥{}×", SECOND_CORE[m]), Some(ours >= SECOND_CORE[m]), quiet);
                 let what = format!("second core: {} {}", metric.ours, metric.label);
                 rows.push(row(&what, "2 : 1".to_owned(), theirs, short(ours), None, goal));
             }
@@ -60,6 +62,7 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
         let rate = |seconds: f64| operations * 1e-9 / seconds;
         let Some(ours) = of("ours", "train-step", "step_s").map(rate) else { continue };
         let theirs = of(other.side, if goals { "train_step.py" } else { "train-step" }, "step_s").map(rate);
+        let quiet = is_quiet(&[results.load(model, n, "ours", "train-step")]);
         rows.push(row("training step, GFLOP/s", n.to_string(), theirs, short(ours), None, String::new()));
         let gemm = best("peer", "train_step.py", "gemm_gflops");
         let registers = best("ours", "gemm-peak", "fma_gflops");
@@ -70,7 +73,7 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
             let share = |rate: f64| 100.0 * rate / peak;
             let wanted = GEMM_SHARE[m];
             let is_goal = gemm.is_none() || i == 0;
-            let goal = verdict(&format!("≥{} %", 100.0 * wanted), Some(ours >= wanted * peak));
+            let goal = verdict(&format!("≥{} %", 100.0 * wanted), Some(ours >= wanted * peak), quiet);
             let goal = if is_goal { goal } else { String::new() };
             let what = format!("  % {what}, {} {}", short(peak), Unit::Gflops.name());
             rows.push(row(&what, n.to_string(), theirs.map(share), short(share(ours)), None, goal));

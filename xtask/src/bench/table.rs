@@ -1,6 +1,6 @@
 //! One table per work: smallest, middle and largest of both sides, the ratio of the middles, the goal, the load.
 
-use super::results::{Results, Spread};
+use super::results::{Load, Results, Spread};
 use super::works::{Metric, Unit, WORKS, Work};
 
 /// How the other side of a comparison is called and found.
@@ -63,9 +63,9 @@ fn row(
     let their_work = work_of(other, work, metric);
     let theirs = their_work.and_then(|w| results.spread(model, threads, other.side, w, metric.key));
     let ratio = theirs.map(|t| times_better(metric.unit, t.median, ours.median));
-    let load = |side, work| {
-        results.foreign(model, threads, side, work).map_or_else(|| "–".to_owned(), |f| format!("{f:.2}"))
-    };
+    let their_load = their_work.and_then(|w| results.load(model, threads, other.side, w));
+    let our_load = results.load(model, threads, "ours", metric.ours);
+    let quiet = is_quiet(&[their_load, our_load]);
     let goal = metric.goal.filter(|_| other.side == PEER.side).map(|g| g[usize::from(model == "M")]);
     Some([
         metric.label.to_owned(),
@@ -73,12 +73,8 @@ fn row(
         theirs.map_or_else(String::new, three),
         three(ours),
         ratio.map_or_else(String::new, |r| format!("{}×", short(r))),
-        goal.map_or_else(String::new, |g| verdict(&format!("≥{g}×"), ratio.map(|r| r >= g))),
-        format!(
-            "{} / {}",
-            their_work.map_or_else(|| "–".to_owned(), |w| load(other.side, w)),
-            load("ours", metric.ours)
-        ),
+        goal.map_or_else(String::new, |g| verdict(&format!("≥{g}×"), ratio.map(|r| r >= g), quiet)),
+        format!("{} / {}", load(their_load), load(our_load)),
     ])
 }
 
@@ -87,12 +83,26 @@ pub(super) fn times_better(unit: Unit, theirs: f64, ours: f64) -> f64 {
     if unit.is_rate() { ours / theirs } else { theirs / ours }
 }
 
-/// A goal, and whether it is met.
-pub(super) fn verdict(goal: &str, met: Option<bool>) -> String {
+/// Whether nobody else used the machine, as far as is known.
+pub(super) fn is_quiet(loads: &[Option<Load>]) -> bool {
+    loads.iter().flatten().all(|l| l.is_quiet())
+}
+
+/// A goal, and whether it is met. Numbers of a busy machine decide nothing.
+pub(super) fn verdict(goal: &str, met: Option<bool>, quiet: bool) -> String {
     match met {
+        Some(_) if !quiet => format!("{goal} (load)"),
         Some(true) => format!("{goal} met"),
         Some(false) => format!("{goal} missed"),
         None => goal.to_owned(),
+    }
+}
+
+fn load(of: Option<Load>) -> String {
+    match of {
+        None => "–".to_owned(),
+        Some(l) if l.used < l.of => format!("{:.2} ({} of {})", l.cores, l.used, l.of),
+        Some(l) => format!("{:.2}", l.cores),
     }
 }
 
@@ -135,13 +145,21 @@ mod tests {
     #[test]
     fn a_row_has_both_sides_and_the_goal() {
         let mut results = Results::new();
-        results.add("M", 2, "peer", "train_step.py", &json!({"step_s": 0.3, "foreign_cores": 0.5}));
+        results.add("M", 2, "peer", "train_step.py", &json!({"step_s": 0.3, "foreign_cores": 0.1}));
         results.add("M", 2, "ours", "train-step", &json!({"step_s": 0.1, "foreign_cores": 0.0}));
         let work = WORKS.iter().find(|w| w.name == "train-step").unwrap();
         let row = row(&results, "M", 2, PEER, work, &work.metrics[0]).unwrap();
         assert_eq!(row[2], "0.300 / 0.300 / 0.300");
         assert_eq!((row[4].as_str(), row[5].as_str()), ("3.00×", "≥1.45× met"));
-        assert_eq!(row[6], "0.50 / 0.00");
+        assert_eq!(row[6], "0.10 / 0.00");
+    }
+
+    #[test]
+    fn a_busy_machine_decides_nothing() {
+        assert_eq!(verdict("≥2×", Some(true), false), "≥2× (load)");
+        assert_eq!(verdict("≥2×", Some(false), true), "≥2× missed");
+        let loud = Load { cores: 1.0, used: 2, of: 2 };
+        assert!(is_quiet(&[None]) && !is_quiet(&[None, Some(loud)]));
     }
 
     #[test]
