@@ -88,8 +88,8 @@ pub(super) fn run(bench: &Bench, options: &Options) -> Result<()> {
     // Written after every process, so that an interrupted run leaves what it has.
     let results = measure(bench, options, &sides, |results| results.write(&path))?;
     println!("\n{}", results.machine);
-    for (name, version) in &results.versions {
-        println!("  {name} {version}");
+    if let Some(versions) = results.versions() {
+        println!("{versions}");
     }
     for model in &options.models {
         let about = bench.about(model)?;

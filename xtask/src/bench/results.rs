@@ -3,7 +3,7 @@
 use super::machine;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -18,8 +18,8 @@ const LOAD: &str = "foreign_cores";
 pub(super) struct Results {
     /// The CPU they are of.
     pub(super) machine: String,
-    /// What the peers said their versions are.
-    pub(super) versions: BTreeMap<String, String>,
+    /// What the peers said their versions are, as `name version`.
+    versions: BTreeSet<String>,
     numbers: BTreeMap<Place, Vec<f64>>,
 }
 
@@ -66,7 +66,7 @@ impl Spread {
 
 impl Results {
     pub(super) fn new() -> Self {
-        Self { machine: machine::label(), versions: BTreeMap::new(), numbers: BTreeMap::new() }
+        Self { machine: machine::label(), versions: BTreeSet::new(), numbers: BTreeMap::new() }
     }
 
     /// Adds the numbers of one process.
@@ -78,9 +78,7 @@ impl Results {
             }
         }
         for (name, version) in line["versions"].as_object().into_iter().flatten() {
-            // Two releases of TRL are at work; each belongs to its script.
-            let key = format!("{work} {name}");
-            self.versions.insert(key, version.as_str().unwrap_or_default().to_owned());
+            self.versions.insert(format!("{name} {}", version.as_str().unwrap_or("?")));
         }
     }
 
@@ -123,6 +121,12 @@ impl Results {
         Some(Load { cores: self.spread(model, threads, side, work, LOAD)?.max, used, of: all.len() })
     }
 
+    /// The peers' versions, for people.
+    pub(super) fn versions(&self) -> Option<String> {
+        let all: Vec<&str> = self.versions.iter().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    }
+
     /// Writes a file that [`Results::read`] reads.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let rows: Vec<Value> = self
@@ -160,9 +164,8 @@ impl Results {
             let values = row["values"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
             results.numbers.insert(place, values);
         }
-        for (name, version) in whole.get("versions").and_then(Value::as_object).into_iter().flatten() {
-            results.versions.insert(name.clone(), version.as_str().unwrap_or_default().to_owned());
-        }
+        let versions = whole.get("versions").and_then(Value::as_array).into_iter().flatten();
+        results.versions.extend(versions.filter_map(Value::as_str).map(str::to_owned));
         Ok(results)
     }
 }
