@@ -4,9 +4,14 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+/// Cores that a process may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Model of the CPU, with family and model number where the name alone says little, and cores.
 pub(super) fn label() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     let plural = if cores == 1 { "core" } else { "cores" };
     format!("{}, {cores} {plural}", cpu())
 }

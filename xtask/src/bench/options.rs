@@ -1,5 +1,6 @@
 //! The arguments of `cargo xtask bench`.
 
+use super::machine::cores;
 use super::works::WORKS;
 use anyhow::{Context, Result, bail, ensure};
 
@@ -42,11 +43,10 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn parse(args: &[String]) -> Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut options = Self {
             mode: Mode::Alone { save: false },
             only: None,
-            threads: if cores > 1 { vec![1, 2] } else { vec![1] },
+            threads: if cores() > 1 { vec![1, 2] } else { vec![1] },
             repeat: 3,
             models: vec!["S".to_owned(), "M".to_owned()],
             quiet: 0,

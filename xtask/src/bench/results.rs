@@ -23,8 +23,11 @@ pub(super) struct Results {
     numbers: BTreeMap<Place, Vec<f64>>,
 }
 
-/// A process is quiet if others used no more cores than this meanwhile, on average.
-const QUIET: f64 = 0.25;
+/// A process is quiet if others used no more cores than this meanwhile, on average: a quarter, and one more where
+/// the process leaves a core free.
+fn quiet_limit(threads: usize) -> f64 {
+    0.25 + machine::cores().saturating_sub(threads).min(1) as f64
+}
 
 /// What others did meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,13 +38,8 @@ pub(super) struct Load {
     pub(super) used: usize,
     /// Processes in all.
     pub(super) of: usize,
-}
-
-impl Load {
-    /// Whether the numbers can be trusted.
-    pub(super) fn is_quiet(self) -> bool {
-        self.cores <= QUIET
-    }
+    /// Whether those that count are quiet.
+    pub(super) quiet: bool,
 }
 
 /// Smallest, middle and largest of some numbers.
@@ -108,17 +106,19 @@ impl Results {
     ) -> Option<Spread> {
         let values = self.get(model, threads, side, work, key)?;
         let loads = self.get(model, threads, side, work, LOAD).unwrap_or_default();
+        let limit = quiet_limit(threads);
         let quiet: Vec<f64> =
-            values.iter().zip(loads).filter(|(_, load)| **load <= QUIET).map(|(v, _)| *v).collect();
+            values.iter().zip(loads).filter(|(_, load)| **load <= limit).map(|(v, _)| *v).collect();
         if loads.len() == values.len() && !quiet.is_empty() { Spread::of(&quiet) } else { Spread::of(values) }
     }
 
     /// What others did while a work was measured; None where that is unknown.
     pub(super) fn load(&self, model: &str, threads: usize, side: &str, work: &str) -> Option<Load> {
         let all = self.get(model, threads, side, work, LOAD)?;
-        let quiet = all.iter().filter(|l| **l <= QUIET).count();
+        let quiet = all.iter().filter(|l| **l <= quiet_limit(threads)).count();
         let used = if quiet > 0 { quiet } else { all.len() };
-        Some(Load { cores: self.spread(model, threads, side, work, LOAD)?.max, used, of: all.len() })
+        let cores = self.spread(model, threads, side, work, LOAD)?.max;
+        Some(Load { cores, used, of: all.len(), quiet: quiet > 0 })
     }
 
     /// The peers' versions, for people.
@@ -207,11 +207,7 @@ mod tests {
                 results.load("S", 1, "ours", "train-step").unwrap(),
             )
         };
-        let (median, load) = add(8.0, 1.5);
-        assert_eq!((median, load), (8.0, Load { cores: 1.5, used: 1, of: 1 }));
-        assert!(!load.is_quiet());
-        let (median, load) = add(1.0, 0.1);
-        assert_eq!((median, load), (1.0, Load { cores: 0.1, used: 1, of: 2 }));
-        assert!(load.is_quiet());
+        assert_eq!(add(8.0, 1.5), (8.0, Load { cores: 1.5, used: 1, of: 1, quiet: false }));
+        assert_eq!(add(1.0, 0.1), (1.0, Load { cores: 0.1, used: 1, of: 2, quiet: true }));
     }
 }

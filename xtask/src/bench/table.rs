@@ -85,7 +85,7 @@ pub(super) fn times_better(unit: Unit, theirs: f64, ours: f64) -> f64 {
 
 /// Whether nobody else used the machine, as far as is known.
 pub(super) fn is_quiet(loads: &[Option<Load>]) -> bool {
-    loads.iter().flatten().all(|l| l.is_quiet())
+    loads.iter().flatten().all(|l| l.quiet)
 }
 
 /// A goal, and whether it is met. Numbers of a busy machine decide nothing.
@@ -158,7 +158,7 @@ mod tests {
     fn a_busy_machine_decides_nothing() {
         assert_eq!(verdict("≥2×", Some(true), false), "≥2× (load)");
         assert_eq!(verdict("≥2×", Some(false), true), "≥2× missed");
-        let loud = Load { cores: 1.0, used: 2, of: 2 };
+        let loud = Load { cores: 1.0, used: 2, of: 2, quiet: false };
         assert!(is_quiet(&[None]) && !is_quiet(&[None, Some(loud)]));
     }
 
