@@ -62,8 +62,8 @@ fn measure(
                     for side in sides {
                         for run in side.runs(work) {
                             println!(
-                                "{model}, {} on {threads} threads, {round} of {}: {run}",
-                                work.name, options.repeat
+                                "{model}, {} on {threads} threads, {round} of {}: {} {run}",
+                                work.name, options.repeat, side.name
                             );
                             machine::wait_for_quiet(options.quiet);
                             match bench.measure(&run, model, threads) {

@@ -61,7 +61,7 @@ impl Run<'_> {
 impl fmt::Display for Run<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Run::Ours { work, .. } => write!(f, "ours {work}"),
+            Run::Ours { work, .. } => f.write_str(work),
             Run::Peer { script, .. } => f.write_str(script),
         }
     }
