@@ -1,6 +1,7 @@
 //! Repository chores, run as `cargo xtask COMMAND`. See [`USAGE`].
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its terminal")]
 
+mod bench;
 mod ci;
 mod e2e;
 mod fixtures;
@@ -18,6 +19,10 @@ cargo xtask COMMAND
       --hub             also load a model from the real hub (needs a network)
       --tether PATH     use this binary instead of building one
       --only WORD       only the groups with WORD in their name: a model, \"bad input\", hub
+  bench [OPTION…]       how fast our crates are, beside a stored baseline; --save stores one
+      --peers           beside TRL, transformers and torch
+      --compare REV     beside another revision
+      --only WORD, --threads 1,2, --repeat N, --model S|M, --quiet N
   fixtures [--text]     write fixtures/ anew; --text leaves out what has to be trained";
 
 fn main() -> ExitCode {
@@ -25,6 +30,7 @@ fn main() -> ExitCode {
     let rest = args.get(1..).unwrap_or_default();
     let result = match args.first().map(String::as_str) {
         Some("ci") => ci::run(rest),
+        Some("bench") => bench::run(rest),
         Some("tidy") => tidy::run(rest),
         Some("e2e") => e2e::run(rest),
         Some("fixtures") => fixtures::run(rest),

@@ -15,7 +15,7 @@ pub(crate) enum Uploaded {}
 
 /// The device copy of a model: never one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct DeviceCopy;
+pub(crate) struct DeviceCopy {}
 
 impl DeviceCopy {
     pub(crate) fn get(
