@@ -4,6 +4,7 @@
 //! small product, and values by position. Products and softmax are the ones of the full forward pass in the
 //! same order, so the logits of a step are bit for bit those of a full pass over the same tokens.
 
+use crate::attention;
 use crate::chunk::{Net, Workspace};
 use crate::engine::Row;
 use crate::gemm::{A, B, Init, NR, gemm};
@@ -141,7 +142,8 @@ impl<'a> DecodeBatch<'a> {
         b.att.resize(m * lda, 0.0);
         b.stats.resize(2 * m, 0.0);
         let group = s.heads / s.kv_heads;
-        b.scores.resize(group * cap, 0.0);
+        let narrow = attention::is_narrow(s.head_dim);
+        b.scores.resize(if narrow { s.heads } else { group } * cap, 0.0);
         for ((x, &t), row) in b.x.chunks_exact_mut(d).zip(tokens).zip(&self.rows) {
             x.copy_from_slice(&flat[s.embed + t as usize * d..s.embed + (t as usize + 1) * d]);
             if let Positions::Learned(table) = s.positions {
@@ -160,7 +162,24 @@ impl<'a> DecodeBatch<'a> {
                     table.rotate(qkv, s.heads + s.kv_heads, s.head_dim, row.len, false);
                 }
                 store(s, cap, hp, l, row.len, qkv, &mut row.keys, &mut row.values);
-                attend(s, cap, hp, l, row, qkv, &mut b.scores, &mut b.att[i * lda..(i + 1) * lda]);
+                let out = &mut b.att[i * lda..(i + 1) * lda];
+                #[cfg(target_arch = "x86_64")]
+                if narrow {
+                    let newest = attention::narrow::Newest {
+                        q: qkv,
+                        keys: &row.keys[l * kv_dim * cap..],
+                        values: &row.values[l * s.kv_heads * cap * hp..],
+                        cap,
+                        seen: row.len + 1,
+                        heads: s.heads,
+                        group,
+                        scale: 1.0 / (s.head_dim as f32).sqrt(),
+                    };
+                    // SAFETY: `narrow` says that the CPU has the features.
+                    unsafe { attention::narrow::attend(newest, &mut b.scores, out) };
+                    continue;
+                }
+                attend(s, cap, hp, l, row, qkv, &mut b.scores, out);
             }
             packed.forward(&layer.out, flat, m, &b.att, lda, &mut b.x, d, Init::Own);
             norm::forward(&layer.norm2, flat, d, &b.x, &mut b.h, &mut b.stats);

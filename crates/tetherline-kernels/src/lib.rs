@@ -33,7 +33,7 @@ mod spec;
 pub use decode::{DecodeBatch, DecodeOutput};
 pub use engine::{Engine, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss};
 pub use linear::PackedWeights;
-pub use softmax::log_softmax_in_place;
+pub use softmax::{draw, log_softmax_in_place};
 pub use spec::{
     Activation, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind, NormSpec, Positions,
 };

@@ -142,6 +142,55 @@ pub fn log_softmax_in_place(z: &mut [f32], temperature: f32) -> f32 {
     entropy
 }
 
+/// The first token at which the running sum of probabilities exceeds u·Σp, for u in [0, 1): a draw from a row of
+/// log-probs. The last one with any mass where rounding falls short.
+pub fn draw(logprobs: &[f32], u: f64) -> usize {
+    let block = |at: usize| &logprobs[at..(at + DRAWN).min(logprobs.len())];
+    let total: f64 = (0..logprobs.len()).step_by(DRAWN).map(|at| f64::from(mass(block(at)))).sum();
+    let (mut sum, goal) = (0.0, u * total);
+    let mut last = 0;
+    for at in (0..logprobs.len()).step_by(DRAWN) {
+        let here = f64::from(mass(block(at)));
+        if here > 0.0 {
+            last = at;
+        }
+        if sum + here > goal {
+            last = at;
+            break;
+        }
+        sum += here;
+    }
+    let mut found = last;
+    for (i, p) in
+        block(last).iter().map(|&lp| f64::from(exp::<{ crate::simd::BASELINE_FMA }>(lp))).enumerate()
+    {
+        sum += p;
+        if p > 0.0 {
+            found = last + i;
+        }
+        if sum > goal {
+            break;
+        }
+    }
+    found
+}
+
+/// Tokens whose probabilities [`draw`] sums at once.
+const DRAWN: usize = 64;
+
+simd_fn! {
+    /// Σ exp(x).
+    fn mass(logprobs: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        for c in logprobs.chunks(16) {
+            for (lane, x) in lanes.iter_mut().zip(c) {
+                *lane += exp::<FMA>(*x);
+            }
+        }
+        fold(lanes)
+    }
+}
+
 simd_fn! {
     /// z = scale·z − lse.
     fn shift(z: &mut [f32], scale: f32, lse: f32) {
@@ -179,6 +228,26 @@ mod tests {
                 assert!((f64::from(*a) - b).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn a_draw_is_where_the_cumulative_distribution_passes() {
+        let z: Vec<f32> = (0..1000).map(|i| ((i * 7919 % 101) as f32) * 0.07 - 3.0).collect();
+        let (mut lp, _) = exact(&z, 1.0);
+        lp[70] = f64::NEG_INFINITY;
+        lp[999] = f64::NEG_INFINITY;
+        let row: Vec<f32> = lp.iter().map(|&x| x as f32).collect();
+        let total: f64 = lp.iter().map(|x| x.exp()).sum();
+        for i in 0..2000 {
+            let u = f64::from(i) / 2000.0;
+            let found = draw(&row, u);
+            // By f64: the sum up to the token is beyond u, and without it not, but for rounding.
+            let up_to = |n: usize| lp[..n].iter().map(|x| x.exp()).sum::<f64>() / total;
+            assert!(up_to(found) < u + 1e-5 && up_to(found + 1) > u - 1e-5, "{u}: {found}");
+            assert!(row[found].is_finite());
+        }
+        assert_eq!(draw(&[f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY], 0.999_999_999_9), 1);
+        assert_eq!(draw(&[0.0], 0.0), 0);
     }
 
     #[test]

@@ -32,14 +32,14 @@ impl Build {
 }
 
 /// `gpt`: LayerNorm, learned positions, biases, plain GELU block, (in, out) weights; else Llama-like.
-fn decoder(gpt: bool) -> (DecoderSpec, Vec<f32>) {
-    let (dim, heads, kv_heads, head_dim, vocab, ffn, max) = (24, 4, if gpt { 4 } else { 2 }, 6, 37, 40, 128);
+fn decoder(gpt: bool, head_dim: usize) -> (DecoderSpec, Vec<f32>) {
+    let (dim, heads, kv_heads, vocab, ffn, max) = (24, 4, if gpt { 4 } else { 2 }, 37, 40, 128);
     let mut b = Build { at: 0, id: 0 };
     let embed = b.take(vocab * dim);
     let positions = if gpt {
         Positions::Learned(b.take(max * dim))
     } else {
-        Positions::Rope(RopeTable::new(vec![1.0, 0.1, 0.01], 1.0, max))
+        Positions::Rope(RopeTable::new((0..head_dim / 2).map(|i| 0.1f32.powi(i as i32)).collect(), 1.0, max))
     };
     let (layout, kind) = if gpt { (Layout::InOut, NormKind::Layer) } else { (Layout::OutIn, NormKind::Rms) };
     let layers = (0..2)
@@ -103,6 +103,9 @@ fn decoder(gpt: bool) -> (DecoderSpec, Vec<f32>) {
     (spec, flat)
 }
 
+/// Both kinds of decoder with small, odd heads, heads of eight and of more than a register.
+const KINDS: [(bool, usize); 5] = [(false, 6), (true, 6), (false, 8), (true, 8), (false, 20)];
+
 fn sequences() -> Vec<Vec<u32>> {
     [3usize, 1 + 16, 70, 49, 2, 33]
         .iter()
@@ -150,8 +153,8 @@ fn loss(spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>], threads: usize) -> 
 
 #[test]
 fn every_parameter_has_the_gradient_that_finite_differences_say() {
-    for gpt in [false, true] {
-        let (spec, flat) = decoder(gpt);
+    for (gpt, head) in KINDS {
+        let (spec, flat) = decoder(gpt, head);
         let seqs = sequences();
         let (_, grad) = loss(&spec, &flat, &seqs, 1);
         let scale = (grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() / grad.len() as f64).sqrt();
@@ -173,7 +176,7 @@ fn every_parameter_has_the_gradient_that_finite_differences_say() {
             let tol = 0.01 * want.abs() + 0.03 * scale * (block as f64).sqrt();
             assert!(
                 (got - want).abs() < tol,
-                "gpt {gpt}, parameters {from}..{to}: {got} vs {want} (tol {tol})"
+                "gpt {gpt}, head {head}, parameters {from}..{to}: {got} vs {want} (tol {tol})"
             );
         }
     }
@@ -181,8 +184,8 @@ fn every_parameter_has_the_gradient_that_finite_differences_say() {
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    for gpt in [false, true] {
-        let (spec, flat) = decoder(gpt);
+    for (gpt, head) in KINDS {
+        let (spec, flat) = decoder(gpt, head);
         let (l1, g1) = loss(&spec, &flat, &sequences(), 1);
         for threads in [2, 3, 8] {
             let (l, g) = loss(&spec, &flat, &sequences(), threads);
@@ -194,8 +197,8 @@ fn bits_do_not_depend_on_threads() {
 
 #[test]
 fn cached_decoding_gives_the_bits_of_the_full_pass() {
-    for gpt in [false, true] {
-        let (spec, flat) = decoder(gpt);
+    for (gpt, head) in KINDS {
+        let (spec, flat) = decoder(gpt, head);
         let packed = PackedWeights::new(&spec, &flat, false, 1);
         let engine = Engine::new(1);
         let seqs = sequences();
@@ -213,7 +216,7 @@ fn cached_decoding_gives_the_bits_of_the_full_pass() {
             let out = batch.step(&tokens);
             for (&r, z) in alive.iter().zip(out.logits.chunks_exact(spec.vocab)) {
                 let want = &full[r][at[r] * spec.vocab..(at[r] + 1) * spec.vocab];
-                assert_eq!(z, want, "gpt {gpt}, row {r}, position {}", at[r]);
+                assert_eq!(z, want, "gpt {gpt}, head {head}, row {r}, position {}", at[r]);
             }
             let mut keep = Vec::new();
             for &r in &alive {
@@ -228,7 +231,7 @@ fn cached_decoding_gives_the_bits_of_the_full_pass() {
 
 #[test]
 fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
-    let (spec, flat) = decoder(false);
+    let (spec, flat) = decoder(false, 8);
     let packed = PackedWeights::new(&spec, &flat, false, 1);
     let seqs = sequences();
     let m = (&spec, &flat[..], &packed);

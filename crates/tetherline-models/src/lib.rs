@@ -36,6 +36,8 @@ pub use error::{ModelError, Result};
 pub use files::ModelFiles;
 pub use layout::{Heads, Slot};
 pub use model::Model;
-pub use tetherline_kernels::{PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss, log_softmax_in_place};
+pub use tetherline_kernels::{
+    PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss, draw, log_softmax_in_place,
+};
 pub use tokenizer::{JointEncoding, Tokenizer};
 pub use weights::SaveType;

@@ -5,6 +5,7 @@
 
 use crate::SamplingConfig;
 use tetherline_core::seeds::Stream;
+use tetherline_models::draw as draw_any;
 
 /// The index of the largest log-prob; the first of equals.
 pub(crate) fn greedy(logprobs: &[f32]) -> usize {
@@ -26,29 +27,55 @@ pub(crate) fn draw(
 ) -> usize {
     let u = stream.uniform();
     if config.top_k == 0 && config.top_p >= 1.0 {
-        // Σp is 1 up to rounding; scaling u by the actual sum keeps the last token reachable only fairly.
-        let total: f64 = logprobs.iter().map(|&x| f64::from(x).exp()).sum();
-        return walk(logprobs.iter().enumerate().map(|(i, &x)| (i, f64::from(x).exp())), u * total);
+        return draw_any(logprobs, u);
     }
+    let p = |i: &u32| f64::from(logprobs[*i as usize]).exp();
+    let most = if config.top_k > 0 { config.top_k.min(logprobs.len()) } else { logprobs.len() };
+    if config.top_p >= 1.0 {
+        best(logprobs, most, order);
+    } else {
+        // The nucleus is of the top-k where both are given.
+        best(logprobs, most.min(NUCLEUS), order);
+        let total: f64 = match most == logprobs.len() {
+            true => (0..most as u32).map(|i| p(&i)).sum(),
+            false => {
+                best(logprobs, most, order);
+                order.iter().map(p).sum()
+            }
+        };
+        loop {
+            let mut mass = 0.0;
+            let keep = order.iter().take_while(|i| {
+                let more = mass < config.top_p * total;
+                mass += p(i);
+                more
+            });
+            let keep = keep.count();
+            if keep < order.len() || order.len() == most {
+                order.truncate(keep.max(1));
+                break;
+            }
+            best(logprobs, most.min(4 * order.len()), order);
+        }
+    }
+    let total: f64 = order.iter().map(p).sum();
+    walk(order.iter().map(|i| (*i as usize, p(i))), u * total)
+}
+
+/// Tokens that are first tried as the nucleus: sorting the vocabulary for it would take longer than the model.
+const NUCLEUS: usize = 64;
+
+/// The `n` most likely tokens, in order; of equals the first ones.
+fn best(logprobs: &[f32], n: usize, order: &mut Vec<u32>) {
     order.clear();
     order.extend(0..logprobs.len() as u32);
     let key = |i: &u32| logprobs[*i as usize];
-    order.sort_unstable_by(|a, b| key(b).total_cmp(&key(a)).then(a.cmp(b)));
-    if config.top_k > 0 {
-        order.truncate(config.top_k);
+    let before = |a: &u32, b: &u32| key(b).total_cmp(&key(a)).then(a.cmp(b));
+    if n < order.len() {
+        order.select_nth_unstable_by(n, before);
+        order.truncate(n);
     }
-    if config.top_p < 1.0 {
-        let total: f64 = order.iter().map(|i| f64::from(key(i)).exp()).sum();
-        let mut mass = 0.0;
-        let mut keep = 0;
-        while keep < order.len() && mass < config.top_p * total {
-            mass += f64::from(key(&order[keep])).exp();
-            keep += 1;
-        }
-        order.truncate(keep.max(1));
-    }
-    let total: f64 = order.iter().map(|i| f64::from(key(i)).exp()).sum();
-    walk(order.iter().map(|i| (*i as usize, f64::from(key(i)).exp())), u * total)
+    order.sort_unstable_by(before);
 }
 
 /// The first item at which the running sum exceeds `u`; the last one with any mass if rounding falls short.

@@ -9,7 +9,7 @@
 //! decoding has, whose lanes are keys.
 
 #[cfg(target_arch = "x86_64")]
-mod narrow;
+pub(crate) mod narrow;
 
 use crate::gemm::{A, B, Init, NR, Panels, gemm};
 use crate::simd::dot;
@@ -110,7 +110,7 @@ fn forward_by(
 }
 
 /// Whether heads of this size have kernels of their own on this CPU.
-fn is_narrow(head: usize) -> bool {
+pub(crate) fn is_narrow(head: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
     if head == narrow::HEAD {
         return crate::simd::has_avx512();
