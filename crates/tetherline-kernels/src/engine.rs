@@ -10,11 +10,11 @@ use crate::linear::PackedWeights;
 use crate::softmax::kl_of_logits;
 use crate::spec::DecoderSpec;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
 
-/// Gradient shards of a step, by the size of the model alone; also the largest useful number of threads. Each is as
-/// large as the parameters, and has to be cleared and summed in every step.
+/// Gradient shards of a step, by the size of the model alone; also the largest useful number of threads. Each has as
+/// many numbers as there are parameters, which have to be cleared and added up.
 fn most_shards(spec: &DecoderSpec) -> usize {
     if spec.n_params > 4_000_000 { 4 } else { 8 }
 }
@@ -252,13 +252,12 @@ impl Engine {
         let scale = 1.0 / temperature;
         let chunks = chunks_of(spec, units.len(), |u| units[u].iter().map(|r| r.tokens.len()).sum());
         let shards = most_shards(spec).min(chunks.len());
-        let mut buffers = std::mem::take(&mut *lock(&self.shards));
-        buffers.resize_with(shards.max(buffers.len()), Vec::new);
-        let locked: Vec<Mutex<&mut Vec<f32>>> = buffers.iter_mut().take(shards).map(Mutex::new).collect();
         let stats: Vec<Mutex<Option<L::Stats>>> = units.iter().map(|_| Mutex::new(None)).collect();
+        let sum = InOrder { grad: Mutex::new((Some(0), grad)), passed: Condvar::new() };
 
         self.parallel(shards, |ws, shard| {
-            let mut buffer = lock(&locked[shard]);
+            let turn = Turn { sum: &sum, shard };
+            let mut buffer = lock(&self.shards).pop().unwrap_or_default();
             buffer.clear();
             buffer.resize(spec.n_params, 0.0);
             // Chunks of a shard are spread over the batch, so long rows spread too.
@@ -297,27 +296,47 @@ impl Engine {
                 }
                 ws.backward(net, scale, &mut buffer);
             }
+            turn.add(&buffer);
+            lock(&self.shards).push(buffer);
         });
-
-        drop(locked);
-        self.reduce(&buffers[..shards], grad);
-        *lock(&self.shards) = buffers;
         stats.into_iter().filter_map(unlock).collect()
     }
+}
 
-    /// grad += Σ shards, in shard order, threads splitting the parameters.
-    fn reduce(&self, shards: &[Vec<f32>], grad: &mut [f32]) {
-        let part = grad.len().div_ceil(self.threads).max(1);
-        std::thread::scope(|s| {
-            for (i, out) in grad.chunks_mut(part).enumerate() {
-                s.spawn(move || {
-                    let from = i * part;
-                    for shard in shards {
-                        crate::simd::add_assign(out, &shard[from..from + out.len()]);
-                    }
-                });
-            }
-        });
+/// A gradient that shards are added to in their order, as they come: there are then as many buffers as threads and not
+/// as many as shards. A thread that is early waits, which costs little, since shards are alike.
+struct InOrder<'a> {
+    /// The shard whose turn it is, `None` after one was given up, and the sum.
+    grad: Mutex<(Option<usize>, &'a mut [f32])>,
+    passed: Condvar,
+}
+
+/// A shard's place in the order. Dropped without its addition (by a panic) it lets the others go.
+struct Turn<'a, 'g> {
+    sum: &'a InOrder<'g>,
+    shard: usize,
+}
+
+impl Turn<'_, '_> {
+    fn add(&self, buffer: &[f32]) {
+        let mut grad = lock(&self.sum.grad);
+        while grad.0.is_some_and(|next| next != self.shard) {
+            grad = self.sum.passed.wait(grad).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        if grad.0.is_some() {
+            crate::simd::add_assign(grad.1, buffer);
+            grad.0 = Some(self.shard + 1);
+        }
+    }
+}
+
+impl Drop for Turn<'_, '_> {
+    fn drop(&mut self) {
+        let mut grad = lock(&self.sum.grad);
+        if grad.0.is_some_and(|next| next <= self.shard) {
+            grad.0 = None;
+        }
+        self.sum.passed.notify_all();
     }
 }
 

@@ -182,6 +182,30 @@ fn every_parameter_has_the_gradient_that_finite_differences_say() {
     }
 }
 
+/// A loss that panics in the middle of a step must end it, and not leave the other threads waiting for its shard.
+#[test]
+fn a_loss_that_panics_ends_the_step() {
+    struct Broken;
+    impl UnitLoss for Broken {
+        type Stats = ();
+        fn unit(&self, unit: usize, _: &[RowOutput<'_>], _: &mut [RowGrad<'_>]) {
+            assert!(unit != 1, "as it should");
+        }
+    }
+    let (spec, flat) = decoder(false, 6);
+    let packed = PackedWeights::new(&spec, &flat, true, 1);
+    // Long enough for a chunk each, so that there are as many shards.
+    let seqs: Vec<Vec<u32>> = (0..6).map(|_| vec![1; 100]).collect();
+    let units: Vec<Vec<Row<'_>>> = rows(&seqs).into_iter().map(|r| vec![r]).collect();
+    for threads in [1, 2, 4] {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut grad = vec![0.0; spec.n_params];
+            Engine::new(threads).step(&spec, &flat, &packed, &units, 1.0, &Broken, &mut grad);
+        }));
+        assert!(ended.is_err(), "{threads} threads");
+    }
+}
+
 #[test]
 fn bits_do_not_depend_on_threads() {
     for (gpt, head) in KINDS {
