@@ -17,7 +17,7 @@ use crate::softmax::softmax_in_place;
 use crate::spec::{DecoderSpec, MlpSpec, Positions};
 
 /// Keys and values of one row for every layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RowCache {
     len: usize,
     keys: Vec<f32>,   // layers × kv_heads × head_dim × capacity
@@ -34,6 +34,8 @@ pub struct DecodeBatch<'a> {
     rows: Vec<RowCache>,
     buf: Buffers,
     prefill: Workspace,
+    /// The prompt read last by [`DecodeBatch::push_shared`].
+    shared: Option<(Vec<u32>, RowCache)>,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +73,7 @@ impl<'a> DecodeBatch<'a> {
             rows: Vec::new(),
             buf: Buffers::default(),
             prefill: Workspace::default(),
+            shared: None,
         }
     }
 
@@ -95,6 +98,22 @@ impl<'a> DecodeBatch<'a> {
     /// # Panics
     /// If the tokens exceed the capacity.
     pub fn push(&mut self, tokens: &[u32]) {
+        let row = self.read(tokens);
+        self.rows.push(row);
+    }
+
+    /// As [`DecodeBatch::push`], for a prompt that comes several times in a row: it is read once and then copied.
+    ///
+    /// # Panics
+    /// If the tokens exceed the capacity.
+    pub fn push_shared(&mut self, tokens: &[u32]) {
+        if !self.shared.as_ref().is_some_and(|(of, _)| of == tokens) {
+            self.shared = Some((tokens.to_vec(), self.read(tokens)));
+        }
+        self.rows.extend(self.shared.as_ref().map(|(_, row)| row.clone()));
+    }
+
+    fn read(&mut self, tokens: &[u32]) -> RowCache {
         let s = self.net_spec;
         let (hp, cap) = (self.padded_head(), self.capacity);
         assert!(tokens.len() <= cap, "prompt longer than the cache");
@@ -113,7 +132,7 @@ impl<'a> DecodeBatch<'a> {
                 }
             });
         }
-        self.rows.push(row);
+        row
     }
 
     /// Removes the rows for which `keep` is false, keeping the order of the rest.

@@ -106,8 +106,22 @@ impl DecodeBatch<'_> {
     /// # Errors
     /// If the tokens exceed the capacity or the vocabulary, or the device fails.
     pub fn push(&mut self, tokens: &[u32]) -> Result<()> {
+        self.add(tokens, false)
+    }
+
+    /// As [`DecodeBatch::push`], for a prompt that comes several times in a row: the kernels read it once and then copy
+    /// what they read.
+    ///
+    /// # Errors
+    /// As [`DecodeBatch::push`].
+    pub fn push_shared(&mut self, tokens: &[u32]) -> Result<()> {
+        self.add(tokens, true)
+    }
+
+    fn add(&mut self, tokens: &[u32], shared: bool) -> Result<()> {
         self.check(tokens, tokens.len())?;
         match &mut self.rows {
+            Rows::Kernels(rows) if shared => rows.push_shared(tokens),
             Rows::Kernels(rows) => rows.push(tokens),
             Rows::Graph(rows) => rows.push(tokens),
         }

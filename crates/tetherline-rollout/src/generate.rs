@@ -1,8 +1,8 @@
-//! Batched sampling with a cache: finished rows leave the batch, and log-prob, entropy and value are read
-//! off the way.
+//! Continuous batching with a cache: a row that ends leaves the batch and the next prompt takes its place; log-prob,
+//! entropy and value are read off the way.
 //!
-//! On the CPU kernels every thread owns its rows for the whole generation; on the graph all rows decode
-//! together, which is what keeps an accelerator busy.
+//! On the CPU kernels every thread has a batch of its own and takes prompts from one queue; on the graph all rows
+//! decode together, which is what keeps an accelerator busy. A prompt with several samples is read once.
 //!
 //! Each row draws from its own stream (seed, purpose, step, prompt id, sample index). On the kernels a decode
 //! step also has the same bits in every batch, so a response depends neither on its neighbours nor on the
@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tetherline_core::seeds::{Purpose, Stream, stream};
 use tetherline_core::{PromptBatch, Ragged, Rollout, StopReason, TokenId};
-use tetherline_models::{Device, Engine, Model, Tokenizer, log_softmax_in_place};
+use tetherline_models::{DecodeBatch, Device, Engine, Model, Tokenizer, log_softmax_in_place};
 
 /// Rows a thread of the CPU decodes together: enough to reuse the weights it reads, few enough for its cache.
 const ROWS: usize = 16;
@@ -71,42 +71,44 @@ pub fn generate(
         }
         model.check_tokens(tokens)?;
     }
+    let n = prompts.len();
     let (rows, threads) = match engine.device() {
-        Device::Cpu => (ROWS, engine.threads()),
-        _ => (prompts.len().max(1), 1),
+        Device::Cpu => (n.div_ceil(engine.threads()).clamp(1, ROWS), engine.threads()),
+        _ => (n.max(1), 1),
     };
-    let groups = prompts.len().div_ceil(rows);
-    let next = AtomicUsize::new(0);
-    let done: Vec<Mutex<Result<Vec<Row>, RolloutError>>> =
-        (0..groups).map(|_| Mutex::new(Ok(Vec::new()))).collect();
-    let worker = || {
-        loop {
-            let g = next.fetch_add(1, Ordering::Relaxed);
-            if g >= groups {
-                break;
-            }
-            let rows = g * rows..((g + 1) * rows).min(prompts.len());
-            let result = decode_group(model, engine, tokenizer, &prompts, rows, config, name);
-            *done[g].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = result;
+    let queue =
+        Queue { model, engine, tokenizer, prompts: &prompts, config, name, rows, next: AtomicUsize::new(0) };
+    let done: Mutex<Vec<Option<Row>>> = Mutex::new((0..n).map(|_| None).collect());
+    let failed = Mutex::new(None);
+    let worker = || match queue.work() {
+        Ok(rows) => {
+            let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            rows.into_iter().for_each(|(i, row)| done[i] = Some(row));
+        }
+        Err(e) => {
+            // What is left in the queue is of no use any more.
+            queue.next.store(n, Ordering::Relaxed);
+            failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(e);
         }
     };
     std::thread::scope(|s| {
-        for _ in 1..threads.min(groups) {
+        for _ in 1..threads.min(n.div_ceil(rows)) {
             s.spawn(worker);
         }
         worker();
     });
+    if let Some(e) = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        return Err(e);
+    }
     let mut out = Rollout { policy_version, temperature: temperature(config), ..Rollout::default() };
-    for group in done {
-        for row in group.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)? {
-            let prompt = prompts.tokens.row(out.texts.len());
-            out.texts.push(response_text(tokenizer, prompt, &row.tokens));
-            out.responses.push_row(row.tokens);
-            out.logprobs.push_row(row.logprobs);
-            out.entropy.push_row(row.entropy);
-            out.values.push_row(row.values);
-            out.stop.push(row.stop.unwrap_or(StopReason::Length));
-        }
+    for row in done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_iter().flatten() {
+        let prompt = prompts.tokens.row(out.texts.len());
+        out.texts.push(response_text(tokenizer, prompt, &row.tokens));
+        out.responses.push_row(row.tokens);
+        out.logprobs.push_row(row.logprobs);
+        out.entropy.push_row(row.entropy);
+        out.values.push_row(row.values);
+        out.stop.push(row.stop.unwrap_or(StopReason::Length));
     }
     out.ref_logprobs = Ragged::from_rows((0..prompts.len()).map(|_| []));
     out.prompts = prompts;
@@ -130,72 +132,114 @@ fn temperature(config: &SamplingConfig) -> f32 {
     if config.is_greedy() { 1.0 } else { config.temperature as f32 }
 }
 
-fn decode_group(
-    model: &Model,
-    engine: &Engine,
-    tokenizer: &Tokenizer,
-    prompts: &PromptBatch,
-    rows: std::ops::Range<usize>,
-    config: &SamplingConfig,
+/// The prompts that wait, and what a thread needs to answer them.
+struct Queue<'a> {
+    model: &'a Model,
+    engine: &'a Engine,
+    tokenizer: &'a Tokenizer,
+    prompts: &'a PromptBatch,
+    config: &'a SamplingConfig,
     name: StreamName,
-) -> Result<Vec<Row>, RolloutError> {
-    let longest = rows.clone().map(|r| prompts.tokens.row_len(r)).max().unwrap_or(0);
-    let mut batch = model.decode_batch(engine, longest + config.max_new_tokens)?;
-    let mut out: Vec<Row> = rows.clone().map(|_| Row::default()).collect();
-    let mut streams: Vec<Stream> = rows
-        .clone()
-        .map(|r| stream(name.seed, name.purpose, name.step, prompts.ids[r], prompts.sample[r]))
-        .collect();
-    let mut feed: Vec<TokenId> = Vec::new();
-    for r in rows.clone() {
-        let tokens = prompts.tokens.row(r);
-        batch.push(&tokens[..tokens.len() - 1])?;
-        feed.push(tokens[tokens.len() - 1]);
-    }
-    let mut alive: Vec<usize> = (0..rows.len()).collect();
-    let mut order = Vec::new();
-    let (vocab, t) = (model.config().vocab, temperature(config));
-    while !alive.is_empty() {
-        let step = batch.step(&feed)?;
-        let mut keep = vec![true; alive.len()];
-        feed.clear();
-        for (i, (&r, logits)) in alive.iter().zip(step.logits.chunks_exact_mut(vocab)).enumerate() {
-            let entropy = log_softmax_in_place(logits, t);
-            let row = &mut out[r];
-            let token = if config.is_greedy() {
-                greedy(logits)
-            } else {
-                draw(logits, config, &mut streams[r], &mut order)
-            };
-            if !(logits[token].is_finite() && entropy.is_finite()) {
-                return Err(RolloutError::NonFinite {
-                    id: prompts.ids[rows.start + r],
-                    token: row.tokens.len(),
-                });
+    /// Rows that decode together.
+    rows: usize,
+    next: AtomicUsize,
+}
+
+/// A row that decodes.
+struct Active {
+    prompt: usize,
+    row: Row,
+    stream: Stream,
+    /// The token to read next.
+    feed: TokenId,
+}
+
+impl Queue<'_> {
+    /// Answers prompts until the queue is empty.
+    fn work(&self) -> Result<Vec<(usize, Row)>, RolloutError> {
+        let longest = (0..self.prompts.len()).map(|r| self.prompts.tokens.row_len(r)).max().unwrap_or(0);
+        let mut batch = self.model.decode_batch(self.engine, longest + self.config.max_new_tokens)?;
+        let mut done = Vec::new();
+        let mut active: Vec<Active> = Vec::with_capacity(self.rows);
+        let (mut feed, mut keep, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        let (vocab, t) = (self.model.config().vocab, temperature(self.config));
+        loop {
+            while active.len() < self.rows {
+                let i = self.next.fetch_add(1, Ordering::Relaxed);
+                if i >= self.prompts.len() {
+                    break;
+                }
+                active.push(self.start(i, &mut batch)?);
             }
-            row.tokens.push(token as TokenId);
-            row.logprobs.push(logits[token]);
-            row.entropy.push(entropy);
-            row.values.extend(step.scalars.get(i));
-            row.stop = if !config.ignore_eos && tokenizer.eos().contains(&(token as TokenId)) {
-                Some(StopReason::Eos)
-            } else if hits_stop_string(tokenizer, &row.tokens, &config.stop) {
-                Some(StopReason::StopString)
-            } else if row.tokens.len() >= config.max_new_tokens {
-                Some(StopReason::Length)
-            } else {
-                None
-            };
-            keep[i] = row.stop.is_none();
-            if keep[i] {
-                feed.push(token as TokenId);
+            if active.is_empty() {
+                return Ok(done);
+            }
+            feed.clear();
+            feed.extend(active.iter().map(|a| a.feed));
+            let step = batch.step(&feed)?;
+            keep.clear();
+            for (i, (a, logits)) in active.iter_mut().zip(step.logits.chunks_exact_mut(vocab)).enumerate() {
+                let entropy = log_softmax_in_place(logits, t);
+                let token = if self.config.is_greedy() {
+                    greedy(logits)
+                } else {
+                    draw(logits, self.config, &mut a.stream, &mut order)
+                };
+                let (id, at) = (self.prompts.ids[a.prompt], a.row.tokens.len());
+                if !(logits[token].is_finite() && entropy.is_finite()) {
+                    return Err(RolloutError::NonFinite { id, token: at });
+                }
+                a.feed = token as TokenId;
+                a.row.tokens.push(a.feed);
+                a.row.logprobs.push(logits[token]);
+                a.row.entropy.push(entropy);
+                a.row.values.extend(step.scalars.get(i));
+                a.row.stop = self.stop(&a.row.tokens);
+                keep.push(a.row.stop.is_none());
+            }
+            if keep.contains(&false) {
+                batch.retain(|i| keep[i])?;
+                let ended = active.extract_if(.., |a| a.row.stop.is_some());
+                done.extend(ended.map(|a| (a.prompt, a.row)));
             }
         }
-        batch.retain(|i| keep[i])?;
-        let mut k = keep.into_iter();
-        alive.retain(|_| k.next().unwrap_or(false));
     }
-    Ok(out)
+
+    /// Reads a prompt into the batch, all but its last token.
+    fn start(&self, i: usize, batch: &mut DecodeBatch<'_>) -> Result<Active, RolloutError> {
+        let tokens = self.prompts.tokens.row(i);
+        let same = |other: usize| other < self.prompts.len() && self.prompts.tokens.row(other) == tokens;
+        let (before, feed) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);
+        if same(i + 1) || i.checked_sub(1).is_some_and(same) {
+            batch.push_shared(before)?;
+        } else {
+            batch.push(before)?;
+        }
+        let StreamName { seed, purpose, step } = self.name;
+        let stream = stream(seed, purpose, step, self.prompts.ids[i], self.prompts.sample[i]);
+        let new = self.config.max_new_tokens;
+        let row = Row {
+            tokens: Vec::with_capacity(new),
+            logprobs: Vec::with_capacity(new),
+            entropy: Vec::with_capacity(new),
+            ..Row::default()
+        };
+        Ok(Active { prompt: i, row, stream, feed })
+    }
+
+    /// Why a response ends with its last token, if it does.
+    fn stop(&self, tokens: &[TokenId]) -> Option<StopReason> {
+        let last = tokens.last()?;
+        if !self.config.ignore_eos && self.tokenizer.eos().contains(last) {
+            Some(StopReason::Eos)
+        } else if hits_stop_string(self.tokenizer, tokens, &self.config.stop) {
+            Some(StopReason::StopString)
+        } else if tokens.len() >= self.config.max_new_tokens {
+            Some(StopReason::Length)
+        } else {
+            None
+        }
+    }
 }
 
 fn hits_stop_string(tokenizer: &Tokenizer, tokens: &[TokenId], stop: &[String]) -> bool {

@@ -59,6 +59,21 @@ fn a_response_depends_on_neither_its_neighbours_nor_the_threads() {
 }
 
 #[test]
+fn a_prompt_that_is_shared_is_answered_as_if_it_were_read_each_time() {
+    for name in ["tiny-llama", "tiny-gpt2"] {
+        let model = load(name);
+        let together = sample(&model, prompts(3..12, 5), &config(9), 2);
+        for i in 0..together.responses.len() {
+            let mut alone = PromptBatch::default();
+            alone.push(together.prompts.get(i));
+            let alone = sample(&model, alone, &config(9), 1);
+            assert_eq!(alone.responses.row(0), together.responses.row(i), "{name}, row {i}");
+            assert_eq!(alone.logprobs.row(0), together.logprobs.row(i), "{name}, row {i}");
+        }
+    }
+}
+
+#[test]
 fn what_is_recorded_is_what_a_full_pass_at_the_same_temperature_says() {
     let (model, tokenizer) = load("tiny-llama");
     let config = SamplingConfig { temperature: 0.7, top_k: 9, ..config(10) };
