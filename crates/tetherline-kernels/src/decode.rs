@@ -107,7 +107,7 @@ impl<'a> DecodeBatch<'a> {
     /// # Panics
     /// If the tokens exceed the capacity.
     pub fn push_shared(&mut self, tokens: &[u32]) {
-        if !self.shared.as_ref().is_some_and(|(of, _)| of == tokens) {
+        if self.shared.as_ref().is_none_or(|(of, _)| of != tokens) {
             self.shared = Some((tokens.to_vec(), self.read(tokens)));
         }
         self.rows.extend(self.shared.as_ref().map(|(_, row)| row.clone()));

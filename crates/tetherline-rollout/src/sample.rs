@@ -127,13 +127,13 @@ mod tests {
     /// A nucleus larger than what is tried first: the tokens drawn are those of a full sort.
     #[test]
     fn a_large_nucleus_is_that_of_a_full_sort() {
-        let z: Vec<f64> = (0..1000).map(|i| f64::from(i * 7919 % 1009) * 2e-3).collect();
+        let z: Vec<f64> = (0..300).map(|i| f64::from(i * 7919 % 307) * 5e-3).collect();
         let norm = z.iter().map(|z| z.exp()).sum::<f64>().ln();
         let lp: Vec<f32> = z.iter().map(|z| (z - norm) as f32).collect();
-        let mut sorted: Vec<usize> = (0..1000).collect();
+        let mut sorted: Vec<usize> = (0..300).collect();
         sorted.sort_by(|a, b| z[*b].total_cmp(&z[*a]));
-        for (top_k, top_p) in [(0, 0.05), (0, 0.5), (0, 0.9), (300, 0.9), (100, 1.0)] {
-            let kept = &sorted[..if top_k > 0 { top_k } else { 1000 }];
+        for (top_k, top_p) in [(0, 0.05), (0, 0.5), (0, 0.9), (200, 0.9), (100, 1.0)] {
+            let kept = &sorted[..if top_k > 0 { top_k } else { 300 }];
             let total: f64 = kept.iter().map(|i| f64::from(lp[*i]).exp()).sum();
             let mut mass = 0.0;
             let more = |i: &&usize| {
@@ -145,7 +145,7 @@ mod tests {
             expected.sort_unstable();
             let config = SamplingConfig { top_k, top_p, ..SamplingConfig::default() };
             let mut s = stream(1, Purpose::Sampling, 0, 0, 0);
-            let draws = (0..60_000).map(|_| draw(&lp, &config, &mut s, &mut Vec::new()));
+            let draws = (0..12_000).map(|_| draw(&lp, &config, &mut s, &mut Vec::new()));
             let found: std::collections::BTreeSet<usize> = draws.collect();
             assert_eq!(found.into_iter().collect::<Vec<_>>(), expected, "top-k {top_k}, top-p {top_p}");
         }
