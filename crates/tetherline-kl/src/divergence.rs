@@ -78,12 +78,11 @@ pub fn renyi(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> Result<NatsPerTo
 const NEAR_ONE: f64 = 0.1;
 
 /// The same for an order next to 1, as ln(1 + Σ π·(e^((a−1)·ln(π/ref)) − 1))/(a−1): the sum is of what differs from
-/// 1. Divided by Σπ, since an error of 1e-7 in the row's normalisation would be divided by a−1 too.
+/// 1, so that nothing is lost of it, and the rows' rounded normalisation is not divided by a − 1.
 fn renyi_near_one(logprobs: &[f32], ref_logprobs: &[f32], a: f64) -> f64 {
-    let taken = || pairs(logprobs, ref_logprobs).filter(|(lp, _)| *lp != f64::NEG_INFINITY);
-    let mass: f64 = taken().map(|(lp, _)| lp.exp()).sum();
-    let excess: f64 = taken().map(|(lp, rlp)| lp.exp() * ((a - 1.0) * (lp - rlp)).exp_m1()).sum();
-    (excess / mass).ln_1p() / (a - 1.0)
+    let taken = pairs(logprobs, ref_logprobs).filter(|(lp, _)| *lp != f64::NEG_INFINITY);
+    let excess: f64 = taken.map(|(lp, rlp)| lp.exp() * ((a - 1.0) * (lp - rlp)).exp_m1()).sum();
+    excess.ln_1p() / (a - 1.0)
 }
 
 /// χ² divergence Σ π²/ref − 1 = e^(D₂) − 1, no unit.

@@ -303,6 +303,15 @@ fn states_that_no_controller_could_have_written_are_refused() {
     assert!(pid(&|s| s.integral = f64::NAN));
     assert!(pid(&|s| s.d = Some(-0.1)));
     assert!(pid(&|s| s.beta = 0.9e-4));
+    // The published linear form alone may stand below zero.
+    let law = Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 100.0));
+    let negative = |beta: f64| {
+        refused(law.clone(), &|law| match law {
+            LawState::Ziegler(s) => s.beta = beta,
+            other => panic!("{other:?}"),
+        })
+    };
+    assert!(!negative(-0.2) && negative(f64::NAN) && negative(f64::NEG_INFINITY));
     // β = 0 is the untethered run, not damage.
     let mut free = KlConfig::fixed(0.0).build().unwrap();
     free.observe(&one(0, 6.0, 11.0, 512));
