@@ -60,6 +60,8 @@ impl Panels {
                     dst[..cols].copy_from_slice(&b[p * rs + j * NR..][..cols]);
                     dst[cols..].fill(0.0);
                 }
+            } else if rs == 1 && cols == NR {
+                transpose(&b[j * NR * cs..], cs, k, out);
             } else {
                 out.fill(0.0);
                 for c in 0..cols {
@@ -74,6 +76,27 @@ impl Panels {
 
     pub(crate) fn view(&self) -> B<'_> {
         B { data: &self.data, row: NR, panel: self.k * NR }
+    }
+}
+
+simd_fn! {
+    /// A panel from sixteen columns that are contiguous: out\[p·16 + c\] = b\[c·cs + p\], in squares of whole cache lines.
+    fn transpose(b: &[f32], cs: usize, k: usize, out: &mut [f32]) {
+        for (p0, out) in (0..k).step_by(NR).zip(out.chunks_mut(NR * NR)) {
+            let mut square = [[0.0f32; NR]; NR];
+            for (c, square) in square.iter_mut().enumerate() {
+                let column = &b[c * cs + p0..c * cs + k];
+                match column.first_chunk::<NR>() {
+                    Some(whole) => *square = *whole,
+                    None => square[..column.len()].copy_from_slice(column),
+                }
+            }
+            for (p, out) in out.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+                for c in 0..NR {
+                    out[c] = square[c][p];
+                }
+            }
+        }
     }
 }
 

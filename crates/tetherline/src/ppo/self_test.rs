@@ -7,6 +7,9 @@ use tetherline_core::seeds::Purpose;
 use tetherline_core::{Event, Observer, Stage};
 use tetherline_rollout::{StreamName, generate};
 
+/// Tokens per response: a disagreement shows in the first ones, and the first step should not have to wait.
+const TOKENS: usize = 32;
+
 impl Ppo<'_> {
     /// Before any update: sampler and trainer must agree (first ratio 1 ± 1e-4), and a policy that starts
     /// from its reference must have no KL to it.
@@ -16,8 +19,10 @@ impl Ppo<'_> {
         let batch = select(&self.prompts, &rows, 1);
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Eval, step: 0 };
         let (model, engine) = (&self.policy.model, self.engine);
-        let rollout = generate(model, &self.codec.tokenizer, batch, &self.recipe.sampling, name, engine, 0)
-            .map_err(stage)?;
+        let mut sampling = self.recipe.sampling.clone();
+        sampling.max_new_tokens = sampling.max_new_tokens.min(TOKENS);
+        let rollout =
+            generate(model, &self.codec.tokenizer, batch, &sampling, name, engine, 0).map_err(stage)?;
         let full = full_rows(&rollout);
         let pairs = model
             .forward_pair(&self.reference, self.engine, &lm_rows(&full, &rollout), rollout.temperature)
