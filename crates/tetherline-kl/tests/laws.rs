@@ -428,3 +428,19 @@ fn auto_pi_does_not_wait_for_ever_below_the_target() {
     }
     close(run.d(0.91), 0.125); // gained 0.11 of 0.81 in the second half
 }
+
+/// exp(ln 5) is not 5: β stood one rounding below its bound, and was never taken to be at it.
+#[test]
+fn a_law_at_its_bound_is_named_infeasible() {
+    for law in [
+        Law::Dual(Dual::new(4.9, target(0.5))),
+        Law::Pid(Pid { beta_max: 5.0, ..Pid::new(4.9, target(0.5)) }),
+        Law::AutoPi(AutoPi { beta_max: 5.0, ..AutoPi::new(4.9, target(0.5)) }),
+    ] {
+        let mut run = Run::new(law);
+        for _ in 0..20 {
+            run.kl(9.2);
+        }
+        assert_eq!((run.kl(9.2), run.reason), (5.0, ReasonCode::Infeasible));
+    }
+}

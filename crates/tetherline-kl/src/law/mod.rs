@@ -276,6 +276,16 @@ pub(crate) fn possible(finite: &[f64], positive: &[Option<f64>]) -> bool {
     finite.iter().all(|v| v.is_finite()) && positive.iter().flatten().all(|v| v.is_finite() && *v >= 0.0)
 }
 
+/// exp(ln β), and exactly the bound where ln β is at one or past it: exp(ln(bound)) may be off by its last digit, and
+/// β would never be seen to have arrived.
+pub(crate) fn exp_within(ln_beta: f64, min: f64, max: f64) -> f64 {
+    match () {
+        () if ln_beta >= max.ln() => max,
+        () if ln_beta <= min.ln() => min,
+        () => ln_beta.exp().clamp(min, max),
+    }
+}
+
 /// β·exp(by), inside its bounds, and whether a bound stopped it.
 pub(crate) fn bounded_exp_step(beta: f64, by: f64, min: f64, max: f64) -> (f64, Note) {
     let wanted = beta * by.exp();
