@@ -74,11 +74,26 @@ pub(crate) fn positive(value: f64, field: &str) -> Result<(), KlConfigError> {
     require(value.is_finite() && value > 0.0, field, value, "finite and > 0")
 }
 
-/// 0 < beta_min ≤ init ≤ beta_max < ∞.
+/// What a target may be, in nats per sequence, and a share of one. No response has less or more, and with the squares
+/// and ratios that the laws take of it nothing overflows.
+pub(crate) fn target(value: f64, field: &str) -> Result<(), KlConfigError> {
+    // `Debug` writes 1e-315 as such and not with its 315 digits.
+    require((1e-9..=1e9).contains(&value), field, format_args!("{value:?}"), "from 1e-9 to 1e9")
+}
+
+/// Largest bound of β: with a gain of 1e6 and a KL of 1e12 it still gives finite steps.
+const MOST_BETA: f64 = 1e9;
+
+/// An upper bound of β.
+pub(crate) fn beta_max(value: f64, field: &str) -> Result<(), KlConfigError> {
+    require(value > 0.0 && value <= MOST_BETA, field, format_args!("{value:?}"), "> 0 and at most 1e9")
+}
+
+/// 0 < beta_min ≤ init ≤ beta_max ≤ 1e9.
 pub(crate) fn beta_bounds(law: &str, init: f64, min: f64, max: f64) -> Result<(), KlConfigError> {
     positive(init, &format!("{law}.init"))?;
     positive(min, &format!("{law}.beta_min"))?;
-    positive(max, &format!("{law}.beta_max"))?;
+    beta_max(max, &format!("{law}.beta_max"))?;
     require(min <= max, &format!("{law}.beta_min"), min, &format!("≤ beta_max ({max})"))?;
     let range = format!("between beta_min ({min}) and beta_max ({max})");
     require((min..=max).contains(&init), &format!("{law}.init"), init, &range)

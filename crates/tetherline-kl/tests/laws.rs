@@ -1,7 +1,7 @@
 //! Every law against numbers worked out by hand from its formula, with measurements free of noise.
 
 use tetherline_kl::law::{
-    AutoPi, AutoPiState, Dual, KlTo, Law, LawState, Mode, Pid, PidLagrangian, PpoAdaptive,
+    AutoPi, AutoPiState, Dual, KlTo, Law, LawState, Mode, Pid, PidLagrangian, PpoAdaptive, Ziegler,
 };
 use tetherline_kl::{
     ALL, DomainKl, KlConfig, KlController, KlObservation, KlPolicy, NatsPerSequence, ReasonCode, Shape,
@@ -443,4 +443,50 @@ fn a_law_at_its_bound_is_named_infeasible() {
         }
         assert_eq!((run.kl(9.2), run.reason), (5.0, ReasonCode::Infeasible));
     }
+}
+
+/// Targets and shares at both ends of what is allowed, and KL from nothing to the most that counts as one.
+#[test]
+fn extreme_targets_give_a_beta_inside_its_bounds_and_a_state_that_is_taken_back() {
+    for (base, share) in [(1e-9, 1e-9), (1e-9, 1.0), (1e9, 1e9), (1e9, 1e-9)] {
+        for law in [
+            Law::Pid(Pid { dead_band: 0.0, ..Pid::new(0.2, target(base)) }),
+            Law::PidLagrangian(PidLagrangian { kp: 1e6, ki: 1e6, ..PidLagrangian::new(0.2, target(base)) }),
+            Law::Dual(Dual { lr: 1e6, beta_max: 1e9, ..Dual::new(0.2, target(base)) }),
+            Law::AutoPi(AutoPi { dead_band: 0.0, ..AutoPi::new(0.2, target(base)) }),
+        ] {
+            let schedule = TargetSchedule { from: 1.0, to: share, steps: 3, shape: Shape::Step };
+            let config = KlConfig { target_schedule: Some(schedule), ..law.clone().into() };
+            let (lo, hi) = law.bounds().unwrap();
+            let mut run = Run::of(config.clone());
+            for kl in [0.0, 1e-18, 1e-9, 1.0, 1e12, 1e12, base, 0.0, 1e9, base * share, 1e12] {
+                let beta = run.see(DomainKl::new(ALL, target(kl), 1e24, 1));
+                assert!(beta >= lo && beta <= hi, "{law:?} at {kl}: {beta}");
+                let beta = run.kl(kl);
+                assert!(beta >= lo && beta <= hi, "{law:?} at {kl}: {beta}");
+                let mut again = KlPolicy::new(config.clone()).unwrap();
+                again.restore(&run.controller.state()).unwrap();
+            }
+        }
+    }
+}
+
+/// 0.2·n = horizon: one step below the target makes β zero, which no later step changes.
+#[test]
+fn the_linear_form_says_so_on_every_step_at_zero() {
+    let mut run = Run::new(Law::Ziegler(Ziegler::new(0.2, target(6.0), 0.8)));
+    assert!(run.kl(6.0) > 0.0);
+    assert_eq!(run.reason, ReasonCode::BetaHeld);
+    for kl in [0.0, 60.0, 6.0, 0.0] {
+        assert_eq!((run.kl(kl), run.reason), (0.0, ReasonCode::CrossedZero));
+    }
+    let mut run = Run::new(Law::Ziegler(Ziegler::new(0.2, target(6.0), 0.1)));
+    assert!(run.kl(0.0) < 0.0 && run.reason == ReasonCode::CrossedZero);
+    assert!(run.kl(6.0) < 0.0 && run.reason == ReasonCode::CrossedZero);
+    let law = Ziegler { beta_min: Some(0.0), ..Ziegler::new(0.2, target(6.0), 0.1) };
+    let mut run = Run::new(Law::Ziegler(law));
+    assert_eq!((run.kl(0.0), run.reason), (0.0, ReasonCode::CrossedZero));
+    let law = Ziegler { beta_min: Some(0.1), ..Ziegler::new(0.2, target(6.0), 0.1) };
+    let mut run = Run::new(Law::Ziegler(law));
+    assert_eq!((run.kl(0.0), run.reason), (0.1, ReasonCode::AtBound));
 }

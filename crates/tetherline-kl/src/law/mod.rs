@@ -24,7 +24,7 @@ pub use ppo_adaptive::{KlTo, PpoAdaptive, PpoAdaptiveState};
 pub use schedule::{Schedule, ScheduleState};
 pub use ziegler::{Ziegler, ZieglerState};
 
-pub(crate) use adaptive::{default_beta_max, default_beta_min};
+pub(crate) use adaptive::{default_beta_max, default_beta_min, default_horizon};
 
 use crate::config::KlConfigError;
 use crate::reading::Reading;
@@ -87,7 +87,7 @@ pub(crate) enum Note {
     Plain,
     /// β wanted past its bound.
     AtBound,
-    /// β is negative.
+    /// β is zero or negative.
     CrossedZero,
     /// β would not have been finite and was held.
     Overflow,

@@ -9,7 +9,7 @@
 //! the integral as well (back-calculation), so it never winds up. Source: KL.md §2.2; Åström & Murray ch. 11.
 
 use super::{Note, default_beta_max, default_beta_min, exp_within};
-use crate::config::{KlConfigError, beta_bounds, positive, require};
+use crate::config::{KlConfigError, beta_bounds, positive, require, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,7 @@ impl Pid {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target.0, "pid.target")?;
+        target(self.target.0, "pid.target")?;
         for (value, field) in
             [(self.kp, "pid.kp"), (self.ki, "pid.ki"), (self.kd, "pid.kd"), (self.dead_band, "pid.dead_band")]
         {
