@@ -429,6 +429,59 @@ fn auto_pi_does_not_wait_for_ever_below_the_target() {
     close(run.d(0.91), 0.125); // gained 0.11 of 0.81 in the second half
 }
 
+/// Noise about an equilibrium below the target: each doubling of its age finds d 0.1 from where it was, which is no fifth
+/// of what it has moved since it began, and yet it rests.
+#[test]
+fn auto_pi_leaves_an_equilibrium_it_starts_at() {
+    let noise = |t: u32| if t.ilog2().is_multiple_of(2) { 0.05 } else { -0.05 };
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    for t in 1..256u32 {
+        assert_eq!(run.d(2.0 + noise(t)), 0.5, "update {t}");
+    }
+    close(run.d(2.0 + noise(256)), 0.5 * 2.05 / 4.0);
+    // Where it comes to nothing at a doubling, it is asked again from one and a half times that on.
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    let late = |t: u32| if t.is_power_of_two() { 4.0 * noise(t) } else { 4.0 * noise(256) + 0.01 };
+    for t in 1..384u32 {
+        assert_eq!(run.d(2.0 + late(t)), 0.5, "update {t}");
+    }
+    close(run.d(2.0 + late(384)), 0.5 * 2.21 / 4.0);
+    // Measured with an error of 0.5 nats, a quarter in d, half a unit of d is no gain.
+    let rough = |t: u32| {
+        let d = 2.0 + 5.0 * noise(t);
+        DomainKl { stderr: Some(target(0.5)), ..DomainKl::new(ALL, target(0.5 * d * d), 1.0, 4) }
+    };
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    (1..256u32).for_each(|t| assert_eq!(run.see(rough(t)), 0.5, "update {t}"));
+    close(run.see(rough(256)), 0.5 * 2.25 / 4.0);
+}
+
+/// A rise from zero may be this slow: it is given twice the time before it counts as none.
+#[test]
+fn auto_pi_lets_a_slow_first_rise_go_on() {
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    for t in 0..511 {
+        assert_eq!(run.d(4e-4 * f64::from(t)), 0.5, "update {t}");
+    }
+    close(run.d(4e-4 * 511.0), 0.125);
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    (0..1024).for_each(|t| assert_eq!(run.d(1.9e-3 * f64::from(t)), 0.5, "update {t}"));
+}
+
+/// An arrival that stays short of where it integrates rests as well.
+#[test]
+fn auto_pi_does_not_stay_between_charge_and_target() {
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    for _ in 1..256 {
+        run.d(3.2);
+    }
+    let before = run.auto_pi();
+    assert_eq!((before.mode, before.charged), (Mode::Arrival, 255));
+    close(before.integral.exp(), 0.5);
+    run.d(3.2);
+    close(run.auto_pi().integral.exp(), 0.4);
+}
+
 /// exp(ln 5) is not 5: β stood one rounding below its bound, and was never taken to be at it.
 #[test]
 fn a_law_at_its_bound_is_named_infeasible() {

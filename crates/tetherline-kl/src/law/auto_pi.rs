@@ -15,9 +15,9 @@
 //! ever, and a charge without end would wait for it; here, when less than a fifth of the rise (or fall) so far came
 //! in the second half of the time charged (a test without any constant of time), d has settled at S/β, and
 //! ln β moves by ln(d/d*), at most a factor of four at once. A policy that had drifted to S/β before this controller
-//! saw it rises by nothing at all, and a fifth of nothing is noise: there, after 128 updates and τ̂ (at most 512), a
-//! second half counts as settled that gained less than 3 standard errors or 3 % of d*. *Target steps*: the equilibrium is β* = S/d*,
-//! so a target that moves takes ln β along by −ln(d*_new/d*_old).
+//! saw it rises by nothing at all, and a fifth of nothing is noise: there, after 256 updates and τ̂ (at most 512), a
+//! second half counts as settled that gained less than 3 standard errors or 3 % of d*. *Target steps*: the equilibrium
+//! is β* = S/d*, so a target that moves takes ln β along by −ln(d*_new/d*_old).
 
 use super::pid::{Deviation, default_dead_band, default_rate, default_smoothing, saturate};
 use super::{Note, default_beta_max, possible};
@@ -108,7 +108,7 @@ const ARRIVED: f64 = -0.1;
 
 /// Updates of a charge before it may be said to rest; with a longer time constant that, but at most `TAU_LONGEST`,
 /// since one that was read off noise has no end.
-const RESTING: u32 = 128;
+const RESTING: u32 = 256;
 const TAU_LONGEST: f64 = 512.0;
 
 impl AutoPi {
@@ -241,8 +241,9 @@ impl AutoPi {
             }
             Mode::Arrival if now.raw >= -0.03 => s.mode = Mode::Track,
             Mode::Arrival | Mode::Track if now.raw < -0.25 => {
-                // One that noise had taken for an arrival goes on; else one that rests there would never grow old.
-                if s.mode == Mode::Track {
+                // A first charge that noise had taken for an arrival goes on: one that rests there would never
+                // grow old.
+                if s.mode == Mode::Track || s.tau.is_some() {
                     (s.charged, s.began, s.halfway) = (0, now.d, now.d);
                 }
                 s.mode = Mode::Charge;
