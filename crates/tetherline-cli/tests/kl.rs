@@ -217,7 +217,7 @@ fn a_replay_shows_each_domain_in_a_row_of_its_own() {
             domain("a", 1.5),
             domain(user, 12345678.9)
         ),
-        format!(r#"{{"step":1,"beta":{{"a":0.111,"all":0.222}},"verdict":"accept"}}"#),
+        r#"{"step":1,"beta":{"a":0.111,"all":0.222},"verdict":"accept"}"#.to_owned(),
         r#"{"checkpoint":1}"#.to_owned(),
         format!(r#"{{"step":2,"domains":[{}]}}"#, domain("a", 3.0)),
         r#"{"rollback":1}"#.to_owned(),

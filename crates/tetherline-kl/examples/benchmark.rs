@@ -290,9 +290,10 @@ fn starts(out: &mut String) -> Result<()> {
 
 /// A new controller on a policy that has drifted to where its β holds it.
 fn drifted(out: &mut String) -> Result<()> {
+    type Make = fn(f64, NatsPerSequence) -> Law;
     let target = NatsPerSequence(TARGET);
     let inits = [0.1, 0.4, 0.6, 1.0, 2.0];
-    let laws: [(&str, fn(f64, NatsPerSequence) -> Law); 4] = [
+    let laws: [(&str, Make); 4] = [
         ("adaptive", |init, target| Law::Adaptive(Adaptive::new(init, target, 1e4))),
         ("pid", |init, target| Law::Pid(Pid::new(init, target))),
         ("dual", |init, target| Law::Dual(Dual::new(init, target))),
