@@ -201,6 +201,54 @@ fn replay_and_simulate_print_tables_that_fit() {
     assert!(std::fs::read_to_string(dir.path().join("trace.svg")).unwrap().starts_with("<svg"));
 }
 
+/// KL of a domain stands beside β of that domain, in the log and in the replay.
+#[test]
+fn a_replay_shows_each_domain_in_a_row_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let budgets = "[[kl.budget]]\nid = \"a\"\ntarget = 2.0\n[[kl.budget]]\nid = \"all\"\ntarget = 6.0\n";
+    std::fs::write(dir.path().join("kl.toml"), format!("[kl.adaptive]\ninit = 0.2\ntarget = 6.0\n{budgets}"))
+        .unwrap();
+    let domain = |id: &str, kl: f64| format!(r#"{{"id":"{id}","mean_kl":{kl},"var":1.0,"n":512}}"#);
+    let user = "user:somebody-with-a-long-name";
+    let log = [
+        format!(
+            r#"{{"step":1,"domains":[{},{},{}]}}"#,
+            domain("all", 5.5),
+            domain("a", 1.5),
+            domain(user, 12345678.9)
+        ),
+        r#"{"step":1,"beta":{"a":0.111,"all":0.222},"verdict":"accept"}"#.to_owned(),
+        r#"{"checkpoint":1}"#.to_owned(),
+        format!(r#"{{"step":2,"domains":[{}]}}"#, domain("a", 3.0)),
+        r#"{"rollback":1}"#.to_owned(),
+        format!(r#"{{"step":3,"domains":[{}]}}"#, domain("a", 3.0)),
+    ];
+    std::fs::write(dir.path().join("log.jsonl"), log.join("\n")).unwrap();
+    let out = tether(dir.path()).args(["kl", "replay", "log.jsonl", "--config", "kl.toml"]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let row = |step: &str, id: &str| -> Vec<String> {
+        let words = |l: &str| l.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let found = text.lines().map(words).find(|w| w.len() > 4 && w[0] == step && w[1] == id);
+        found.unwrap_or_else(|| panic!("{step} {id}\n{text}"))
+    };
+    assert_eq!(row("1", "a")[2..4], ["1.5000", "0.11100"]);
+    assert_eq!(row("1", "all")[2..4], ["5.5000", "0.22200"]);
+    // Half of `init` each, lowered by 1 − 5.5/6 and by at most a fifth of 512/10000.
+    assert_eq!((row("1", "a")[4].as_str(), row("1", "all")[4].as_str()), ("0.09898", "0.09957"));
+    assert_eq!(row("1", "…a-long-name")[3..5], ["-", "-"], "no budget is on users");
+    assert!(text.contains("went back to its checkpoint of step 1"), "{text}");
+    assert_eq!(row("2", "a")[4], row("3", "a")[4], "from the same checkpoint");
+    assert!(text.contains("sum over the ids"), "{text}");
+    let broken = "{\"step\": 1, \"objective/kl\": 5.0}\n{\"step\": -4, \"objective/kl\": 5.0}\n";
+    std::fs::write(dir.path().join("log.jsonl"), broken).unwrap();
+    let out = tether(dir.path()).args(["kl", "replay", "log.jsonl", "--config", "kl.toml"]).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "bad input: {text}");
+    assert!(text.contains("log.jsonl line 2") && text.contains("-4"), "{text}");
+}
+
 #[test]
 fn the_same_intervention_again_takes_no_line() {
     let dir = tempfile::tempdir().unwrap();

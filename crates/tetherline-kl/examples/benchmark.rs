@@ -3,6 +3,9 @@
 //! `cargo run --release -p tetherline-kl --example benchmark -- docs`
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
+#[path = "benchmark/goals.rs"]
+mod goals;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use tetherline_kl::law::{Adaptive, AutoPi, Dual, Law, Pid, PidLagrangian, PpoAdaptive, Ziegler};
@@ -285,9 +288,62 @@ fn starts(out: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Three budgets at once, against one controller of the mean.
+/// A new controller on a policy that has drifted to where its β holds it.
+fn drifted(out: &mut String) -> Result<()> {
+    type Make = fn(f64, NatsPerSequence) -> Law;
+    let target = NatsPerSequence(TARGET);
+    let inits = [0.1, 0.4, 0.6, 1.0, 2.0];
+    let laws: [(&str, Make); 4] = [
+        ("adaptive", |init, target| Law::Adaptive(Adaptive::new(init, target, 1e4))),
+        ("pid", |init, target| Law::Pid(Pid::new(init, target))),
+        ("dual", |init, target| Law::Dual(Dual::new(init, target))),
+        ("auto_pi", |init, target| Law::AutoPi(AutoPi::new(init, target))),
+    ];
+    let mut rows = Vec::new();
+    for (name, law) in laws {
+        let mut row = vec![name.to_owned()];
+        for init in inits {
+            let scenario = Scenario { start: 1.0 / init, ..Scenario::single(TAU, TARGET, 6000) };
+            let first = |seed| -> Result<f64> {
+                let trace = simulate(&law(init, target).into(), &scenario, seed)?;
+                let inside = trace.kl.iter().position(|row| (row[0] / TARGET - 1.0).abs() <= 0.1);
+                Ok(inside.map_or(f64::INFINITY, |update| update as f64))
+            };
+            let arrivals = (0..SEEDS).map(first).collect::<Result<Vec<_>>>()?;
+            let latest = arrivals.iter().copied().fold(0.0, f64::max);
+            let latest = if latest.is_finite() { format!("{latest:.0}") } else { "never".into() };
+            row.push(format!("{} / {latest}", cell(arrivals.into_iter(), 0)));
+        }
+        rows.push(row);
+    }
+    table(out, &["controller", "init 0.1, KL 50", "0.4, 3.1", "0.6, 1.4", "1, 0.5", "2, 0.1"], &rows);
+    Ok(())
+}
+
+/// Three budgets: id, target, scale of the reward.
+const DOMAINS: [(&str, f64, f64); 3] = [("a", 2.0, 1.0), ("b", 6.0, 0.7), ("c", 12.0, 1.3)];
+
+/// Share of the second half's updates in which all three budgets are within ±10 %, percent, for each seed.
+fn at_once(law: Law, mixing: f64) -> Result<Vec<f64>> {
+    let budgets = DOMAINS.iter().map(|(id, t, _)| Budget::new(*id, NatsPerSequence(*t))).collect();
+    let config = KlConfig { budgets, ..law.into() };
+    let scenario = Scenario {
+        domains: DOMAINS.iter().map(|(id, t, c)| ((*id).to_owned(), *t, *c)).collect(),
+        mixing,
+        n: 128,
+        ..Scenario::single(TAU, 2.0, 3000)
+    };
+    let share = |seed| -> Result<f64> {
+        let half = simulate(&config, &scenario, seed)?.kl.split_off(1500);
+        let inside =
+            |row: &&Vec<f64>| row.iter().zip(&DOMAINS).all(|(kl, (_, t, _))| (kl / t - 1.0).abs() <= 0.1);
+        Ok(100.0 * half.iter().filter(inside).count() as f64 / half.len() as f64)
+    };
+    (0..SEEDS).map(share).collect()
+}
+
+/// Three budgets at once.
 fn budgets(out: &mut String) -> Result<()> {
-    const DOMAINS: [(&str, f64, f64); 3] = [("a", 2.0, 1.0), ("b", 6.0, 0.7), ("c", 12.0, 1.3)];
     let target = NatsPerSequence(TARGET);
     let laws = [
         Law::Adaptive(Adaptive::new(INIT, target, 1e4)),
@@ -298,25 +354,8 @@ fn budgets(out: &mut String) -> Result<()> {
     let mut rows = Vec::new();
     for law in laws {
         let mut row = vec![format!("budgets({})", law.name())];
-        let budgets: Vec<_> =
-            DOMAINS.iter().map(|(id, t, _)| Budget::new(*id, NatsPerSequence(*t))).collect();
-        let config = KlConfig { budgets, ..law.into() };
         for mixing in [0.0, 0.3, 0.6, 0.9] {
-            let scenario = Scenario {
-                domains: DOMAINS.iter().map(|(id, t, c)| ((*id).to_owned(), *t, *c)).collect(),
-                mixing,
-                n: 128,
-                ..Scenario::single(TAU, 2.0, 3000)
-            };
-            let share = |seed| -> Result<f64> {
-                let half = simulate(&config, &scenario, seed)?.kl.split_off(1500);
-                let inside = |row: &&Vec<f64>| {
-                    row.iter().zip(&DOMAINS).all(|(kl, (_, t, _))| (kl / t - 1.0).abs() <= 0.1)
-                };
-                Ok(100.0 * half.iter().filter(inside).count() as f64 / half.len() as f64)
-            };
-            let shares = (0..SEEDS).map(share).collect::<Result<Vec<_>>>()?;
-            row.push(cell(shares.into_iter(), 1));
+            row.push(cell(at_once(law.clone(), mixing)?.into_iter(), 1));
         }
         rows.push(row);
     }
@@ -384,7 +423,9 @@ fn main() -> Result<()> {
         ("<!-- plants -->", other_plants),
         ("<!-- cap -->", cap),
         ("<!-- starts -->", |out, _| starts(out)),
+        ("<!-- drifted -->", |out, _| drifted(out)),
         ("<!-- budgets -->", |out, _| budgets(out)),
+        ("<!-- goals -->", |out, _| goals::table(out)),
     ] {
         let mut section = String::new();
         write(&mut section, &arms)?;

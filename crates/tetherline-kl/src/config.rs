@@ -7,8 +7,8 @@
 //! horizon = 10000    # episodes
 //! ```
 //!
-//! Beside the law may stand `[kl.target_schedule]`, `[[kl.budget]]`, `[kl.trust_region]`, `[kl.guard]` and
-//! `[kl.ledger]`.
+//! Beside the law may stand `[kl.target_schedule]`, `[[kl.budget]]`, `[kl.trust_region]`, `[kl.guard]`,
+//! `[kl.ledger]` and `[kl.reference.SCHEDULE]`.
 //!
 //! The facade parses TOML; this crate derives serde and validates.
 
@@ -18,6 +18,7 @@ use crate::guard::Guard;
 use crate::law::{Adaptive, AutoPi, Dual, Fixed, Law, Pid, PidLagrangian, PpoAdaptive, Schedule, Ziegler};
 use crate::ledger::Ledger;
 use crate::policy::KlPolicy;
+use crate::reference::{ReferenceLedger, ReferenceMove, ReferenceSchedule};
 use crate::target_schedule::TargetSchedule;
 use crate::trust_region::TrustRegion;
 use crate::units::NatsPerSequence;
@@ -42,6 +43,9 @@ pub struct KlConfig {
     pub guard: Option<Guard>,
     /// A limit on cumulative drift.
     pub ledger: Option<Ledger>,
+    /// When the reference moves; `None` is never. The controller does not move it: the trainer asks
+    /// [`Self::reference_after_update`].
+    pub reference: Option<ReferenceSchedule>,
 }
 
 /// A configuration value that is out of range.
@@ -74,11 +78,26 @@ pub(crate) fn positive(value: f64, field: &str) -> Result<(), KlConfigError> {
     require(value.is_finite() && value > 0.0, field, value, "finite and > 0")
 }
 
-/// 0 < beta_min ≤ init ≤ beta_max < ∞.
+/// What a target may be, in nats per sequence, and a share of one. No response has less or more, and with the squares
+/// and ratios that the laws take of it nothing overflows.
+pub(crate) fn target(value: f64, field: &str) -> Result<(), KlConfigError> {
+    // `Debug` writes 1e-315 as such and not with its 315 digits.
+    require((1e-9..=1e9).contains(&value), field, format_args!("{value:?}"), "from 1e-9 to 1e9")
+}
+
+/// Largest bound of β: with a gain of 1e6 and a KL of 1e12 it still gives finite steps.
+const MOST_BETA: f64 = 1e9;
+
+/// An upper bound of β.
+pub(crate) fn beta_max(value: f64, field: &str) -> Result<(), KlConfigError> {
+    require(value > 0.0 && value <= MOST_BETA, field, format_args!("{value:?}"), "> 0 and at most 1e9")
+}
+
+/// 0 < beta_min ≤ init ≤ beta_max ≤ 1e9.
 pub(crate) fn beta_bounds(law: &str, init: f64, min: f64, max: f64) -> Result<(), KlConfigError> {
     positive(init, &format!("{law}.init"))?;
     positive(min, &format!("{law}.beta_min"))?;
-    positive(max, &format!("{law}.beta_max"))?;
+    beta_max(max, &format!("{law}.beta_max"))?;
     require(min <= max, &format!("{law}.beta_min"), min, &format!("≤ beta_max ({max})"))?;
     let range = format!("between beta_min ({min}) and beta_max ({max})");
     require((min..=max).contains(&init), &format!("{law}.init"), init, &range)
@@ -94,6 +113,7 @@ impl From<Law> for KlConfig {
             trust_region: None,
             guard: None,
             ledger: None,
+            reference: None,
         }
     }
 }
@@ -135,7 +155,19 @@ impl KlConfig {
         require(self.shrink.is_finite() && self.shrink >= 0.0, "shrink", self.shrink, "finite and ≥ 0")?;
         self.trust_region.map_or(Ok(()), |t| t.validate(closed_loop))?;
         self.guard.map_or(Ok(()), |g| g.validate())?;
-        self.ledger.map_or(Ok(()), |l| l.validate())
+        self.ledger.map_or(Ok(()), |l| l.validate())?;
+        self.reference.map_or(Ok(()), |r| r.validate())
+    }
+
+    /// What the reference does after the accepted update of a step, entered in the ledger; `kl` is KL to the current
+    /// reference. See [`ReferenceSchedule::after_update`].
+    pub fn reference_after_update(
+        &self,
+        step: u64,
+        kl: NatsPerSequence,
+        ledger: &mut ReferenceLedger,
+    ) -> ReferenceMove {
+        self.reference.unwrap_or_default().after_update(step, kl, ledger)
     }
 
     /// What is allowed but probably not meant, in words. Where the episodes per update are not known, the warning
@@ -163,6 +195,14 @@ impl KlConfig {
                 )),
             }
         }
+        let moves = self.reference.is_some_and(|r| r.moves());
+        if moves && self.trust_region.is_none_or(|t| t.ref0_cap.is_none()) {
+            warnings.push(
+                "reference: it moves, and KL to it does not see the drift that each move forgives; cap the KL to the \
+                 first reference with trust_region.ref0_cap"
+                    .to_owned(),
+            );
+        }
         warnings
     }
 
@@ -186,6 +226,8 @@ struct Sections {
     // Plain values come before tables, as TOML wants them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shrink: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reference: Option<ReferenceSchedule>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fixed: Option<Fixed>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -253,6 +295,7 @@ impl TryFrom<Sections> for KlConfig {
             trust_region: s.trust_region,
             guard: s.guard,
             ledger: s.ledger,
+            reference: s.reference,
         })
     }
 }
@@ -266,6 +309,7 @@ impl From<KlConfig> for Sections {
             trust_region: config.trust_region,
             guard: config.guard,
             ledger: config.ledger,
+            reference: config.reference,
             ..Self::default()
         };
         match config.law {
@@ -337,6 +381,33 @@ mod tests {
         assert!(KlConfig::fixed(0.0).validate().is_ok(), "β = 0 is the untethered run");
         let message = KlConfig::fixed(-1.0).build().unwrap_err().to_string();
         assert_eq!(message, "fixed.init: must be finite and ≥ 0, got -1");
+    }
+
+    #[test]
+    fn a_reference_schedule_is_part_of_the_section() {
+        let law = "[adaptive]\ninit = 0.2\ntarget = 6.0\n";
+        let read = |text: &str| toml::from_str::<KlConfig>(text).unwrap();
+        let sync = read(&format!("{law}[reference.sync]\nmix = 0.6\nevery = 2\n"));
+        assert_eq!(sync.reference, Some(ReferenceSchedule::Sync { mix: 0.6, every: 2 }));
+        assert_eq!(toml::from_str::<KlConfig>(&toml::to_string(&sync).unwrap()).unwrap(), sync);
+        let mut ledger = ReferenceLedger::default();
+        let moves = [4, 5].map(|step| sync.reference_after_update(step, NatsPerSequence(1.0), &mut ledger));
+        assert_eq!(moves, [ReferenceMove::Stay, ReferenceMove::Mix { mix: 0.6 }]);
+        assert!((ledger.forgiven - 0.84).abs() < 1e-12);
+        assert!(sync.warnings(None)[0].contains("ref0_cap"), "{:?}", sync.warnings(None));
+        let capped = read(&format!("{law}[reference.ema]\nrate = 0.01\n[trust_region]\nref0_cap = 40.0\n"));
+        assert!(capped.warnings(None).is_empty() && capped.validate().is_ok());
+        let fixed = read(&format!("reference = \"fixed\"\n{law}"));
+        assert_eq!(fixed.reference, Some(ReferenceSchedule::Fixed));
+        assert_eq!(toml::from_str::<KlConfig>(&toml::to_string(&fixed).unwrap()).unwrap(), fixed);
+        assert!(fixed.warnings(None).is_empty());
+        let still =
+            read(law).reference_after_update(0, NatsPerSequence(1.0), &mut ReferenceLedger::default());
+        assert_eq!(still, ReferenceMove::Stay);
+        let field = read(&format!("{law}[reference.reset]\nevery = 0\n")).validate().unwrap_err().field;
+        assert_eq!(field, "reference.reset.every");
+        let unknown = toml::from_str::<KlConfig>(&format!("{law}[reference.sync]\nmix = 0.6\nevry = 2\n"));
+        assert!(unknown.unwrap_err().to_string().contains("evry"));
     }
 
     #[test]

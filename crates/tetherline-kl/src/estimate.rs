@@ -114,13 +114,22 @@ impl KlEstimate {
         (NatsPerSequence(mean - half), NatsPerSequence(mean + half))
     }
 
-    /// This estimate as one domain of an observation.
+    /// This estimate as one domain of an observation. Its `n` is the effective sample size, rounded down and at least
+    /// 1: sequences that weigh nothing measure nothing. Where that is below the count the standard error is sent as
+    /// well; below 2 the variance is unknown, and NaN.
     #[must_use]
     pub fn domain(&self, id: impl Into<String>) -> DomainKl {
-        let mut domain = DomainKl::new(id, self.mean(), self.variance(), self.count);
-        // Equal weights need no separate standard error: var and n already say it.
-        if self.sum_w2 != self.sum_w {
-            domain.stderr = Some(self.stderr()).filter(|s| s.0.is_finite());
+        // Equal weights other than 1 give the count only up to rounding.
+        let size = self.effective_sample_size() * (1.0 + 1e-9);
+        let n =
+            if size.is_finite() { (size as u64).clamp(self.count.min(1), self.count) } else { self.count };
+        let mut domain = DomainKl::new(id, self.mean(), self.variance(), n);
+        if n < self.count {
+            if size < 2.0 {
+                domain.var = f64::NAN;
+            } else {
+                domain.stderr = Some(self.stderr()).filter(|s| s.0.is_finite());
+            }
         }
         domain
     }
@@ -217,7 +226,46 @@ mod tests {
         assert!((e.effective_sample_size() - 16.0 / 10.0).abs() < 1e-12);
         // S = 1·9 + 3·1 = 12; freedom = 4 − 10/4 = 1.5
         assert!((e.variance() - 8.0).abs() < 1e-12);
-        assert!(e.domain("x").stderr.is_some());
+        // Worth 1.6 sequences, of which no variance is known.
+        let domain = e.domain("x");
+        assert_eq!((domain.n, domain.stderr), (1, None));
+        assert!(domain.var.is_nan());
+    }
+
+    #[test]
+    fn a_domain_counts_what_its_weights_are_worth() {
+        let weighted = |some: u64, of: u64, weight: f64| {
+            let mut e = KlEstimate::default();
+            (0..of).for_each(|i| {
+                let weight = if i < some { weight } else { 0.0 };
+                e.push_weighted(NatsPerSequence((i % 2) as f64), 1, weight);
+            });
+            e.domain("x")
+        };
+        // Ten sequences of 0 and 1 in turn: variance 10/36, standard error √(10/360).
+        let domain = weighted(10, 512, 1.0);
+        assert_eq!((domain.n, domain.mean_kl.0), (10, 0.5));
+        assert!((domain.var - 10.0 / 36.0).abs() < 1e-12);
+        assert!((domain.stderr.unwrap().0 - (10.0f64 / 360.0).sqrt()).abs() < 1e-12);
+        let one = weighted(1, 512, 1.0);
+        assert_eq!((one.n, one.stderr), (1, None));
+        assert!(one.var.is_nan() && one.mean_kl.0 == 0.0);
+        // Equal weights, whatever they are, are worth the count, and var and n say it all.
+        for weight in [1.0, 0.3, 1e-3, 7.7] {
+            let domain = weighted(512, 512, weight);
+            assert_eq!((domain.n, domain.stderr), (512, None), "{weight}");
+        }
+        let none = weighted(0, 512, 1.0);
+        assert!(none.n == 1 && none.mean_kl.0.is_nan(), "a broken measurement, not an absent domain");
+        assert_eq!(KlEstimate::default().domain("x").n, 0);
+        // Weights 3, 1, 1 are worth 25/11 sequences.
+        let mut e = KlEstimate::default();
+        for (kl, w) in [(1.0, 3.0), (2.0, 1.0), (3.0, 1.0)] {
+            e.push_weighted(NatsPerSequence(kl), 1, w);
+        }
+        let domain = e.domain("x");
+        assert_eq!(domain.n, 2);
+        assert!((domain.stderr.unwrap().0 - (domain.var / (25.0 / 11.0)).sqrt()).abs() < 1e-12);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! tokens, never for a whole sequence's log-ratio. Source: Schulman, "Approximating KL divergence"
 //! (2020); peers: verl `core_algos.kl_penalty`, OpenRLHF `compute_approx_kl`.
 
+use crate::exact::RowError;
 use crate::units::{NatsPerSequence, NatsPerToken};
 use serde::{Deserialize, Serialize};
 
@@ -123,33 +124,39 @@ impl KlEstimator {
     /// The estimates of a response's tokens, written over `out`.
     ///
     /// # Shapes
-    /// `logprobs`, `ref_logprobs` and `out` hold one value per response token; where their lengths
-    /// differ only the common beginning is used, and `ClampReport::tokens` says how many that was.
+    /// `logprobs`, `ref_logprobs` and `out` hold one value per response token; none of an empty response.
+    ///
+    /// # Errors
+    /// [`RowError::Tokens`] where their lengths differ: one of them has a token too many, usually the prompt's last or
+    /// the one after the end. `out` is then untouched.
     pub fn tokens(
         self,
         logprobs: &[f32],
         ref_logprobs: &[f32],
         clamp: Clamp,
         out: &mut [NatsPerToken],
-    ) -> ClampReport {
+    ) -> Result<ClampReport, RowError> {
+        one_each(logprobs, ref_logprobs, out.len())?;
         let mut report = ClampReport::default();
         for ((&lp, &rlp), slot) in logprobs.iter().zip(ref_logprobs).zip(out.iter_mut()) {
             let (value, clamped) = self.clamped(f64::from(lp), f64::from(rlp), clamp);
             *slot = value;
             report.count(value, clamped);
         }
-        report
+        Ok(report)
     }
 
-    /// The sum over a response's tokens, and the clamp report. Where the lengths differ only the common
-    /// beginning is used.
-    #[must_use]
+    /// The sum over a response's tokens, and the clamp report; 0 of an empty response.
+    ///
+    /// # Errors
+    /// [`RowError::Tokens`] where the lengths differ, as in [`Self::tokens`].
     pub fn sequence(
         self,
         logprobs: &[f32],
         ref_logprobs: &[f32],
         clamp: Clamp,
-    ) -> (NatsPerSequence, ClampReport) {
+    ) -> Result<(NatsPerSequence, ClampReport), RowError> {
+        one_each(logprobs, ref_logprobs, logprobs.len())?;
         let mut report = ClampReport::default();
         let mut sum = 0.0;
         for (&lp, &rlp) in logprobs.iter().zip(ref_logprobs) {
@@ -157,8 +164,14 @@ impl KlEstimator {
             sum += value.0;
             report.count(value, clamped);
         }
-        (NatsPerSequence(sum), report)
+        Ok((NatsPerSequence(sum), report))
     }
+}
+
+fn one_each(logprobs: &[f32], ref_logprobs: &[f32], out: usize) -> Result<(), RowError> {
+    let (policy, reference) = (logprobs.len(), ref_logprobs.len());
+    let same = policy == reference && policy == out;
+    if same { Ok(()) } else { Err(RowError::Tokens { policy, reference, out }) }
 }
 
 /// e^(−l) − 1 + l without the cancellation that makes the plain form negative near zero.
@@ -216,7 +229,7 @@ mod tests {
         let lp = [-1.0f32, -1.0, -2000.0, f32::NEG_INFINITY];
         let rlp = [-1.5f32, -2000.0, -1.0, f32::NEG_INFINITY];
         let mut out = [NatsPerToken(0.0); 4];
-        let report = KlEstimator::K3.tokens(&lp, &rlp, Clamp::SAFE, &mut out);
+        let report = KlEstimator::K3.tokens(&lp, &rlp, Clamp::SAFE, &mut out).unwrap();
         assert_eq!((report.tokens, report.clamped, report.not_finite), (4, 2, 1));
         assert!((report.fraction() - 0.5).abs() < 1e-12);
         assert!(out[..3].iter().all(|v| v.0.is_finite()));
@@ -249,8 +262,22 @@ mod tests {
 
     #[test]
     fn a_sequence_is_the_sum_of_its_tokens() {
-        let (sum, report) = KlEstimator::K1.sequence(&[-1.0, -2.0], &[-1.5, -1.0], Clamp::SAFE);
+        let (sum, report) = KlEstimator::K1.sequence(&[-1.0, -2.0], &[-1.5, -1.0], Clamp::SAFE).unwrap();
         assert_eq!((sum, report.tokens, report.clamped), (NatsPerSequence(-0.5), 2, 0));
         assert_eq!(ClampReport::default().fraction(), 0.0);
+        let (empty, report) = KlEstimator::K1.sequence(&[], &[], Clamp::SAFE).unwrap();
+        assert_eq!((empty.0, report.tokens), (0.0, 0));
+    }
+
+    #[test]
+    fn a_token_too_many_is_an_error_and_not_cut_off() {
+        let of = |lp: &[f32], rlp: &[f32]| KlEstimator::K1.sequence(lp, rlp, Clamp::SAFE).unwrap_err();
+        assert_eq!(of(&[-1.0, -2.0], &[-1.0]), RowError::Tokens { policy: 2, reference: 1, out: 2 });
+        assert_eq!(of(&[], &[-1.0]), RowError::Tokens { policy: 0, reference: 1, out: 0 });
+        assert!(of(&[-1.0], &[]).to_string().contains("1 log-probs of the policy, 0 of the reference"));
+        let mut out = [NatsPerToken(7.0); 2];
+        let short = KlEstimator::K1.tokens(&[-1.0], &[-2.0], Clamp::SAFE, &mut out);
+        assert_eq!(short, Err(RowError::Tokens { policy: 1, reference: 1, out: 2 }));
+        assert_eq!(out, [NatsPerToken(7.0); 2]);
     }
 }

@@ -21,6 +21,18 @@ pub enum RowError {
         /// Entries in the reference's row.
         reference: usize,
     },
+    /// Log-probs of one response's tokens of which there are not as many.
+    #[error(
+        "{policy} log-probs of the policy, {reference} of the reference and room for {out}: one each per response token"
+    )]
+    Tokens {
+        /// Log-probs of the policy.
+        policy: usize,
+        /// Log-probs of the reference.
+        reference: usize,
+        /// Places for the result; where none are asked for, as many as the policy has.
+        out: usize,
+    },
     /// A Rényi divergence of an order that has none.
     #[error("the order of a Rényi divergence must be finite and > 0, got {order}")]
     Order {

@@ -9,7 +9,7 @@
 //! with a length.
 //!
 //! ```
-//! use tetherline_kl::{DomainKl, KlConfig, KlController, KlObservation, NatsPerSequence, law::Adaptive, law::Law};
+//! use tetherline_kl::{DomainKl, KlConfig, KlObservation, NatsPerSequence, law::Adaptive, law::Law};
 //!
 //! let config = KlConfig::from(Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 10_000.0)));
 //! let mut controller = config.build()?;

@@ -6,14 +6,20 @@
 //! | estimator | in reward (detached) | in loss (differentiated) |
 //! | --- | --- | --- |
 //! | k1 | exact | E = 0: no penalty at all |
-//! | k2 | biased, E[½l²∇ln π] | exact |
+//! | k2 | biased, E[½l²∇ln π] | exact of a sequence's log-ratio; token by token, for the immediate token only |
 //! | k3 | biased and weak, E[k3·∇ln π] | ∇KL(ref‖π): another divergence |
 //! | abs | biased, E[\|l\|∇ln π] | ∇E\|l\| without its score term: biased |
-//! | exact | that of the immediate token only | exact for the immediate token only |
+//! | exact | the effect on later tokens only | exact for the immediate token only |
+//!
+//! The last row has two halves. KL(s_t) does not depend on the token sampled at t, so that as a reward it gives
+//! E[KL(s_t)·∇ln π(a_t)] = 0 and moves earlier tokens alone; in the loss it is differentiated where it stands and moves
+//! that token alone. Their sum, exact in the reward (γ = λ = 1) and exact in the loss, is the gradient of the sequence's
+//! KL, with less variance than k1 in the reward.
 //!
 //! Monitoring takes any of them. Source: Liu et al. 2025 (arXiv 2510.01555), KL.md §1; the table is tested
-//! on a distribution small enough to sum. A loss over tokens misses how early tokens change later
-//! states: the whole sequence's gradient needs reward-to-go, i.e. k1 in reward.
+//! on a distribution small enough to sum, and on a chain of two tokens. Any loss over tokens misses how early tokens
+//! change later states, k2's as well: ½(Σ_t l_t)² has the whole gradient, Σ_t ½l_t² the immediate part. Without the sum
+//! over a sequence the whole gradient needs reward-to-go, i.e. k1 in reward.
 
 use crate::estimator::KlEstimator;
 use serde::{Deserialize, Serialize};
@@ -61,10 +67,13 @@ pub enum Placement {
 /// The expected gradient of a pair, on-policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedGradient {
-    /// ∇KL(π‖ref).
+    /// ∇KL(π‖ref): of a sequence, where k2 in the loss is that of the sequence's log-ratio. Summed token by token it
+    /// is [`Self::ImmediateOnly`].
     Exact,
     /// ∇KL(π‖ref) of the immediate token; the effect on later tokens is missing.
     ImmediateOnly,
+    /// The effect on later tokens; that of the immediate token is missing. Of a single step it is zero.
+    FutureOnly,
     /// Zero.
     Zero,
     /// ∇KL(ref‖π).
@@ -108,14 +117,15 @@ pub fn expected_gradient(form: PenaltyForm, placement: Placement) -> ExpectedGra
     match (placement, form) {
         (Placement::Monitor, _) => ExpectedGradient::None,
         (Placement::InReward, K1) | (Placement::InLoss, K2) => ExpectedGradient::Exact,
-        (Placement::InReward | Placement::InLoss, Exact) => ExpectedGradient::ImmediateOnly,
+        (Placement::InLoss, Exact) => ExpectedGradient::ImmediateOnly,
+        (Placement::InReward, Exact) => ExpectedGradient::FutureOnly,
         (Placement::InLoss, K1) => ExpectedGradient::Zero,
         (Placement::InLoss, K3) => ExpectedGradient::ForwardKl,
         (Placement::InReward, K2 | K3 | Abs) | (Placement::InLoss, Abs) => ExpectedGradient::Biased,
     }
 }
 
-/// Refuses the pairs whose gradient is zero, biased or another divergence's, unless the caller says
+/// Refuses the pairs whose gradient is zero, biased, of later tokens alone or another divergence's, unless the caller says
 /// [`WrongGradient::Accept`]; returns the gradient that the pair has.
 ///
 /// # Errors
@@ -134,6 +144,11 @@ pub fn check_placement(
         (ExpectedGradient::Exact | ExpectedGradient::ImmediateOnly | ExpectedGradient::None, _) => {
             Ok(gradient)
         }
+        (ExpectedGradient::FutureOnly, _) => refuse(
+            "it does not depend on the token sampled, so that only its effect on later tokens is left",
+            "k1 in the reward, or both halves together: exact in the reward and exact in the loss (accept the first \
+             explicitly)",
+        ),
         (ExpectedGradient::Zero, _) => refuse(
             "its expected gradient is zero, so it is no penalty",
             "k2 in the loss, or k1 in the reward",
@@ -192,6 +207,19 @@ mod tests {
         })
     }
 
+    /// KL(π‖ref) of the state as the reward of the token sampled in it.
+    fn exact_in_reward() -> [f64; 3] {
+        let kl: f64 = (0..3).map(|x| PI[x] * (PI[x] / REF[x]).ln()).sum();
+        gradient(|z| softmax(z).iter().map(|p| p * kl).sum())
+    }
+
+    fn exact_in_loss() -> [f64; 3] {
+        gradient(|z| {
+            let p = softmax(z);
+            (0..3).map(|x| p[x] * (p[x] / REF[x]).ln()).sum()
+        })
+    }
+
     fn close(a: [f64; 3], b: [f64; 3], tol: f64) -> bool {
         a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tol)
     }
@@ -208,6 +236,9 @@ mod tests {
             (in_loss(K3), [0.3, -0.2, -0.1]),
             (in_reward(K2), [0.0772, -0.0405, -0.0367]),
             (in_reward(K3), [0.0462, -0.0204, -0.0259]),
+            // Of a single step: all of it is immediate.
+            (exact_in_reward(), [0.0; 3]),
+            (exact_in_loss(), truth),
         ] {
             let digits = if golden[0] == 0.0772 || golden[0] == 0.0462 { 6e-5 } else { 1e-6 };
             assert!(close(gradient, golden, digits), "{gradient:?} vs {golden:?}");
@@ -277,6 +308,10 @@ mod tests {
             assert_eq!(check(form, Placement::Monitor), Ok(ExpectedGradient::None));
         }
         assert_eq!(check(PenaltyForm::Exact, Placement::InLoss), Ok(ExpectedGradient::ImmediateOnly));
+        let error = check(PenaltyForm::Exact, Placement::InReward).unwrap_err().to_string();
+        assert!(error.contains("k1 in the reward") && error.contains("both halves"), "{error}");
+        let accepted = check_placement(PenaltyForm::Exact, Placement::InReward, WrongGradient::Accept);
+        assert_eq!(accepted, Ok(ExpectedGradient::FutureOnly));
         let accepted = check_placement(PenaltyForm::K1, Placement::InLoss, WrongGradient::Accept);
         assert_eq!(accepted, Ok(ExpectedGradient::Zero), "said explicitly, it is taken, and named");
     }

@@ -7,6 +7,15 @@
 //! | `ema` | the same at every update with a small rate (WARP: 0.01) | Ramé et al. 2024 |
 //! | `reset` | ref ← policy and the optimiser starts anew | ProRL 2025 |
 //!
+//! ```toml
+//! [kl.reference.sync]
+//! mix = 0.6
+//! every = 512
+//! ```
+//!
+//! The trainer owns the weights: after each update that it kept it asks [`crate::KlConfig::reference_after_update`]
+//! whether the reference moves, and saves the ledger with its checkpoints.
+//!
 //! A moving reference launders drift: KL to it may stay at 1 nat while KL to the first one grows without
 //! end. The ledger keeps the sum of what was forgiven (KL to the reference given up at each move, nats per
 //! sequence), and a `ref0_cap` in the trust region limits the truth.
@@ -42,7 +51,8 @@ pub enum ReferenceSchedule {
 }
 
 /// What to do with the reference after an update.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReferenceMove {
     /// Nothing.
     Stay,
@@ -55,10 +65,14 @@ pub enum ReferenceMove {
     Reset,
 }
 
-/// What the reference's moves have forgiven so far.
+/// What the reference's moves have forgiven so far. Like the guard's counters it never rewinds, not even after a
+/// rollback: what was forgiven stays forgiven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceLedger {
+    /// The last update's step; one that comes again, or an earlier one, moves nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
     /// Updates seen.
     pub updates: u64,
     /// Moves of the reference.
@@ -66,6 +80,8 @@ pub struct ReferenceLedger {
     /// Σ of KL given up by moves, nats per sequence: KL before the move less KL after it, to first order
     /// KL·(1 − (1−mix)²), since KL is quadratic in the distance.
     pub forgiven: f64,
+    /// What the last move forgave, nats per sequence.
+    pub last_forgiven: f64,
 }
 
 impl ReferenceSchedule {
@@ -86,9 +102,25 @@ impl ReferenceSchedule {
         }
     }
 
-    /// Counts one accepted update and says what the reference does; `kl` is KL to the current reference.
-    pub fn after_update(&self, ledger: &mut ReferenceLedger, kl: NatsPerSequence) -> ReferenceMove {
-        ledger.updates += 1;
+    /// Whether the reference ever moves.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        *self != Self::Fixed
+    }
+
+    /// Counts the accepted update of a step and says what the reference does; `kl` is KL to the current reference. A
+    /// KL that is not finite, or negative, forgives nothing.
+    pub fn after_update(
+        &self,
+        step: u64,
+        kl: NatsPerSequence,
+        ledger: &mut ReferenceLedger,
+    ) -> ReferenceMove {
+        if ledger.step.is_some_and(|last| step <= last) {
+            return ReferenceMove::Stay;
+        }
+        ledger.step = Some(step);
+        ledger.updates = ledger.updates.saturating_add(1);
         let due = |every: u64| ledger.updates.is_multiple_of(every);
         let step = match *self {
             Self::Sync { mix, every } if due(every) => ReferenceMove::Mix { mix },
@@ -101,9 +133,9 @@ impl ReferenceSchedule {
             _ => 0.0,
         };
         ledger.moves += 1;
-        if kl.0.is_finite() {
-            ledger.forgiven += kl.0.max(0.0) * (1.0 - left);
-        }
+        let forgiven = if kl.0.is_finite() { kl.0.max(0.0) * (1.0 - left) } else { 0.0 };
+        ledger.forgiven += forgiven;
+        ledger.last_forgiven = forgiven;
         step
     }
 }
@@ -112,33 +144,42 @@ impl ReferenceSchedule {
 mod tests {
     use super::*;
 
+    /// The moves after the steps `0..n` at this KL.
+    fn moves(schedule: ReferenceSchedule, n: u64, kl: f64) -> (Vec<ReferenceMove>, ReferenceLedger) {
+        let mut ledger = ReferenceLedger::default();
+        let moves =
+            (0..n).map(|step| schedule.after_update(step, NatsPerSequence(kl), &mut ledger)).collect();
+        (moves, ledger)
+    }
+
     #[test]
     fn moves_come_when_due_and_are_entered() {
-        let sync = ReferenceSchedule::Sync { mix: 0.5, every: 2 };
+        use ReferenceMove::{Mix, Reset, Stay};
+        let (made, ledger) = moves(ReferenceSchedule::Sync { mix: 0.5, every: 2 }, 4, 4.0);
+        assert_eq!(made, [Stay, Mix { mix: 0.5 }, Stay, Mix { mix: 0.5 }]);
+        assert_eq!((ledger.moves, ledger.forgiven, ledger.last_forgiven), (2, 6.0, 3.0));
+        let (made, ledger) = moves(ReferenceSchedule::Reset { every: 3 }, 4, 1.0);
+        assert_eq!((made, ledger.updates, ledger.moves), (vec![Stay, Stay, Reset, Stay], 4, 1));
+        let (made, mut ledger) = moves(ReferenceSchedule::Reset { every: 1 }, 1, 4.0);
+        assert_eq!((made, ledger.forgiven), (vec![Reset], 4.0));
+        for (step, kl) in [(1, f64::NAN), (2, -1.0), (3, f64::INFINITY)] {
+            ReferenceSchedule::Ema { rate: 1.0 }.after_update(step, NatsPerSequence(kl), &mut ledger);
+        }
+        assert_eq!((ledger.moves, ledger.forgiven, ledger.last_forgiven), (4, 4.0, 0.0));
+        assert_eq!(moves(ReferenceSchedule::Fixed, 2, 9.0).0, [Stay, Stay]);
+    }
+
+    /// Steps need not be consecutive, but none counts twice.
+    #[test]
+    fn a_step_that_comes_again_moves_nothing() {
+        let schedule = ReferenceSchedule::Reset { every: 2 };
         let mut ledger = ReferenceLedger::default();
-        let moves: Vec<_> = (0..4).map(|_| sync.after_update(&mut ledger, NatsPerSequence(4.0))).collect();
-        let mix = ReferenceMove::Mix { mix: 0.5 };
-        assert_eq!(moves, [ReferenceMove::Stay, mix, ReferenceMove::Stay, mix]);
-        assert_eq!((ledger.moves, ledger.forgiven), (2, 6.0));
-        let mut ledger = ReferenceLedger::default();
-        assert_eq!(
-            ReferenceSchedule::Reset { every: 1 }.after_update(&mut ledger, NatsPerSequence(4.0)),
-            ReferenceMove::Reset
-        );
-        assert_eq!(ledger.forgiven, 4.0);
-        let every_third = ReferenceSchedule::Reset { every: 3 };
-        let mut other = ReferenceLedger::default();
-        let moved: Vec<_> =
-            (0..4).map(|_| every_third.after_update(&mut other, NatsPerSequence(1.0))).collect();
-        use ReferenceMove::{Reset, Stay};
-        assert_eq!((moved, other.updates, other.moves), (vec![Stay, Stay, Reset, Stay], 4, 1));
-        ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, NatsPerSequence(f64::NAN));
-        ReferenceSchedule::Ema { rate: 1.0 }.after_update(&mut ledger, NatsPerSequence(-1.0));
-        assert_eq!((ledger.moves, ledger.forgiven), (3, 4.0));
-        assert_eq!(
-            ReferenceSchedule::Fixed.after_update(&mut ledger, NatsPerSequence(9.0)),
-            ReferenceMove::Stay
-        );
+        let mut after = |step| schedule.after_update(step, NatsPerSequence(2.0), &mut ledger);
+        assert_eq!([10, 10, 9].map(&mut after), [ReferenceMove::Stay; 3]);
+        assert_eq!([30, 30].map(&mut after), [ReferenceMove::Reset, ReferenceMove::Stay]);
+        assert_eq!((ledger.updates, ledger.moves, ledger.forgiven), (2, 1, 2.0));
+        let text = serde_json::to_string(&ledger).unwrap();
+        assert_eq!(serde_json::from_str::<ReferenceLedger>(&text).unwrap(), ledger);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! `shape = "quadratic"` from 0.04 to 1 raises √KL in a straight line (KL.md §2.1).
 
-use crate::config::{KlConfigError, positive, require};
+use crate::config::{KlConfigError, require, target};
 use crate::ramp::{Ramp, Shape};
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +28,8 @@ fn default_to() -> f64 {
 
 impl TargetSchedule {
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.from, "target_schedule.from")?;
-        positive(self.to, "target_schedule.to")?;
+        target(self.from, "target_schedule.from")?;
+        target(self.to, "target_schedule.to")?;
         require(self.steps > 0, "target_schedule.steps", self.steps, "> 0")
     }
 

@@ -1,7 +1,7 @@
 //! Every law against numbers worked out by hand from its formula, with measurements free of noise.
 
 use tetherline_kl::law::{
-    AutoPi, AutoPiState, Dual, KlTo, Law, LawState, Mode, Pid, PidLagrangian, PpoAdaptive,
+    AutoPi, AutoPiState, Dual, KlTo, Law, LawState, Mode, Pid, PidLagrangian, PpoAdaptive, Ziegler,
 };
 use tetherline_kl::{
     ALL, DomainKl, KlConfig, KlController, KlObservation, KlPolicy, NatsPerSequence, ReasonCode, Shape,
@@ -427,4 +427,119 @@ fn auto_pi_does_not_wait_for_ever_below_the_target() {
         run.d(0.9);
     }
     close(run.d(0.91), 0.125); // gained 0.11 of 0.81 in the second half
+}
+
+/// Noise about an equilibrium below the target: each doubling of its age finds d 0.1 from where it was, which is no fifth
+/// of what it has moved since it began, and yet it rests.
+#[test]
+fn auto_pi_leaves_an_equilibrium_it_starts_at() {
+    let noise = |t: u32| if t.ilog2().is_multiple_of(2) { 0.05 } else { -0.05 };
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    for t in 1..256u32 {
+        assert_eq!(run.d(2.0 + noise(t)), 0.5, "update {t}");
+    }
+    close(run.d(2.0 + noise(256)), 0.5 * 2.05 / 4.0);
+    // Where it comes to nothing at a doubling, it is asked again from one and a half times that on.
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    let late = |t: u32| if t.is_power_of_two() { 4.0 * noise(t) } else { 4.0 * noise(256) + 0.01 };
+    for t in 1..384u32 {
+        assert_eq!(run.d(2.0 + late(t)), 0.5, "update {t}");
+    }
+    close(run.d(2.0 + late(384)), 0.5 * 2.21 / 4.0);
+    // Measured with an error of 0.5 nats, a quarter in d, half a unit of d is no gain.
+    let rough = |t: u32| {
+        let d = 2.0 + 5.0 * noise(t);
+        DomainKl { stderr: Some(target(0.5)), ..DomainKl::new(ALL, target(0.5 * d * d), 1.0, 4) }
+    };
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    (1..256u32).for_each(|t| assert_eq!(run.see(rough(t)), 0.5, "update {t}"));
+    close(run.see(rough(256)), 0.5 * 2.25 / 4.0);
+}
+
+/// A rise from zero may be this slow: it is given twice the time before it counts as none.
+#[test]
+fn auto_pi_lets_a_slow_first_rise_go_on() {
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    for t in 0..511 {
+        assert_eq!(run.d(4e-4 * f64::from(t)), 0.5, "update {t}");
+    }
+    close(run.d(4e-4 * 511.0), 0.125);
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    (0..1024).for_each(|t| assert_eq!(run.d(1.9e-3 * f64::from(t)), 0.5, "update {t}"));
+}
+
+/// An arrival that stays short of where it integrates rests as well.
+#[test]
+fn auto_pi_does_not_stay_between_charge_and_target() {
+    let mut run = Run::new(Law::AutoPi(auto_pi()));
+    for _ in 1..256 {
+        run.d(3.2);
+    }
+    let before = run.auto_pi();
+    assert_eq!((before.mode, before.charged), (Mode::Arrival, 255));
+    close(before.integral.exp(), 0.5);
+    run.d(3.2);
+    close(run.auto_pi().integral.exp(), 0.4);
+}
+
+/// exp(ln 5) is not 5: β stood one rounding below its bound, and was never taken to be at it.
+#[test]
+fn a_law_at_its_bound_is_named_infeasible() {
+    for law in [
+        Law::Dual(Dual::new(4.9, target(0.5))),
+        Law::Pid(Pid { beta_max: 5.0, ..Pid::new(4.9, target(0.5)) }),
+        Law::AutoPi(AutoPi { beta_max: 5.0, ..AutoPi::new(4.9, target(0.5)) }),
+    ] {
+        let mut run = Run::new(law);
+        for _ in 0..20 {
+            run.kl(9.2);
+        }
+        assert_eq!((run.kl(9.2), run.reason), (5.0, ReasonCode::Infeasible));
+    }
+}
+
+/// Targets and shares at both ends of what is allowed, and KL from nothing to the most that counts as one.
+#[test]
+fn extreme_targets_give_a_beta_inside_its_bounds_and_a_state_that_is_taken_back() {
+    for (base, share) in [(1e-9, 1e-9), (1e-9, 1.0), (1e9, 1e9), (1e9, 1e-9)] {
+        for law in [
+            Law::Pid(Pid { dead_band: 0.0, ..Pid::new(0.2, target(base)) }),
+            Law::PidLagrangian(PidLagrangian { kp: 1e6, ki: 1e6, ..PidLagrangian::new(0.2, target(base)) }),
+            Law::Dual(Dual { lr: 1e6, beta_max: 1e9, ..Dual::new(0.2, target(base)) }),
+            Law::AutoPi(AutoPi { dead_band: 0.0, ..AutoPi::new(0.2, target(base)) }),
+        ] {
+            let schedule = TargetSchedule { from: 1.0, to: share, steps: 3, shape: Shape::Step };
+            let config = KlConfig { target_schedule: Some(schedule), ..law.clone().into() };
+            let (lo, hi) = law.bounds().unwrap();
+            let mut run = Run::of(config.clone());
+            for kl in [0.0, 1e-18, 1e-9, 1.0, 1e12, 1e12, base, 0.0, 1e9, base * share, 1e12] {
+                let beta = run.see(DomainKl::new(ALL, target(kl), 1e24, 1));
+                assert!(beta >= lo && beta <= hi, "{law:?} at {kl}: {beta}");
+                let beta = run.kl(kl);
+                assert!(beta >= lo && beta <= hi, "{law:?} at {kl}: {beta}");
+                let mut again = KlPolicy::new(config.clone()).unwrap();
+                again.restore(&run.controller.state()).unwrap();
+            }
+        }
+    }
+}
+
+/// 0.2·n = horizon: one step below the target makes β zero, which no later step changes.
+#[test]
+fn the_linear_form_says_so_on_every_step_at_zero() {
+    let mut run = Run::new(Law::Ziegler(Ziegler::new(0.2, target(6.0), 0.8)));
+    assert!(run.kl(6.0) > 0.0);
+    assert_eq!(run.reason, ReasonCode::BetaHeld);
+    for kl in [0.0, 60.0, 6.0, 0.0] {
+        assert_eq!((run.kl(kl), run.reason), (0.0, ReasonCode::CrossedZero));
+    }
+    let mut run = Run::new(Law::Ziegler(Ziegler::new(0.2, target(6.0), 0.1)));
+    assert!(run.kl(0.0) < 0.0 && run.reason == ReasonCode::CrossedZero);
+    assert!(run.kl(6.0) < 0.0 && run.reason == ReasonCode::CrossedZero);
+    let law = Ziegler { beta_min: Some(0.0), ..Ziegler::new(0.2, target(6.0), 0.1) };
+    let mut run = Run::new(Law::Ziegler(law));
+    assert_eq!((run.kl(0.0), run.reason), (0.0, ReasonCode::CrossedZero));
+    let law = Ziegler { beta_min: Some(0.1), ..Ziegler::new(0.2, target(6.0), 0.1) };
+    let mut run = Run::new(Law::Ziegler(law));
+    assert_eq!((run.kl(0.0), run.reason), (0.1, ReasonCode::AtBound));
 }

@@ -160,3 +160,24 @@ fn zieglers_overshoot_is_what_its_damping_predicts() {
         assert!((down / up - predicted).abs() < 0.06, "ζ {zeta}: {} vs {predicted}", down / up);
     }
 }
+
+/// A new controller on a policy that has drifted already to where its β holds it, S/β below the target: nothing rises,
+/// so all that the law sees is noise. It must find out, for little noise and for much, and must not overshoot for it.
+#[test]
+fn a_start_at_its_own_equilibrium_is_left() {
+    for init in [0.4, 0.6, 1.0, 2.0] {
+        for (tau, n) in [(17.0, 512), (69.0, 64), (69.0, 512), (69.0, 8192), (277.0, 512)] {
+            let config: KlConfig = Law::AutoPi(AutoPi::new(init, NatsPerSequence(TARGET))).into();
+            let scenario =
+                Scenario { start: 1.0 / init, n, ..Scenario::single(tau, TARGET, 800 + 4 * tau as u64) };
+            let mut over = Vec::new();
+            for seed in 0..10 {
+                let trace = simulate(&config, &scenario, seed).unwrap();
+                let arrived = trace.kl.iter().any(|row| (row[0] / TARGET - 1.0).abs() <= 0.1);
+                assert!(arrived, "init {init}, τ {tau}, n {n}, seed {seed}");
+                over.push(summarise(&trace, 0, TARGET, 0).overshoot);
+            }
+            assert!(median(over) <= 25.0, "init {init}, τ {tau}, n {n}");
+        }
+    }
+}

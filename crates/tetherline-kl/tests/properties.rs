@@ -178,3 +178,43 @@ proptest! {
         prop_assert!(top_k_lower_bound(&p[..k], &r[..k]).unwrap().0 <= kl + 1e-4);
     }
 }
+
+/// A law with bounds, fast enough to cross them within the test.
+fn bounded(which: usize, init: f64, beta_min: f64, beta_max: f64) -> Law {
+    let target = NatsPerSequence(2.0);
+    match which {
+        0 => Law::Adaptive(Adaptive { beta_min, beta_max, ..Adaptive::new(init, target, 100.0) }),
+        1 => Law::PpoAdaptive(PpoAdaptive { beta_min, beta_max, ..PpoAdaptive::new(init, target) }),
+        2 => Law::Pid(Pid { beta_min, beta_max, ..Pid::new(init, target) }),
+        3 => Law::Dual(Dual { beta_min, beta_max, lr: 10.0, ..Dual::new(init, target) }),
+        4 => Law::AutoPi(AutoPi { beta_min, beta_max, ..AutoPi::new(init, target) }),
+        5 => {
+            let (beta_min, beta_max) = (Some(beta_min), Some(beta_max));
+            Law::Ziegler(Ziegler { beta_min, beta_max, ..Ziegler::new(init, target, 100.0) })
+        }
+        // Its lower bound is 0, whatever is asked for.
+        _ => Law::PidLagrangian(PidLagrangian { beta_max, ki: 0.1, ..PidLagrangian::new(init, target) }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Where KL stays far from its target β arrives at the bound itself, not within a rounding of it: only so is an
+    /// infeasible budget seen to be one.
+    #[test]
+    fn bounds_are_reached_to_the_last_digit(which in 0..7usize, max in 0.5..50.0f64, share in 0.001..0.9f64, start in 0.0..=1.0f64) {
+        let min = max * share;
+        let law = bounded(which, min + start * (max - min), min, max);
+        let (lo, hi) = law.bounds().unwrap();
+        for (kl, bound) in [(400.0, hi), (0.0, lo)] {
+            let mut c = KlPolicy::new(law.clone().into()).unwrap();
+            let mut beta = f64::NAN;
+            for step in 0..1000 {
+                let seen = DomainKl::new("all", NatsPerSequence(kl), 2.0 * kl, 512);
+                beta = c.observe(&KlObservation::rollout(step, vec![seen])).beta_for("all");
+            }
+            prop_assert_eq!(beta, bound, "{:?} at KL {}", &law, kl);
+        }
+    }
+}

@@ -219,6 +219,37 @@ fn reward_to_go_of_k1_is_the_sequences_gradient_and_a_loss_over_tokens_is_not() 
     assert!((token_loss - truth).abs() > 0.02, "the effect on the second token is missing: {token_loss}");
 }
 
+/// Experiment 6 once more: the exact KL in the reward is the half that the exact KL in the loss, or k2 token by token in
+/// it, leaves out; k2 of the whole sequence's log-ratio is both.
+#[test]
+fn the_exact_kls_two_halves_are_the_sequences_gradient() {
+    // The chain of KL.md §7, whose reference is uniform: 0.0761 in all, 0.1175 of the first token's own.
+    let chain = Chain([0.5, 0.0], [[0.4, 0.0], [-1.4, 0.0]]);
+    let (p, r) = (chain.first(), [0.5; 2]);
+    let kl = |p: [f64; 2], r: [f64; 2]| (0..2).map(|x| p[x] * (p[x] / r[x]).ln()).sum::<f64>();
+    let first = |z: f64| softmax(&[z, chain.0[1]]);
+    let slope = |f: &dyn Fn(f64) -> f64| (f(chain.0[0] + 1e-6) - f(chain.0[0] - 1e-6)) / 2e-6;
+    let l = |p: f64, r: f64| (p / r).ln();
+    let k2 = |l: f64| KlEstimator::K2.per_token(l, 0.0).0;
+    let immediate = slope(&|z| kl(first(z), r));
+    let (mut now, mut later, mut by_token, mut by_sequence) = (0.0, 0.0, 0.0, 0.0);
+    for x in 0..2 {
+        let score = f64::from(u8::from(x == 0)) - p[0];
+        now += p[x] * kl(p, r) * score;
+        later += p[x] * kl(chain.second(x), [0.5; 2]) * score;
+        by_token += p[x] * slope(&|z| k2(l(first(z)[x], r[x])));
+        for y in 0..2 {
+            let second = l(chain.second(x)[y], 0.5);
+            by_sequence += p[x] * chain.second(x)[y] * slope(&|z| k2(l(first(z)[x], r[x]) + second));
+        }
+    }
+    assert!(now.abs() < 1e-12, "the reward of the token itself: {now}");
+    assert!((immediate - 0.1175).abs() < 5e-6, "{immediate}");
+    assert!((by_token - immediate).abs() < 1e-8, "{by_token}");
+    assert!((immediate + later - 0.0761).abs() < 5e-6, "{later}");
+    assert!((by_sequence - 0.0761).abs() < 5e-6, "{by_sequence}");
+}
+
 /// The Rao-Blackwellised KL has k1's mean, by enumeration, and a small share of its variance.
 #[test]
 fn rao_blackwell_keeps_the_mean_and_loses_the_variance() {

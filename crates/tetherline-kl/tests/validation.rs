@@ -6,8 +6,8 @@ use tetherline_kl::KlConfig;
 const LAWS: [(&str, &str); 9] = [
     ("fixed", "init = 0.2"),
     ("schedule", "init = 0.2\nend = 0.1\nsteps = 10"),
-    ("ziegler", "init = 0.2\ntarget = 6.0\nhorizon = 1e4"),
-    ("adaptive", "init = 0.2\ntarget = 6.0\nhorizon = 1e4"),
+    ("ziegler", "init = 0.2\ntarget = 6.0"),
+    ("adaptive", "init = 0.2\ntarget = 6.0"),
     ("ppo_adaptive", "init = 0.2\ntarget = 6.0"),
     ("pid", "init = 0.2\ntarget = 6.0"),
     ("pid_lagrangian", "init = 0.2\ntarget = 6.0"),
@@ -53,10 +53,18 @@ fn laws() {
         if !["fixed", "schedule"].contains(&name) {
             refuse(name, "target = 0.0");
             refuse(name, "target = nan");
+            refuse(name, "target = 9.9e-10");
+            refuse(name, "target = 1e-315");
+            refuse(name, "target = 1.1e9");
+            refuse(name, "target = inf");
+            allowed(&law(name, "target = 1e-9"));
+            allowed(&law(name, "target = 1e9"));
         }
         if ["adaptive", "ppo_adaptive", "pid", "dual", "auto_pi"].contains(&name) {
             refuse(name, "beta_min = 0.0");
             refuse(name, "beta_max = inf");
+            refuse(name, "beta_max = 1.1e9");
+            allowed(&law(name, "beta_max = 1e9"));
             refuse(name, "beta_max = 0.1\ninit = 0.2");
             refuse(name, "beta_min = 0.3\ninit = 0.2");
             refuse(name, "beta_max = 0.1\nbeta_min = 0.2");
@@ -93,10 +101,14 @@ fn laws() {
     refuse("pid_lagrangian", "delay = 0");
     refuse("pid_lagrangian", "delay = 1001");
     refuse("pid_lagrangian", "beta_max = 0.0");
+    refuse("pid_lagrangian", "beta_max = 1.1e9");
     refuse("pid_lagrangian", "beta_max = 0.1\ninit = 0.2");
     allowed(&law("pid_lagrangian", "init = 0.0\nkp = 0.0\nki = 0.0\nkd = 0.0\nmemory = 0.0\ndelay = 1000"));
     allowed(&law("pid_lagrangian", "beta_max = 0.2\ndelay = 1"));
     refuse("dual", "lr = 0.0");
+    refuse("dual", "lr = 1.1e6");
+    refuse("dual", "lr = nan");
+    allowed(&law("dual", "lr = 1e6"));
     refuse("dual", "window = 0");
     refuse("dual", "window = 100001");
     allowed(&law("dual", "window = 100000"));
@@ -148,6 +160,9 @@ fn parts() {
     allowed(&with("trust_region", "max_trials = 100"));
     refuse("target_schedule", "steps = 3\nfrom = 0.0");
     refuse("target_schedule", "steps = 3\nfrom = 0.5\nto = 0.0");
+    refuse("target_schedule", "steps = 3\nfrom = 9.9e-10");
+    refuse("target_schedule", "steps = 3\nfrom = 0.5\nto = 1.1e9");
+    allowed(&with("target_schedule", "steps = 3\nfrom = 1e-9\nto = 1e9"));
     refuse("target_schedule", "from = 0.5\nsteps = 0");
     allowed(&with("target_schedule", "from = 0.5\nsteps = 1"));
     refuse("ledger", "limit = 0.0");
@@ -172,4 +187,22 @@ fn parts() {
         &budget("target = 1.0\nmetrics = [{ id = \"m\", warn = 0.1, limit = 0.1 }]"),
         "budget[0].metrics[0].limit",
     );
+}
+
+#[test]
+fn a_value_far_out_of_range_is_written_short() {
+    let config: KlConfig = toml::from_str("[pid]\ninit = 0.2\ntarget = 1e-315\n").unwrap();
+    let message = config.validate().unwrap_err().to_string();
+    assert_eq!(message, "pid.target: must be from 1e-9 to 1e9, got 1e-315");
+}
+
+/// Every peer's default: two numbers are enough.
+#[test]
+fn the_horizon_has_a_default() {
+    for name in ["ziegler", "adaptive"] {
+        let text = |horizon: &str| format!("[{name}]\ninit = 0.2\ntarget = 6.0\n{horizon}");
+        let read = |horizon: &str| toml::from_str::<KlConfig>(&text(horizon)).unwrap();
+        assert_eq!(read(""), read("horizon = 10000\n"), "{name}");
+        assert_ne!(read(""), read("horizon = 9999\n"), "{name}");
+    }
 }

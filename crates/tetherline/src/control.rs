@@ -4,7 +4,7 @@
 //! Two more lines follow the trainer's checkpoints: `{"checkpoint": STEP}` keeps the controller's state under
 //! that step, `{"rollback": STEP}` returns to it.
 
-mod kept;
+pub(crate) mod kept;
 
 use crate::Error;
 use crate::checkpoint::save_file;

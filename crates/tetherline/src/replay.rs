@@ -9,6 +9,10 @@
 //! | TRL | `objective/kl` | 2·KL | growth of `episode` |
 //! | verl | `actor/reward_kl_penalty` · `response_length/mean` | 2·KL | `episodes` given |
 //!
+//! The lines of the contract are followed: `{"checkpoint": STEP}` keeps the replaying controller's state under that step,
+//! `{"rollback": STEP}` returns to it, as the trainer of the log did. A decision in the log gives its β by domain; the β
+//! of the other logs is that of `all`.
+//!
 //! Where a log has no spread, the variance is that of the log-ratio along the tilt of the reference, 2·KL.
 //!
 //! A log is JSON lines, or one JSON object with the rows in `log_history` (`trainer_state.json` of Hugging Face
@@ -16,61 +20,149 @@
 //! Python writes them.
 
 use crate::Error;
+use crate::control::kept::Kept;
 use crate::python_json;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::Path;
-use tetherline_kl::{ALL, ControlDecision, DomainKl, KlConfig, KlObservation, NatsPerSequence};
+use tetherline_kl::{ALL, ControlDecision, DomainKl, KlConfig, KlController, KlObservation, NatsPerSequence};
 
 /// One observation of a log, and what was and would have been decided.
 #[derive(Debug)]
 pub struct Replayed {
     /// What was observed.
     pub observation: KlObservation,
-    /// The β in the log, where it has one.
-    pub logged_beta: Option<f64>,
+    /// The β in the log by domain, where it has them.
+    pub logged_beta: BTreeMap<String, f64>,
     /// What the controller decides.
     pub decision: ControlDecision,
+}
+
+/// What a log holds, in its order.
+#[derive(Debug)]
+pub enum Entry {
+    /// An observation and the decision on it.
+    Observed(Box<Replayed>),
+    /// The trainer saved a checkpoint at this step; the controller's state is kept under it.
+    Checkpoint(u64),
+    /// The trainer went back to its checkpoint of this step, and the controller's law with it.
+    RolledBack(u64),
 }
 
 /// Replays a log through a controller of `config`. `episodes` stands in for the sequences per update where the
 /// log does not say.
 ///
 /// # Errors
-/// [`Error::Input`] naming file and line of a row that is no JSON object, or where no row has a KL.
-pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Replayed>, Error> {
+/// [`Error::Input`] naming file and line of a row that is no JSON object, that has a step or a number that is none, or
+/// that goes back to a checkpoint which the log does not hold; or where no row has a KL.
+pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Entry>, Error> {
     let file = log.display().to_string();
     let text = std::fs::read_to_string(log).map_err(|source| Error::Io {
         action: "read",
         path: log.to_owned(),
         source,
     })?;
-    let mut controller = config.build().map_err(|e| Error::input("the kl section", e))?;
-    let mut out = Vec::new();
-    let mut last_episode = 0.0;
+    let controller = config.build().map_err(|e| Error::input("the kl section", e))?;
+    let mut replay = Replay {
+        controller,
+        kept: Kept::start(None),
+        out: Vec::new(),
+        observed: 0,
+        last_episode: 0.0,
+        episodes,
+    };
     for (place, row) in rows(&python_json::finite(&text), &file)? {
-        let number = |key: &str| row.get(key).and_then(Value::as_f64);
-        let logged_beta = number("objective/kl_coef").or_else(|| number("actor/reward_kl_penalty_coeff"));
-        let observation = if row.contains_key("domains") {
-            serde_json::from_value(Value::Object(row)).map_err(|e| Error::input(place, e))?
-        } else {
-            let episode = number("episode").filter(|e| *e > last_episode);
-            let n = episode.map_or(episodes, |e| (e - last_episode) as u64);
-            last_episode = episode.unwrap_or(last_episode);
-            let Some((kl, stderr)) = logged_kl(&row) else { continue };
-            let step = number("step").or_else(|| number("training/global_step"));
-            let step = step.map_or(out.len() as u64, |s| s as u64);
-            let var = stderr.map_or(2.0 * kl.max(0.0), |s| s * s * n as f64);
-            KlObservation::rollout(step, vec![DomainKl::new(ALL, NatsPerSequence(kl), var, n)])
-        };
-        let decision = controller.observe(&observation);
-        out.push(Replayed { observation, logged_beta, decision });
+        replay.row(row).map_err(|problem| Error::input(place, problem))?;
     }
-    if out.is_empty() {
+    if replay.observed == 0 {
         let problem = "no row has a KL: expected `objective/kl_exact`, `objective/kl`, `actor/reward_kl_penalty` \
                        with `response_length/mean`, or observations with `domains`";
         return Err(Error::input(file, problem));
     }
-    Ok(out)
+    Ok(replay.out)
+}
+
+/// A replay under way.
+struct Replay {
+    controller: Box<dyn KlController + Send>,
+    kept: Kept,
+    out: Vec<Entry>,
+    observed: u64,
+    last_episode: f64,
+    episodes: u64,
+}
+
+impl Replay {
+    /// Follows one row; what it says besides KL is passed over.
+    fn row(&mut self, row: Row) -> Result<(), String> {
+        if row.contains_key("domains") {
+            let observation = serde_json::from_value(Value::Object(row)).map_err(|e| e.to_string())?;
+            self.observe(observation, BTreeMap::new());
+            return Ok(());
+        }
+        if row.contains_key("verdict") {
+            self.logged(&row);
+            return Ok(());
+        }
+        if row.contains_key("checkpoint") || row.contains_key("rollback") {
+            return self.checkpoint(&row);
+        }
+        let beta = match number(&row, "objective/kl_coef")? {
+            None => number(&row, "actor/reward_kl_penalty_coeff")?,
+            some => some,
+        };
+        let episode = number(&row, "episode")?.filter(|e| *e > self.last_episode);
+        let n = episode.map_or(self.episodes, |e| (e - self.last_episode) as u64);
+        self.last_episode = episode.unwrap_or(self.last_episode);
+        let Some((kl, stderr)) = logged_kl(&row)? else { return Ok(()) };
+        let step = match count(&row, "step")? {
+            None => count(&row, "training/global_step")?,
+            some => some,
+        };
+        let var = stderr.map_or(2.0 * kl.max(0.0), |s| s * s * n as f64);
+        let domain = DomainKl::new(ALL, NatsPerSequence(kl), var, n);
+        let logged = beta.filter(|b| b.is_finite()).map(|b| (ALL.to_owned(), b));
+        let observation = KlObservation::rollout(step.unwrap_or(self.observed), vec![domain]);
+        self.observe(observation, logged.into_iter().collect());
+        Ok(())
+    }
+
+    fn observe(&mut self, observation: KlObservation, logged_beta: BTreeMap<String, f64>) {
+        self.observed += 1;
+        let decision = self.controller.observe(&observation);
+        self.out.push(Entry::Observed(Box::new(Replayed { observation, logged_beta, decision })));
+    }
+
+    /// A decision in the log belongs to the observation before it, if it is of the same step.
+    fn logged(&mut self, row: &Row) {
+        let Some(Entry::Observed(last)) = self.out.last_mut() else { return };
+        let same = row.get("step").and_then(Value::as_u64) == Some(last.observation.step);
+        if let (true, Some(Value::Object(beta))) = (same, row.get("beta")) {
+            last.logged_beta = beta.iter().filter_map(|(id, b)| Some((id.clone(), b.as_f64()?))).collect();
+        }
+    }
+
+    /// The trainer's checkpoints. The controller's answers to these lines may stand in the log as well.
+    fn checkpoint(&mut self, row: &Row) -> Result<(), String> {
+        if row.contains_key("kept") || row.contains_key("beta") {
+            return Ok(());
+        }
+        if row.len() > 1 {
+            return Err("a `checkpoint` or `rollback` stands alone in its line".to_owned());
+        }
+        if let Some(step) = count(row, "checkpoint")? {
+            self.kept.keep(step, self.controller.state()).map_err(|e| e.to_string())?;
+            self.out.push(Entry::Checkpoint(step));
+        }
+        if let Some(step) = count(row, "rollback")? {
+            let state = self.kept.of(step).ok_or_else(|| {
+                format!("no checkpoint of step {step} is kept (kept: {:?})", self.kept.steps())
+            })?;
+            self.controller.roll_back(state).map_err(|e| e.to_string())?;
+            self.out.push(Entry::RolledBack(step));
+        }
+        Ok(())
+    }
 }
 
 /// A row of a log: numbers by name.
@@ -119,18 +211,41 @@ fn flat(mut row: Row) -> Row {
     }
 }
 
+/// A number of a row, where it has it. `null` is how a log holds a number that was not finite: NaN.
+fn number(row: &Row, key: &str) -> Result<Option<f64>, String> {
+    match row.get(key) {
+        None => Ok(None),
+        Some(Value::Null) => Ok(Some(f64::NAN)),
+        Some(value) => match value.as_f64() {
+            Some(number) => Ok(Some(number)),
+            None => Err(format!("`{key}` must be a number, got {value}")),
+        },
+    }
+}
+
+/// A step of a row, where it has it.
+fn count(row: &Row, key: &str) -> Result<Option<u64>, String> {
+    let Some(value) = row.get(key) else { return Ok(None) };
+    // Some loggers write every number as a float.
+    let whole = value.as_f64().filter(|v| v.fract() == 0.0 && (0.0..9e15).contains(v)).map(|v| v as u64);
+    match value.as_u64().or(whole) {
+        Some(step) => Ok(Some(step)),
+        None => Err(format!("`{key}` must be a whole number ≥ 0, got {value}")),
+    }
+}
+
 /// Mean KL and its standard error, nats per sequence.
-fn logged_kl(row: &Row) -> Option<(f64, Option<f64>)> {
-    // `null` is how a log holds a KL that was not finite: it is an observation too, and a broken one.
-    let value = |key: &str| row.get(key).map(|v| v.as_f64().unwrap_or(f64::NAN));
-    if let Some(kl) = value("objective/kl_exact") {
-        return Some((kl, value("objective/kl_exact_stderr")));
+fn logged_kl(row: &Row) -> Result<Option<(f64, Option<f64>)>, String> {
+    for (kl, stderr) in
+        [("objective/kl_exact", "objective/kl_exact_stderr"), ("objective/kl", "objective/kl_stderr")]
+    {
+        if let Some(kl) = number(row, kl)? {
+            return Ok(Some((kl, number(row, stderr)?)));
+        }
     }
-    if let Some(kl) = value("objective/kl") {
-        return Some((kl, value("objective/kl_stderr")));
-    }
-    let (per_token, tokens) = (value("actor/reward_kl_penalty")?, value("response_length/mean")?);
-    Some((per_token * tokens, None))
+    let per_token = number(row, "actor/reward_kl_penalty")?;
+    let tokens = number(row, "response_length/mean")?;
+    Ok(per_token.zip(tokens).map(|(kl, tokens)| (kl * tokens, None)))
 }
 
 #[cfg(test)]
@@ -138,11 +253,28 @@ mod tests {
     use super::*;
     use tetherline_kl::law::{Adaptive, Law};
 
-    fn run(lines: &[&str]) -> Result<Vec<Replayed>, Error> {
+    fn entries(config: &KlConfig, lines: &[&str]) -> Result<Vec<Entry>, Error> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         std::fs::write(&path, lines.join("\n")).unwrap();
-        replay(&Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1000.0)).into(), &path, 64)
+        replay(config, &path, 64)
+    }
+
+    fn adaptive() -> KlConfig {
+        Law::Adaptive(Adaptive::new(0.2, NatsPerSequence(6.0), 1000.0)).into()
+    }
+
+    fn run(lines: &[&str]) -> Result<Vec<Replayed>, Error> {
+        let observed = |entry| match entry {
+            Entry::Observed(replayed) => Some(*replayed),
+            _ => None,
+        };
+        Ok(entries(&adaptive(), lines)?.into_iter().filter_map(observed).collect())
+    }
+
+    /// The β that a row of `all` has in the log.
+    fn beta(of: &Replayed) -> Option<f64> {
+        of.logged_beta.get(ALL).copied()
     }
 
     #[test]
@@ -151,7 +283,7 @@ mod tests {
         let nested = format!(r#"{{"step": 5, "data": {flat}}}"#);
         let verl = run(&[&nested]).unwrap();
         assert_eq!((verl[0].observation.step, verl[0].observation.domains[0].mean_kl.0), (5, 2.0));
-        assert_eq!(verl[0].logged_beta, Some(0.2));
+        assert_eq!(beta(&verl[0]), Some(0.2));
         let history = [
             "{",
             r#"  "epoch": 1.0, "best_metric": NaN,"#,
@@ -182,7 +314,7 @@ mod tests {
         .unwrap();
         let first = &ours[0].observation.domains[0];
         assert_eq!((first.mean_kl.0, first.n, first.var), (8.0, 32, 8.0));
-        assert_eq!((ours[1].observation.domains[0].n, ours[0].logged_beta), (64, Some(0.1)));
+        assert_eq!((ours[1].observation.domains[0].n, beta(&ours[0])), (64, Some(0.1)));
         let trl = run(&[r#"{"episode":512,"objective/kl":3.0}"#]).unwrap();
         assert_eq!((trl[0].observation.domains[0].n, trl[0].observation.domains[0].var), (512, 6.0));
         let verl = run(&[r#"{"training/global_step":4,"actor/reward_kl_penalty":0.01,"response_length/mean":200.0,"actor/reward_kl_penalty_coeff":0.2}"#]).unwrap();
@@ -200,5 +332,64 @@ mod tests {
             assert!(broken[0].observation.domains[0].mean_kl.0.is_nan());
             assert_eq!(broken[0].decision.beta_for(ALL), 0.2);
         }
+    }
+
+    #[test]
+    fn a_step_or_a_number_that_is_none_names_its_line() {
+        for (line, words) in [
+            (r#"{"step":-4,"objective/kl":3.0}"#, "`step` must be a whole number ≥ 0, got -4"),
+            (r#"{"step":1.5,"objective/kl":3.0}"#, "`step`"),
+            (r#"{"step":null,"objective/kl":3.0}"#, "`step`"),
+            (r#"{"training/global_step":"4","objective/kl":3.0}"#, "`training/global_step`"),
+            (r#"{"step":4,"objective/kl":"x"}"#, r#"`objective/kl` must be a number, got "x""#),
+            (r#"{"step":4,"objective/kl":3.0,"objective/kl_stderr":[]}"#, "`objective/kl_stderr`"),
+            (r#"{"step":4,"objective/kl":3.0,"objective/kl_coef":"0.1"}"#, "`objective/kl_coef`"),
+            (r#"{"step":4,"objective/kl":3.0,"episode":true}"#, "`episode`"),
+            (r#"{"step":-4,"domains":[]}"#, "-4"),
+            (r#"{"rollback":3}"#, "no checkpoint of step 3 is kept (kept: [])"),
+            (r#"{"rollback":-3}"#, "`rollback`"),
+            (r#"{"checkpoint":"3"}"#, "`checkpoint`"),
+            (r#"{"checkpoint":3,"step":3}"#, "stands alone"),
+        ] {
+            let error = run(&[r#"{"step":3,"objective/kl":3.0}"#, line]).unwrap_err().to_string();
+            assert!(error.contains("line 2") && error.contains(words), "{line}: {error}");
+        }
+        let float = run(&[r#"{"step":4.0,"objective/kl":3.0}"#]).unwrap();
+        assert_eq!(float[0].observation.step, 4);
+    }
+
+    #[test]
+    fn checkpoints_and_rollbacks_of_a_log_are_followed() {
+        let observe = |step: u64| {
+            format!(r#"{{"step":{step},"domains":[{{"id":"all","mean_kl":9.0,"var":1.0,"n":64}}]}}"#)
+        };
+        let (first, second, third) = (observe(1), observe(2), observe(3));
+        let (kept, back) = (r#"{"checkpoint":1}"#, r#"{"rollback":1}"#);
+        let answers = [r#"{"checkpoint":1,"kept":[1]}"#, r#"{"rollback":1,"beta":{"all":0.3}}"#];
+        let lines = [&first, kept, answers[0], &second, back, answers[1], &third];
+        let entries = entries(&adaptive(), &lines).unwrap();
+        let betas: Vec<_> = entries
+            .iter()
+            .filter_map(|e| match e {
+                Entry::Observed(r) => Some(r.decision.beta_for(ALL)),
+                _ => None,
+            })
+            .collect();
+        assert!(matches!(entries[1..], [Entry::Checkpoint(1), Entry::Observed(_), Entry::RolledBack(1), _]));
+        assert!(betas[1] > betas[0]);
+        assert_eq!(betas[2], betas[1], "the third goes on from the first, not from the second");
+    }
+
+    #[test]
+    fn the_decisions_of_a_log_give_its_beta_by_domain() {
+        let rows = run(&[
+            r#"{"step":1,"domains":[{"id":"a","mean_kl":9.0,"var":1.0,"n":64},{"id":"b","mean_kl":1.0,"var":1.0,"n":64}]}"#,
+            r#"{"step":1,"beta":{"a":0.5,"b":0.1},"verdict":"accept","scale":1.0}"#,
+            r#"{"step":2,"domains":[{"id":"a","mean_kl":9.0,"var":1.0,"n":64}]}"#,
+            r#"{"step":1,"beta":{"a":0.7},"verdict":"accept"}"#,
+        ])
+        .unwrap();
+        assert_eq!(rows[0].logged_beta, BTreeMap::from([("a".to_owned(), 0.5), ("b".to_owned(), 0.1)]));
+        assert!(rows[1].logged_beta.is_empty(), "a decision of another step");
     }
 }

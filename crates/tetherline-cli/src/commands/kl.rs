@@ -1,13 +1,15 @@
 //! `tether kl control | replay`.
 
+use super::simulate::{cut, short};
 use crate::cli::{ControlArgs, ReplayArgs};
 use crate::output;
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::Path;
 use tetherline::Error;
 use tetherline::control::{Stream, load_config};
-use tetherline::replay::replay;
-use tetherline_kl::{ControlDecision, KlConfig, Verdict};
+use tetherline::replay::{Entry, Replayed, replay};
+use tetherline_kl::{Combine, DomainKl, KlConfig, Verdict};
 
 /// Columns of a terminal that every table fits.
 const COLUMNS: usize = 80;
@@ -41,47 +43,90 @@ pub(crate) fn control(args: &ControlArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shows β in the log against β of the controller.
+/// Shows β in the log against β of the controller, a row per domain.
 pub(crate) fn replayed(args: &ReplayArgs) -> anyhow::Result<()> {
     let config = load_config(&args.config)?;
-    let rows = replay(&config, &args.log, args.episodes)?;
+    let entries = replay(&config, &args.log, args.episodes)?;
+    let observed = |entry: &Entry| match entry {
+        Entry::Observed(r) => Some(r.observation.domains.len().max(1)),
+        _ => None,
+    };
     // The sequences of the log, which are `--episodes` where it does not say.
-    warn(&config, rows.iter().flat_map(|r| &r.observation.domains).map(|d| d.n).max());
+    let of = |entry: &Entry| match entry {
+        Entry::Observed(r) => r.observation.domains.iter().map(|d| d.n).max(),
+        _ => None,
+    };
+    warn(&config, entries.iter().filter_map(of).max());
     if let Some(path) = &args.out {
-        let text: String = rows
-            .iter()
-            .map(|r| serde_json::to_string(&r.decision).map(|line| line + "\n"))
-            .collect::<Result<_, _>>()?;
-        write(path, &text)?;
+        let decisions = entries.iter().filter_map(|entry| match entry {
+            Entry::Observed(r) => Some(&r.decision),
+            _ => None,
+        });
+        let lines = decisions.map(|d| serde_json::to_string(d).map(|line| line + "\n"));
+        write(path, &lines.collect::<Result<String, _>>()?)?;
     }
     output::result(&format!(
-        "{:>8} {:>10} {:>10} {:>10}  {:<9} why",
-        "step", "KL", "β logged", "β", "verdict"
+        "{:>8} {:<12} {:>9} {:>9} {:>9}  {:<8} why",
+        "step", "domain", "KL", "β logged", "β", "verdict"
     ));
-    let stride = rows.len().div_ceil(args.rows.max(1)).max(1);
-    let kind = |d: &ControlDecision| (d.verdict, d.reason.code());
-    for (i, r) in rows.iter().enumerate() {
+    let all = entries.iter().filter_map(observed).sum::<usize>();
+    let stride = all.div_ceil(args.rows.max(1)).max(1);
+    let (mut before, mut lines, mut due, mut summed) = (None, 0, 0, false);
+    let last = entries.iter().filter(|e| observed(e).is_some()).count();
+    let mut seen = 0;
+    for entry in &entries {
+        let replayed = match entry {
+            Entry::Observed(replayed) => replayed,
+            Entry::Checkpoint(_) => continue,
+            Entry::RolledBack(step) => {
+                output::result(&format!("{:>8} the trainer went back to its checkpoint of step {step}", ""));
+                continue;
+            }
+        };
+        seen += 1;
+        summed |= replayed.decision.combine == Combine::Sum;
         // The same intervention again says nothing new.
-        let again = i > 0 && kind(&rows[i - 1].decision) == kind(&r.decision);
-        let calm = again || r.decision.verdict == Verdict::Accept;
-        if calm && i % stride != 0 && i + 1 != rows.len() {
-            continue;
+        let kind = (replayed.decision.verdict, replayed.decision.reason.code());
+        let calm = before.replace(kind) == Some(kind) || replayed.decision.verdict == Verdict::Accept;
+        let turn = lines >= due;
+        if turn {
+            due = (lines / stride + 1) * stride;
         }
-        let kl = r.observation.domains.first().map_or(f64::NAN, |d| d.mean_kl.0);
-        let logged = r.logged_beta.map_or_else(|| "-".to_owned(), |b| format!("{b:.5}"));
-        let verdict = serde_json::to_value(r.decision.verdict)?;
-        output::result(&format!(
-            "{:>8} {kl:>10.4} {logged:>10} {:>10.5}  {:<9} {}",
-            r.observation.step,
-            r.decision.beta_for(tetherline_kl::ALL),
-            verdict.as_str().unwrap_or_default(),
-            r.decision.reason.code().as_str()
-        ));
+        lines += replayed.observation.domains.len().max(1);
+        if !calm || turn || seen == last {
+            output::result(&rows(replayed)?);
+        }
         if !calm {
-            output::result(&wrapped(&r.decision.reason.to_string(), 10));
+            output::result(&wrapped(&replayed.decision.reason.to_string(), 10));
         }
     }
+    if summed {
+        output::result("\nβ is that of each id; a row's β is the sum over the ids it belongs to.");
+    }
     Ok(())
+}
+
+/// An observation's domains: KL of each beside its own β. Verdict and reason are of the whole observation.
+fn rows(replayed: &Replayed) -> anyhow::Result<String> {
+    let Replayed { observation, logged_beta, decision } = replayed;
+    let verdict = serde_json::to_value(decision.verdict)?;
+    let (verdict, why) = (verdict.as_str().unwrap_or_default(), decision.reason.code().as_str());
+    let number = |x: f64, digits| if x.is_finite() { short(x, 9, digits) } else { format!("{x}") };
+    let beta =
+        |map: &BTreeMap<String, f64>, id: &str| map.get(id).map_or_else(|| "-".to_owned(), |b| number(*b, 5));
+    let step = observation.step;
+    let mut domains: Vec<_> = observation.domains.iter().collect();
+    domains.sort_by(|a, b| a.id.cmp(&b.id));
+    if domains.is_empty() {
+        return Ok(format!("{step:>8} {:<12} {:>9} {:>9} {:>9}  {verdict:<8} {why}", "-", "-", "-", "-"));
+    }
+    let row = |(i, d): (usize, &&DomainKl)| {
+        let kl = if d.n == 0 { "-".to_owned() } else { number(d.mean_kl.0, 4) };
+        let (logged, now) = (beta(logged_beta, &d.id), beta(&decision.beta, &d.id));
+        let line = format!("{step:>8} {:<12} {kl:>9} {logged:>9} {now:>9}", cut(&d.id, 12));
+        if i == 0 { format!("{line}  {verdict:<8} {why}") } else { line }
+    };
+    Ok(domains.iter().enumerate().map(row).collect::<Vec<_>>().join("\n"))
 }
 
 /// A text broken at spaces into lines of a terminal, each indented.

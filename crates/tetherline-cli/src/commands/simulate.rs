@@ -147,7 +147,7 @@ fn usage(e: &KlConfigError, args: &SimulateArgs) -> UsageError {
 }
 
 /// The end of a text that is too long: of a path the file's name.
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     let len = text.chars().count();
     if len <= width {
         text.to_owned()
@@ -157,7 +157,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// A number with these decimals, or with as many of its leading digits as fit.
-fn short(x: f64, width: usize, decimals: usize) -> String {
+pub(super) fn short(x: f64, width: usize, decimals: usize) -> String {
     (0..=decimals)
         .rev()
         .map(|d| format!("{x:.d$}"))

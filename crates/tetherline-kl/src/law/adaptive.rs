@@ -9,7 +9,7 @@
 //! horizon in episodes.
 
 use super::{Note, bounded_exp_step};
-use crate::config::{KlConfigError, beta_bounds, positive};
+use crate::config::{KlConfigError, beta_bounds, positive, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,8 @@ pub struct Adaptive {
     pub init: f64,
     /// Target KL, nats per sequence.
     pub target: NatsPerSequence,
-    /// Horizon in episodes: β moves by at most e^0.2 in that many.
+    /// Horizon in episodes (default 10 000, as every peer's): β moves by at most e^0.2 in that many.
+    #[serde(default = "default_horizon")]
     pub horizon: f64,
     /// Lower bound of β (default 0.0001).
     #[serde(default = "default_beta_min")]
@@ -30,6 +31,10 @@ pub struct Adaptive {
     /// Upper bound of β (default 10).
     #[serde(default = "default_beta_max")]
     pub beta_max: f64,
+}
+
+pub(crate) fn default_horizon() -> f64 {
+    10_000.0
 }
 
 pub(crate) fn default_beta_min() -> f64 {
@@ -56,7 +61,7 @@ impl Adaptive {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target.0, "adaptive.target")?;
+        target(self.target.0, "adaptive.target")?;
         positive(self.horizon, "adaptive.horizon")?;
         beta_bounds("adaptive", self.init, self.beta_min, self.beta_max)
     }

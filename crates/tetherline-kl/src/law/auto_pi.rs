@@ -14,12 +14,14 @@
 //! Two additions to KL.md's law. *Stall*: an initial β that is too large holds d below the target for
 //! ever, and a charge without end would wait for it; here, when less than a fifth of the rise (or fall) so far came
 //! in the second half of the time charged (a test without any constant of time), d has settled at S/β, and
-//! ln β moves by ln(d/d*), at most a factor of four at once. *Target steps*: the equilibrium is β* = S/d*,
-//! so a target that moves takes ln β along by −ln(d*_new/d*_old).
+//! ln β moves by ln(d/d*), at most a factor of four at once. A policy that had drifted to S/β before this controller
+//! saw it rises by nothing at all, and a fifth of nothing is noise: there, after 256 updates and τ̂ (at most 512), a
+//! second half counts as settled that gained less than 3 standard errors or 3 % of d*. *Target steps*: the equilibrium
+//! is β* = S/d*, so a target that moves takes ln β along by −ln(d*_new/d*_old).
 
 use super::pid::{Deviation, default_dead_band, default_rate, default_smoothing, saturate};
 use super::{Note, default_beta_max, possible};
-use crate::config::{KlConfigError, beta_bounds, positive, require};
+use crate::config::{KlConfigError, beta_bounds, positive, require, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -101,6 +103,14 @@ pub struct AutoPiState {
 /// Time constant assumed where none could be measured, updates.
 const TAU_UNKNOWN: f64 = 8.0;
 
+/// From this deviation of d on an arrival integrates.
+const ARRIVED: f64 = -0.1;
+
+/// Updates of a charge before it may be said to rest; with a longer time constant that, but at most `TAU_LONGEST`,
+/// since one that was read off noise has no end.
+const RESTING: u32 = 256;
+const TAU_LONGEST: f64 = 512.0;
+
 impl AutoPi {
     /// With the default limits.
     #[must_use]
@@ -119,7 +129,7 @@ impl AutoPi {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target.0, "auto_pi.target")?;
+        target(self.target.0, "auto_pi.target")?;
         positive(self.rate, "auto_pi.rate")?;
         require(self.delay <= 1000, "auto_pi.delay", self.delay, "at most 1000 updates")?;
         let smoothing = self.smoothing > 0.0 && self.smoothing <= 1.0;
@@ -175,10 +185,10 @@ impl AutoPi {
             s.integral = beta.ln();
         }
         self.learn(s, &now);
-        self.advance_mode(s, &now);
+        self.advance_mode(s, &now, reading);
         let (p, i) = match s.mode {
             Mode::Charge => (0.0, 0.0),
-            Mode::Arrival => (0.25, if now.raw > -0.1 { 0.25 } else { 0.0 }),
+            Mode::Arrival => (0.25, if now.raw > ARRIVED { 0.25 } else { 0.0 }),
             Mode::Track => (1.0, 1.0),
         };
         let (kp, ki) = self.gains(s.tau.unwrap_or(TAU_UNKNOWN).max(1.0));
@@ -224,33 +234,60 @@ impl AutoPi {
         }
     }
 
-    fn advance_mode(&self, s: &mut AutoPiState, now: &Deviation) {
+    fn advance_mode(&self, s: &mut AutoPiState, now: &Deviation, reading: &Reading) {
         match s.mode {
             Mode::Charge if now.raw >= -0.25 => {
                 s.mode = if now.raw >= -0.03 { Mode::Track } else { Mode::Arrival };
             }
             Mode::Arrival if now.raw >= -0.03 => s.mode = Mode::Track,
             Mode::Arrival | Mode::Track if now.raw < -0.25 => {
+                // A first charge that noise had taken for an arrival goes on: one that rests there would never
+                // grow old.
+                if s.mode == Mode::Track || s.tau.is_some() {
+                    (s.charged, s.began, s.halfway) = (0, now.d, now.d);
+                }
                 s.mode = Mode::Charge;
-                (s.charged, s.began, s.halfway) = (0, now.d, now.d);
             }
             _ => {}
         }
-        if s.mode == Mode::Charge {
-            self.watch_for_stall(s, now);
+        // An arrival that does not integrate yet can rest as a charge can.
+        if s.mode == Mode::Charge || (s.mode == Mode::Arrival && now.raw <= ARRIVED) {
+            self.watch_for_stall(s, now, reading);
         }
+    }
+
+    /// Whether a charge that need not have begun at zero has gained nothing to speak of in its second half. One from
+    /// zero is left alone until its time constant is known, or for long: a slow rise looks like rest there.
+    fn rests(&self, s: &AutoPiState, now: &Deviation, reading: &Reading, gained: f64) -> bool {
+        // se(d) = se(KL)/d, and at d = 0 that of the KL's root; averaging shrinks it by √(α/(2−α)).
+        let stderr = reading.stderr / now.d.max(reading.stderr.sqrt());
+        let stderr = stderr * (self.smoothing / (2.0 - self.smoothing)).sqrt();
+        let age = f64::from(s.charged);
+        let old = s.charged >= RESTING && age >= s.tau.unwrap_or(0.0).min(TAU_LONGEST);
+        let drifted = s.tau.is_some() || s.began > 3.0 * stderr || age >= TAU_LONGEST;
+        let little = (3.0 * std::f64::consts::SQRT_2 * stderr).max(0.03 * now.d_target);
+        old && drifted && gained.abs() <= little
     }
 
     /// Compares d at power-of-two ages of this charge: a linear rise gains half of it in the second half
     /// of the time, one that has settled nearly nothing. A settled d = S/β tells where the target's β is.
-    fn watch_for_stall(&self, s: &mut AutoPiState, now: &Deviation) {
+    fn watch_for_stall(&self, s: &mut AutoPiState, now: &Deviation, reading: &Reading) {
         s.charged = s.charged.saturating_add(1);
-        if !s.charged.is_power_of_two() {
+        let doubled = s.charged.is_power_of_two();
+        // The next doubling may be far off: whether d rests is asked again from one and a half times the last on.
+        let late = s.charged.is_multiple_of(64) && u64::from(s.charged) * 2 >= 3u64 << s.charged.ilog2();
+        if !doubled && !late {
             return;
         }
         let gained = now.d - s.halfway;
-        s.halfway = now.d;
-        if s.charged < 16 || gained.abs() > 0.2 * (now.d - s.began).abs() {
+        if doubled {
+            s.halfway = now.d;
+        }
+        let slowed = doubled
+            && s.mode == Mode::Charge
+            && s.charged >= 16
+            && gained.abs() <= 0.2 * (now.d - s.began).abs();
+        if !slowed && !self.rests(s, now, reading, gained) {
             return;
         }
         let share = (now.d / now.d_target).max(0.25);

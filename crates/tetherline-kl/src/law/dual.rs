@@ -6,8 +6,8 @@
 //! Source: Dai et al. (2023), as ported; its constants lr 0.1, λ ≤ 5, window 128. The factor β in the step
 //! makes recovery from a small β slow: beta_min keeps it from dying out. Nats per sequence.
 
-use super::{Note, default_beta_min};
-use crate::config::{KlConfigError, beta_bounds, positive, require};
+use super::{Note, default_beta_min, exp_within};
+use crate::config::{KlConfigError, beta_bounds, require, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -71,8 +71,8 @@ impl Dual {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target.0, "dual.target")?;
-        positive(self.lr, "dual.lr")?;
+        target(self.target.0, "dual.target")?;
+        require(self.lr > 0.0 && self.lr <= 1e6, "dual.lr", self.lr, "> 0 and at most 1e6")?;
         require((1..=100_000).contains(&self.window), "dual.window", self.window, "from 1 to 100000")?;
         beta_bounds("dual", self.init, self.beta_min, self.beta_max)
     }
@@ -96,7 +96,7 @@ impl Dual {
             state.recent.iter().fold((0.0, 0.0), |(s, c), (kl, n)| (s + kl * *n as f64, c + *n as f64));
         let wanted = state.beta.ln() + self.lr * state.beta * (sum / count - target);
         let to = wanted.clamp(self.beta_min.ln(), self.beta_max.ln());
-        state.beta = to.exp().clamp(self.beta_min, self.beta_max);
+        state.beta = exp_within(to, self.beta_min, self.beta_max);
         if to == wanted { Note::Plain } else { Note::AtBound }
     }
 }

@@ -24,7 +24,7 @@ pub use ppo_adaptive::{KlTo, PpoAdaptive, PpoAdaptiveState};
 pub use schedule::{Schedule, ScheduleState};
 pub use ziegler::{Ziegler, ZieglerState};
 
-pub(crate) use adaptive::{default_beta_max, default_beta_min};
+pub(crate) use adaptive::{default_beta_max, default_beta_min, default_horizon};
 
 use crate::config::KlConfigError;
 use crate::reading::Reading;
@@ -87,7 +87,7 @@ pub(crate) enum Note {
     Plain,
     /// β wanted past its bound.
     AtBound,
-    /// β is negative.
+    /// β is zero or negative.
     CrossedZero,
     /// β would not have been finite and was held.
     Overflow,
@@ -279,6 +279,16 @@ impl Law {
 /// Whether numbers of a saved state are finite, and those in `positive` not negative either.
 pub(crate) fn possible(finite: &[f64], positive: &[Option<f64>]) -> bool {
     finite.iter().all(|v| v.is_finite()) && positive.iter().flatten().all(|v| v.is_finite() && *v >= 0.0)
+}
+
+/// exp(ln β), and exactly the bound where ln β is at one or past it: exp(ln(bound)) may be off by its last digit, and
+/// β would never be seen to have arrived.
+pub(crate) fn exp_within(ln_beta: f64, min: f64, max: f64) -> f64 {
+    match () {
+        () if ln_beta >= max.ln() => max,
+        () if ln_beta <= min.ln() => min,
+        () => ln_beta.exp().clamp(min, max),
+    }
 }
 
 /// β·exp(by), inside its bounds, and whether a bound stopped it.

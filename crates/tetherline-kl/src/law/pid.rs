@@ -8,8 +8,8 @@
 //! where sat limits u to its bounds and to ± `rate` per update: what the limits take away is taken from
 //! the integral as well (back-calculation), so it never winds up. Source: KL.md §2.2; Åström & Murray ch. 11.
 
-use super::{Note, default_beta_max, default_beta_min};
-use crate::config::{KlConfigError, beta_bounds, positive, require};
+use super::{Note, default_beta_max, default_beta_min, exp_within};
+use crate::config::{KlConfigError, beta_bounds, positive, require, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,7 @@ impl Pid {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target.0, "pid.target")?;
+        target(self.target.0, "pid.target")?;
         for (value, field) in
             [(self.kp, "pid.kp"), (self.ki, "pid.ki"), (self.kd, "pid.kd"), (self.dead_band, "pid.dead_band")]
         {
@@ -159,11 +159,12 @@ impl Deviation {
 }
 
 /// ln β limited to its bounds and to ± `rate` from where it is, and β itself, which is exactly what it was
-/// where ln β does not move.
+/// where ln β does not move, and exactly the bound where a bound stops it.
 pub(crate) fn saturate(u: f64, beta: f64, rate: f64, min: f64, max: f64) -> (f64, f64, Note) {
     let now = beta.ln();
     let limited = u.clamp(now - rate, now + rate);
     let bounded = limited.clamp(min.ln(), max.ln());
-    let to = if bounded == now { beta } else { bounded.exp().clamp(min, max) };
+    let inside = bounded > min.ln() && bounded < max.ln();
+    let to = if inside && bounded == now { beta } else { exp_within(bounded, min, max) };
     (bounded, to, if bounded == limited { Note::Plain } else { Note::AtBound })
 }

@@ -7,7 +7,7 @@
 //! in reward units per nat², so they do not carry over from one target to another: prefer `pid` or `auto_pi`.
 
 use super::{Note, default_beta_max, possible};
-use crate::config::{KlConfigError, positive, require};
+use crate::config::{KlConfigError, beta_max, require, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,7 @@ impl PidLagrangian {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target.0, "pid_lagrangian.target")?;
+        target(self.target.0, "pid_lagrangian.target")?;
         for (value, field) in [
             (self.init, "pid_lagrangian.init"),
             (self.kp, "pid_lagrangian.kp"),
@@ -105,7 +105,7 @@ impl PidLagrangian {
         let memory = (0.0..1.0).contains(&self.memory);
         require(memory, "pid_lagrangian.memory", self.memory, "in [0, 1)")?;
         require((1..=1000).contains(&self.delay), "pid_lagrangian.delay", self.delay, "from 1 to 1000")?;
-        positive(self.beta_max, "pid_lagrangian.beta_max")?;
+        beta_max(self.beta_max, "pid_lagrangian.beta_max")?;
         let range = format!("≤ beta_max ({})", self.beta_max);
         require(self.init <= self.beta_max, "pid_lagrangian.init", self.init, &range)
     }

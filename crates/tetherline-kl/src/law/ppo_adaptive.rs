@@ -6,7 +6,7 @@
 //! measures that (`kl_old`), the default measures KL to the reference. Nats per sequence either way.
 
 use super::{Note, bounded_exp_step, default_beta_max, default_beta_min};
-use crate::config::{KlConfigError, beta_bounds, positive};
+use crate::config::{KlConfigError, beta_bounds, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ impl PpoAdaptive {
     }
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
-        positive(self.target.0, "ppo_adaptive.target")?;
+        target(self.target.0, "ppo_adaptive.target")?;
         beta_bounds("ppo_adaptive", self.init, self.beta_min, self.beta_max)
     }
 

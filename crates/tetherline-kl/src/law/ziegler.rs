@@ -6,10 +6,12 @@
 //! trlX (golden traces). Units: KL and target in nats per sequence, n and horizon in episodes.
 //!
 //! It is here for comparison. It has no bounds unless they are given; where 0.2·n > horizon one step
-//! below target makes β negative, a bonus for drifting away. `adaptive` is the repaired form.
+//! below target makes β negative, a bonus for drifting away. Where it makes β exactly 0 (0.2·n = horizon), or is
+//! rounded to it, β stays 0 for ever: every factor of 0 is 0. Each step with β ≤ 0 says so. `adaptive` is the
+//! repaired form.
 
-use super::Note;
-use crate::config::{KlConfigError, positive, require};
+use super::{Note, default_horizon};
+use crate::config::{KlConfigError, positive, require, target};
 use crate::reading::Reading;
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,8 @@ pub struct Ziegler {
     pub init: f64,
     /// Target KL, nats per sequence (6 in the paper).
     pub target: NatsPerSequence,
-    /// Horizon in episodes (10 000).
+    /// Horizon in episodes (default 10 000).
+    #[serde(default = "default_horizon")]
     pub horizon: f64,
     /// Optional lower bound of β.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,7 +52,7 @@ impl Ziegler {
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
         positive(self.init, "ziegler.init")?;
-        positive(self.target.0, "ziegler.target")?;
+        target(self.target.0, "ziegler.target")?;
         positive(self.horizon, "ziegler.horizon")?;
         let lo = self.beta_min.unwrap_or(0.0);
         require(lo.is_finite() && lo >= 0.0 && lo <= self.init, "ziegler.beta_min", lo, "in [0, init]")?;
@@ -73,7 +76,7 @@ impl Ziegler {
         }
         state.beta = to;
         match () {
-            () if to < 0.0 => Note::CrossedZero,
+            () if to <= 0.0 => Note::CrossedZero,
             () if to != wanted => Note::AtBound,
             () => Note::Plain,
         }

@@ -64,6 +64,13 @@ impl Plant {
         }
     }
 
+    /// Begins with every domain at this d = √(2·KL): a policy that has drifted already.
+    #[must_use]
+    pub fn drifted(mut self, d: f64) -> Self {
+        self.d.fill(d);
+        self
+    }
+
     /// True KL of every domain, nats per sequence.
     #[must_use]
     pub fn kl(&self) -> Vec<f64> {

@@ -18,6 +18,9 @@ pub struct Scenario {
     pub tau: f64,
     /// Domains: id, target (nats per sequence), reward scale.
     pub domains: Vec<(String, f64, f64)>,
+    /// d = √(2·KL) of every domain before the first update: 0 for a policy that starts as its reference, more for a
+    /// new controller on one that has drifted already. At β it rests at d = reward scale/β.
+    pub start: f64,
     /// Share of the gradient common to all domains.
     pub mixing: f64,
     /// Sequences measured per update and domain.
@@ -54,6 +57,7 @@ impl Scenario {
             kind: PlantKind::FirstOrder,
             tau,
             domains: vec![("all".to_owned(), target, 1.0)],
+            start: 0.0,
             mixing: 0.0,
             n: 512,
             delay: 0,
@@ -115,7 +119,8 @@ pub fn simulate(config: &KlConfig, scenario: &Scenario, seed: u64) -> Result<Tra
     let mut noise = Noise::new(seed);
     let ids: Vec<&str> = scenario.domains.iter().map(|(id, ..)| id.as_str()).collect();
     let shapes: Vec<_> = scenario.domains.iter().map(|(_, target, c)| (*target, *c)).collect();
-    let mut plant = Plant::coupled(scenario.kind, scenario.tau, &shapes, scenario.mixing);
+    let mut plant =
+        Plant::coupled(scenario.kind, scenario.tau, &shapes, scenario.mixing).drifted(scenario.start);
     let first: Vec<f64> = ids.iter().map(|id| controller.beta(id)).collect();
     let mut pipeline: VecDeque<Vec<f64>> = std::iter::repeat_n(first, scenario.delay).collect();
     let mut trace = Trace::default();

@@ -12,7 +12,7 @@ const KEEP: usize = 8;
 
 /// The kept states, oldest first, and the file that holds them.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     file: Option<PathBuf>,
     checkpoints: Vec<Checkpoint>,
 }
@@ -26,7 +26,7 @@ struct Checkpoint {
 
 impl Kept {
     /// None yet, to be saved in `FILE.checkpoints` beside the state in `FILE`, if there is one.
-    pub(super) fn start(state: Option<&Path>) -> Self {
+    pub(crate) fn start(state: Option<&Path>) -> Self {
         let file = state.map(|path| {
             let mut name = path.as_os_str().to_owned();
             name.push(".checkpoints");
@@ -36,7 +36,7 @@ impl Kept {
     }
 
     /// Those of the file, each of which must suit `config`.
-    pub(super) fn read(mut self, config: &KlConfig) -> Result<Self, Error> {
+    pub(crate) fn read(mut self, config: &KlConfig) -> Result<Self, Error> {
         let Some(file) = &self.file else { return Ok(self) };
         let name = file.display().to_string();
         self.checkpoints = read_json(file)?.unwrap_or_default();
@@ -49,7 +49,7 @@ impl Kept {
     }
 
     /// Keeps a state under this step, in the place of an older one of the same step.
-    pub(super) fn keep(&mut self, step: u64, state: ControllerState) -> Result<(), Error> {
+    pub(crate) fn keep(&mut self, step: u64, state: ControllerState) -> Result<(), Error> {
         let mut all = self.checkpoints.clone();
         all.retain(|c| c.step != step);
         all.push(Checkpoint { step, state });
@@ -63,12 +63,12 @@ impl Kept {
     }
 
     /// The state kept under this step.
-    pub(super) fn of(&self, step: u64) -> Option<&ControllerState> {
+    pub(crate) fn of(&self, step: u64) -> Option<&ControllerState> {
         self.checkpoints.iter().find(|c| c.step == step).map(|c| &c.state)
     }
 
     /// The steps that are kept, oldest first.
-    pub(super) fn steps(&self) -> Vec<u64> {
+    pub(crate) fn steps(&self) -> Vec<u64> {
         self.checkpoints.iter().map(|c| c.step).collect()
     }
 }

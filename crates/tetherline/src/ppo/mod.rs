@@ -103,6 +103,10 @@ impl<'a> Ppo<'a> {
                 "the training loop does not measure KL to the policy before an update yet; remove this section",
             ));
         }
+        if recipe.kl.reference.is_some_and(|r| r.moves()) {
+            let problem = "the training loop does not move the reference yet; remove this section";
+            return Err(Error::input("kl.reference", problem));
+        }
         let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
         let shared = recipe.model.value == ValueModel::Shared;
         let policy = if shared {
