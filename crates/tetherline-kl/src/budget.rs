@@ -15,7 +15,7 @@
 //! Tightening is at once; relaxing takes `clean` observations in a row at or inside `warn`-given room and
 //! then at most 5 % per observation. A metric that is missing or not finite neither relaxes nor tightens.
 
-use crate::config::{KlConfigError, positive, require};
+use crate::config::{KlConfigError, require, target};
 use crate::observation::{ALL, MetricValue};
 use crate::units::NatsPerSequence;
 use serde::{Deserialize, Serialize};
@@ -107,9 +107,9 @@ pub(crate) fn validate(budgets: &[Budget]) -> Result<(), KlConfigError> {
         require(!b.id.is_empty(), &field("id"), "\"\"", "a domain, `user:…` or `all`")?;
         let twice = budgets[..i].iter().any(|other| other.id == b.id);
         require(!twice, &field("id"), &b.id, "given once")?;
-        positive(b.target.0, &field("target"))?;
+        target(b.target.0, &field("target"))?;
         if let Some(min) = b.target_min {
-            positive(min.0, &field("target_min"))?;
+            target(min.0, &field("target_min"))?;
             require(min <= b.target, &field("target_min"), min.0, &format!("≤ target ({})", b.target.0))?;
         }
         for (j, m) in b.metrics.iter().enumerate() {

@@ -195,6 +195,12 @@ impl KlConfig {
                 )),
             }
         }
+        if self.guard.is_some() && self.law.target().is_none() {
+            warnings.push(format!(
+                "guard: the law `{}` has no target, so a blow-up of KL is not noticed; broken measurements are",
+                self.law.name()
+            ));
+        }
         let moves = self.reference.is_some_and(|r| r.moves());
         if moves && self.trust_region.is_none_or(|t| t.ref0_cap.is_none()) {
             warnings.push(
@@ -413,6 +419,8 @@ mod tests {
     #[test]
     fn a_step_too_long_for_the_horizon_warns() {
         let z = KlConfig::from(Law::Ziegler(Ziegler::new(0.2, NatsPerSequence(6.0), 100.0)));
+        let blind = KlConfig { guard: Some(Guard::default()), ..KlConfig::fixed(0.1) };
+        assert!(blind.warnings(None)[0].contains("no target"), "{:?}", blind.warnings(None));
         assert!(z.warnings(Some(499)).is_empty());
         assert!(z.warnings(Some(500))[0].contains("ziegler.horizon"));
         assert!(z.warnings(None)[0].contains("500 or more episodes"), "{:?}", z.warnings(None));

@@ -129,7 +129,7 @@ reasons! {
         beta: f64,
         /// Sequences in the step.
         n: u64
-    } => "β of {domain} is {beta:.6}, below zero: a step of {n} episodes is too long for the horizon of the linear form (use `adaptive`, or set beta_min)";
+    } => "β of {domain} is {beta:.6}, not above zero: a step of {n} episodes is too long for the horizon of the linear form (use `adaptive`, or set beta_min)";
     /// The published linear form left the range of an `f64`.
     Overflow "overflow" {
         /// Domain.
