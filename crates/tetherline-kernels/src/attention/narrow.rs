@@ -8,6 +8,7 @@
 
 use super::BLOCK;
 use crate::gemm::NR;
+use crate::simd::EXP_CUT;
 use std::arch::x86_64::{
     __m512, __mmask16, _CMP_LT_OQ, _mm_add_ps, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps,
     _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_storeu_ps, _mm512_add_epi32, _mm512_add_ps,
@@ -57,7 +58,7 @@ fn exp(x: __m512) -> __m512 {
     let set = _mm512_set1_ps;
     let magic = set(12_582_912.0);
     // Of two operands one of which is NaN, the second comes out.
-    let c = _mm512_max_ps(set(-87.0), _mm512_min_ps(set(88.0), x));
+    let c = _mm512_max_ps(set(EXP_CUT), _mm512_min_ps(set(88.0), x));
     let shifted = _mm512_fmadd_ps(c, set(std::f32::consts::LOG2_E), magic);
     let n = _mm512_sub_ps(shifted, magic);
     let r = _mm512_fmadd_ps(n, set(-0.693_359_4), c);
@@ -69,7 +70,7 @@ fn exp(x: __m512) -> __m512 {
     let y = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), set(1.0));
     let bits = _mm512_add_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(127 - 0x4B40_0000));
     let y = _mm512_mul_ps(y, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(bits)));
-    _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, set(-87.0)), y, _mm512_setzero_ps())
+    _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, set(EXP_CUT)), y, _mm512_setzero_ps())
 }
 
 /// Eight registers of 16 numbers.
@@ -339,7 +340,7 @@ mod tests {
             unsafe { _mm512_storeu_ps(y.as_mut_ptr(), exp(_mm512_loadu_ps(x.as_ptr()))) };
             y
         }
-        let special = [f32::NEG_INFINITY, -87.5, -87.0, 0.0, -0.0, 88.0, 89.0, f32::INFINITY];
+        let special = [f32::NEG_INFINITY, -64.5, -64.0, 0.0, -0.0, 88.0, 89.0, f32::INFINITY];
         let xs: Vec<f32> = (0..4096).map(|i| -95.0 + i as f32 * 0.045).chain(special).collect();
         for x in xs.as_chunks::<NR>().0 {
             // SAFETY: the CPU was just asked.
