@@ -153,7 +153,8 @@ impl KlConfig {
             require(closed_loop, "budget", self.law.name(), "beside a law with a target")?;
         }
         require(self.shrink.is_finite() && self.shrink >= 0.0, "shrink", self.shrink, "finite and ≥ 0")?;
-        self.trust_region.map_or(Ok(()), |t| t.validate(closed_loop))?;
+        let of_reference = closed_loop && !self.law.steers_by_old();
+        self.trust_region.map_or(Ok(()), |t| t.validate(of_reference))?;
         self.guard.map_or(Ok(()), |g| g.validate())?;
         self.ledger.map_or(Ok(()), |l| l.validate())?;
         self.reference.map_or(Ok(()), |r| r.validate())

@@ -2,7 +2,8 @@
 //!
 //! spent = Σ KL(policy after‖policy before) over accepted updates, nats per sequence, weighted over
 //! domains by their sequences (or the entry `all`). A trial that would exceed the limit is rejected;
-//! where no trials are sent, an update that has exceeded it halts.
+//! where no trials are sent, an update that has exceeded it halts. An update that was not measured is not forgotten:
+//! its rollout is rejected, and more than [`MAX_UNENTERED`] of them halt.
 //! Entries are only ever added: a rollback does not give drift back.
 
 use crate::config::{KlConfigError, positive};
@@ -27,7 +28,12 @@ pub struct LedgerState {
     pub entries: u64,
     /// The step entered last.
     pub last_step: Option<u64>,
+    /// Updates that could not be entered, since nothing measured them.
+    pub unentered: u64,
 }
+
+/// Updates that may stay unmeasured in a whole run.
+pub(crate) const MAX_UNENTERED: u64 = 3;
 
 impl LedgerState {
     pub(crate) fn damage(&self) -> Option<String> {

@@ -27,7 +27,7 @@ pub struct KlObservation {
     pub phase: Phase,
     /// One entry per domain (or the single domain `all`); order does not matter.
     pub domains: Vec<DomainKl>,
-    /// Named numbers that budgets may be linked to.
+    /// Named numbers that budgets may be linked to; those of a rollout count, a trial's do not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricValue>,
     /// With [`Phase::Trial`]: the number of the trial within this step, from 0.

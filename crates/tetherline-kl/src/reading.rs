@@ -90,7 +90,7 @@ impl Reading {
 }
 
 /// Finite, and of a size that a KL can have.
-fn possible(value: f64) -> bool {
+pub(crate) fn possible(value: f64) -> bool {
     value.abs() <= MAX_KL
 }
 

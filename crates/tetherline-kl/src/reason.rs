@@ -292,6 +292,11 @@ reasons! {
         /// Limit.
         limit: f64
     } => "the run has drifted {spent:.4} and this update would add {kl_old:.4}, above the limit of {limit:.4} nats per sequence";
+    /// Too many updates were not measured for a ledger to mean anything.
+    LedgerUnfed "ledger_unfed" {
+        /// Updates that could not be entered.
+        updates: u64
+    } => "{updates} updates were not measured (kl_old): a sum that leaves them out limits nothing";
     /// A metric tightened a budget.
     BudgetTightened "budget_tightened" {
         /// Budget.

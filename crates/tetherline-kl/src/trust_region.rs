@@ -179,14 +179,19 @@ impl TrustRegion {
             cap.map_or(Ok(()), |cap| positive(cap.0, field))?;
         }
         let some = has_target || caps.iter().any(|(cap, _)| cap.is_some());
-        require(some, "trust_region.cap", "none", "given where the law has no target to take a ratio of")?;
+        require(
+            some,
+            "trust_region.cap",
+            "none",
+            "given where the law has no target of the KL to the reference",
+        )?;
         require(self.cap_ratio >= 1.0, "trust_region.cap_ratio", self.cap_ratio, "≥ 1")?;
         positive(self.cap_ratio, "trust_region.cap_ratio")?;
         let inside = self.backtrack > 0.0 && self.backtrack < 1.0;
         require(inside, "trust_region.backtrack", self.backtrack, "in (0, 1)")?;
         let trials = (1..=100).contains(&self.max_trials);
         require(trials, "trust_region.max_trials", self.max_trials, "from 1 to 100")?;
-        require(self.z.is_finite() && self.z >= 0.0, "trust_region.z", self.z, "finite and ≥ 0")
+        require((0.0..=100.0).contains(&self.z), "trust_region.z", self.z, "from 0 to 100")
     }
 
     /// The cap that a rollout lies above beyond its noise, if any, with the KL and the cap.
@@ -269,7 +274,7 @@ impl TrustRegion {
         let root = |kl: f64| (2.0 * kl.max(0.0)).sqrt();
         let (at, start, goal) = (root(bound), root(before.unwrap_or(0.0)), root(cap));
         let share = if at > start { (goal - start) / (at - start) } else { self.backtrack };
-        share.clamp(0.05, self.backtrack)
+        share.max(0.05).min(self.backtrack)
     }
 }
 
@@ -303,6 +308,15 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(tr.judge(&reading(1.999, None, None), before(0.5), None), Judgement::Inside);
+    }
+
+    #[test]
+    fn a_small_backtrack_is_the_most_that_is_kept() {
+        let tr = TrustRegion { backtrack: 0.01, ..TrustRegion::default() };
+        match tr.judge(&reading(20.0, None, None), before(3.0), Some(6.0)) {
+            Judgement::Above { keep, .. } => assert_eq!(keep, 0.01),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -62,6 +62,58 @@ fn caps_without_trials_are_named_and_halt_once_passed() {
 }
 
 #[test]
+fn a_broken_rollout_does_not_hide_the_update_before_it() {
+    let mut c = policy(|c| c.trust_region = Some(TrustRegion::default()));
+    rollout(&mut c, 0, vec![of(ALL, 3.0)]);
+    assert_eq!(rollout(&mut c, 1, vec![of(ALL, f64::NAN)]).verdict, Verdict::Reject);
+    assert_eq!(answer(&rollout(&mut c, 2, vec![of(ALL, 90.0)])), (Verdict::Halt, ReasonCode::CapUnjudged));
+    // A trial that accepts knows the weights again.
+    let mut c = policy(|c| c.trust_region = Some(TrustRegion::default()));
+    rollout(&mut c, 0, vec![of(ALL, 3.0)]);
+    rollout(&mut c, 1, vec![of(ALL, 3.0)]);
+    trial(&mut c, 1, vec![of(ALL, 3.0)]);
+    rollout(&mut c, 2, vec![of(ALL, f64::NAN)]);
+    assert_eq!(rollout(&mut c, 3, vec![of(ALL, 7.5)]).verdict, Verdict::Accept);
+    // The ledger enters what is measured, though something else is broken, and does not forget what is not.
+    let fed = |mean: f64, old: f64| vec![DomainKl { kl_old: nats(old), ..of(ALL, mean) }];
+    let mut c = policy(|c| c.ledger = Some(Ledger { limit: NatsPerSequence(5.0) }));
+    rollout(&mut c, 0, fed(3.0, 0.0));
+    assert_eq!(rollout(&mut c, 1, fed(f64::NAN, 50.0)).verdict, Verdict::Halt);
+    assert_eq!(c.ledger().unwrap().spent, 50.0);
+    let mut c = policy(|c| c.ledger = Some(Ledger { limit: NatsPerSequence(500.0) }));
+    let verdicts: Vec<_> = (0..9).map(|step| rollout(&mut c, step, vec![of(ALL, 3.0)]).verdict).collect();
+    use Verdict::{Accept, Halt, Reject};
+    // Every second one follows an update; the fourth of those halts.
+    assert_eq!(verdicts, [Accept, Reject, Accept, Reject, Accept, Reject, Accept, Halt, Halt]);
+}
+
+#[test]
+fn after_a_rollback_a_domain_that_came_later_is_judged_from_what_is_measured() {
+    let mut c = policy(|c| c.trust_region = Some(TrustRegion::default()));
+    rollout(&mut c, 0, vec![of("a", 3.0)]);
+    trial(&mut c, 0, vec![of("a", 3.1)]);
+    let checkpoint = c.state();
+    rollout(&mut c, 1, vec![of("a", 3.0), of("b", 30.0)]);
+    trial(&mut c, 1, vec![of("a", 3.0), of("b", 29.0)]);
+    c.roll_back(&checkpoint).unwrap();
+    rollout(&mut c, 2, vec![of("a", 3.0), of("b", 1.0)]);
+    assert_eq!(
+        trial(&mut c, 2, vec![of("a", 3.0), of("b", 20.0)]).verdict,
+        Verdict::Scale,
+        "20 is no fall from 29"
+    );
+}
+
+#[test]
+fn metrics_count_though_every_domain_is_absent() {
+    let mut c = linked();
+    let mut obs = with_metrics(0, &[("unsafe", 0.9, None)]);
+    obs.domains[0].n = 0;
+    assert_eq!(c.observe(&obs).verdict, Verdict::Halt);
+    assert!((c.target(ALL).unwrap().0 - 1.2).abs() < 1e-12);
+}
+
+#[test]
 fn a_first_reference_that_is_capped_but_not_known_is_asked_for() {
     let mut c =
         policy(|c| c.trust_region = Some(TrustRegion { ref0_cap: nats(10.0), ..TrustRegion::default() }));
@@ -177,7 +229,7 @@ fn doubling_on_the_old_policy_is_judged_by_that_kl_throughout() {
         c.law =
             Law::PpoAdaptive(PpoAdaptive { of: KlTo::Old, ..PpoAdaptive::new(0.2, NatsPerSequence(0.05)) });
         c.guard = Some(Guard::default());
-        c.trust_region = Some(TrustRegion::default());
+        c.trust_region = Some(TrustRegion { old_cap: nats(0.3), ..TrustRegion::default() });
     };
     let with = |old: f64| vec![DomainKl { kl_old: nats(old), ..of(ALL, 5.0) }];
     let mut c = policy(config);

@@ -206,3 +206,17 @@ fn the_horizon_has_a_default() {
         assert_ne!(read(""), read("horizon = 9999\n"), "{name}");
     }
 }
+
+#[test]
+fn extremes_that_once_passed() {
+    let region = |lines: &str| format!("{}[trust_region]\n{lines}\n", law("auto_pi", ""));
+    refused(&region("z = 100.1"), "trust_region.z");
+    allowed(&region("z = 100.0"));
+    // A cap is a multiple of a target of the KL to the reference, which this one is not.
+    let old = law("ppo_adaptive", "of = \"old\"");
+    refused(&format!("{old}[trust_region]\n"), "trust_region.cap");
+    allowed(&format!("{old}[trust_region]\nold_cap = 1.0\n"));
+    refused(&law("schedule", "init = 1e308"), "schedule.init");
+    refused(&law("schedule", "end = 1.1e9"), "schedule.end");
+    refused(&law("schedule", "init = 5e-324\nshape = \"geometric\""), "schedule.end");
+}

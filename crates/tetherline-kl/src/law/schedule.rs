@@ -41,16 +41,16 @@ impl Schedule {
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
         for (value, field) in [(self.init, "schedule.init"), (self.end, "schedule.end")] {
-            require(value.is_finite() && value >= 0.0, field, value, "finite and ≥ 0")?;
+            require((0.0..=1e9).contains(&value), field, value, "from 0 to 1e9")?;
         }
         require(self.steps > 0, "schedule.steps", self.steps, "> 0")?;
         let geometric = self.shape == Shape::Geometric;
-        let positive = self.init > 0.0 && self.end > 0.0;
+        let positive = self.init >= 1e-9 && self.end >= 1e-9;
         require(
             !geometric || positive,
             "schedule.end",
             self.end,
-            "> 0, as init, where the shape is geometric",
+            "at least 1e-9, as init, where the shape is geometric",
         )
     }
 

@@ -298,6 +298,8 @@ impl KlController for KlPolicy {
         for (id, domain) in &mut self.domains {
             domain.stuck = 0;
             domain.pending = None;
+            // Of a domain that the checkpoint does not know, nothing is known of its weights.
+            domain.at = Before::default();
             if let Some(saved) = checkpoint.domains.get(&**id) {
                 domain.law = saved.law.clone();
                 domain.seen = saved.kl;

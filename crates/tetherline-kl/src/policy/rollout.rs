@@ -7,6 +7,7 @@ use crate::budget::Moved;
 use crate::decision::{ControlDecision, Verdict};
 use crate::guard::Alarm;
 use crate::law::Note;
+use crate::ledger::MAX_UNENTERED;
 use crate::observation::{ALL, DomainKl, KlObservation};
 use crate::reading::{Checked, Reading};
 use crate::reason::Reason;
@@ -57,19 +58,25 @@ impl KlPolicy {
             };
             return;
         }
-        let judged = self.trust_region.step == self.last_step && self.trust_region.verdict.is_some();
-        if !judged {
+        let last = self.trust_region.verdict.filter(|_| self.trust_region.step == self.last_step);
+        if last.is_none() {
             // The weights may have moved without being judged: where they are is not known.
             self.domains.values_mut().for_each(|d| d.at = Before::default());
         }
         let before = self.last_step.replace(obs.step);
-        let skipped = before.is_some() && !judged && self.config.trust_region.is_some();
-        self.unjudged = if skipped { self.unjudged.saturating_add(1) } else { 0 };
+        self.unjudged = match last {
+            _ if before.is_none() || self.config.trust_region.is_none() => 0,
+            None => self.unjudged.saturating_add(1),
+            Some(Verdict::Accept | Verdict::Throttle) => 0,
+            // No update was kept: the weights are as well or as badly known as before.
+            Some(_) => self.unjudged,
+        };
+        self.follow_metrics(obs, &mut answer);
         if obs.domains.iter().all(|d| d.n == 0) {
             answer.propose("", Verdict::Halt, Reason::AllAbsent {});
         } else {
             let entries = Entries::of(obs, std::mem::take(&mut self.scratch));
-            self.measure(obs, &entries, before.filter(|_| !judged), &mut answer);
+            self.measure(obs, &entries, before.filter(|_| last.is_none()), &mut answer);
             self.scratch = entries.release();
         }
         answer.give(out);
@@ -89,7 +96,6 @@ impl KlPolicy {
         answer: &mut Answer<'a>,
     ) {
         self.rollouts += 1;
-        self.follow_metrics(obs, answer);
         let pool = self.pool(entries);
         let mut seen = Seen::default();
         for (domain, twice) in entries.iter() {
@@ -415,10 +421,15 @@ impl KlPolicy {
         match (unjudged, mean_kl_old(entries)) {
             (Some(step), Some(kl_old)) => ledger.enter(&mut self.ledger, step, kl_old),
             (Some(_), None) => {
+                self.ledger.unentered = self.ledger.unentered.saturating_add(1);
                 let reason = Reason::Unmeasured { domain: ALL.into(), field: "kl_old" };
                 answer.propose("", Verdict::Reject, reason);
             }
             (None, _) => {}
+        }
+        let updates = self.ledger.unentered;
+        if updates > MAX_UNENTERED {
+            answer.propose("", Verdict::Halt, Reason::LedgerUnfed { updates });
         }
         // The update is done: all that is left is to stop.
         let (spent, limit) = (self.ledger.spent, ledger.limit.0);
@@ -467,9 +478,10 @@ impl KlPolicy {
 /// KL to the policy before the update: that of `all`, else the mean over domains weighted by sequences;
 /// `None` where it was not measured.
 pub(super) fn mean_kl_old(entries: &Entries<'_>) -> Option<f64> {
-    let usable = |d: &DomainKl| match Reading::check(d) {
-        Checked::Usable(reading) => Some((reading.n as f64, reading.kl_old)),
-        _ => None,
+    // It stands by itself: that another number of the measurement is broken does not unmake the update.
+    let usable = |d: &DomainKl| {
+        let kl = d.kl_old.map(|kl| kl.0).filter(|kl| crate::reading::possible(*kl));
+        (d.n > 0).then_some((d.n as f64, kl))
     };
     if let Some((_, Some(kl))) = entries.only(ALL).and_then(usable) {
         return Some(kl);
