@@ -191,7 +191,12 @@ impl TrustRegion {
         require(inside, "trust_region.backtrack", self.backtrack, "in (0, 1)")?;
         let trials = (1..=100).contains(&self.max_trials);
         require(trials, "trust_region.max_trials", self.max_trials, "from 1 to 100")?;
-        require((0.0..=100.0).contains(&self.z), "trust_region.z", self.z, "from 0 to 100")
+        require(
+            (0.0..=100.0).contains(&self.z),
+            "trust_region.z",
+            format_args!("{:?}", self.z),
+            "from 0 to 100",
+        )
     }
 
     /// The cap that a rollout lies above beyond its noise, if any, with the KL and the cap.

@@ -68,7 +68,9 @@ fn forward_by(
     for g in 0..s.kv_heads {
         let keys = A::rows(&qkv[(s.heads + g) * hd..], ld);
         let values = &qkv[(s.heads + s.kv_heads + g) * hd..];
-        ws.v.pack(values, ld, 1, t, hd);
+        if !narrow {
+            ws.v.pack(values, ld, 1, t, hd);
+        }
         for h in g * group..(g + 1) * group {
             let stats = &mut stats[h * stats_len(t)..][..stats_len(t)];
             ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
@@ -163,7 +165,9 @@ fn backward_by(
         let k_off = (s.heads + g) * hd;
         let v_off = (s.heads + s.kv_heads + g) * hd;
         let (keys, values) = (A::rows(&qkv[k_off..], ld), A::rows(&qkv[v_off..], ld));
-        ws.k.pack(&qkv[k_off..], ld, 1, t, hd);
+        if !narrow {
+            ws.k.pack(&qkv[k_off..], ld, 1, t, hd);
+        }
         for h in g * group..(g + 1) * group {
             let stats = &stats[h * stats_len(t)..][..stats_len(t)];
             ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);

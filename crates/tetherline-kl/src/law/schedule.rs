@@ -41,7 +41,7 @@ impl Schedule {
 
     pub(crate) fn validate(&self) -> Result<(), KlConfigError> {
         for (value, field) in [(self.init, "schedule.init"), (self.end, "schedule.end")] {
-            require((0.0..=1e9).contains(&value), field, value, "from 0 to 1e9")?;
+            require((0.0..=1e9).contains(&value), field, format_args!("{value:?}"), "from 0 to 1e9")?;
         }
         require(self.steps > 0, "schedule.steps", self.steps, "> 0")?;
         let geometric = self.shape == Shape::Geometric;
@@ -49,7 +49,7 @@ impl Schedule {
         require(
             !geometric || positive,
             "schedule.end",
-            self.end,
+            format_args!("{:?}", self.end),
             "at least 1e-9, as init, where the shape is geometric",
         )
     }
