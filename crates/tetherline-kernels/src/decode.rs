@@ -5,16 +5,16 @@
 //! same order, so the logits of a step are bit for bit those of a full pass over the same tokens.
 
 use crate::attention;
-use crate::chunk::{Net, Workspace};
+use crate::block::{Acts, sized};
+use crate::cap::cap_in_place;
+use crate::chunk::{Net, Workspace, embed};
 use crate::engine::Row;
 use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
 use crate::linear::PackedWeights;
-use crate::mlp;
 use crate::norm;
-use crate::simd::add_assign;
 use crate::softmax::softmax_in_place;
-use crate::spec::{DecoderSpec, MlpSpec, Positions};
+use crate::spec::{AttentionSpec, DecoderSpec};
 
 /// Keys and values of one row for every layer.
 #[derive(Clone, Debug)]
@@ -41,12 +41,8 @@ pub struct DecodeBatch<'a> {
 #[derive(Debug, Default)]
 struct Buffers {
     x: Vec<f32>,
+    acts: Acts,
     h: Vec<f32>,
-    qkv: Vec<f32>,
-    att: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    act: Vec<f32>,
     stats: Vec<f32>,
     scores: Vec<f32>,
     logits: Vec<f32>,
@@ -149,87 +145,65 @@ impl<'a> DecodeBatch<'a> {
     /// # Panics
     /// If `tokens` is not one per row, or a row is full.
     pub fn step(&mut self, tokens: &[u32]) -> DecodeOutput<'_> {
-        let (s, flat, packed) = (self.net_spec, self.flat, self.packed);
+        let (s, flat) = (self.net_spec, self.flat);
+        let net = Net { spec: s, flat, packed: self.packed };
         let (hp, cap, m, d) = (self.padded_head(), self.capacity, self.rows.len(), s.dim);
         assert_eq!(tokens.len(), m, "one token per row");
         assert!(self.rows.iter().all(|r| r.len < cap), "a row is full");
         let (ldq, lda) = (s.qkv_dim(), s.att_dim());
         let b = &mut self.buf;
-        b.x.resize(m * d, 0.0);
-        b.h.resize(m * d, 0.0);
-        b.qkv.resize(m * ldq, 0.0);
-        b.att.resize(m * lda, 0.0);
-        b.stats.resize(2 * m, 0.0);
-        let group = s.heads / s.kv_heads;
-        let narrow = attention::is_narrow(s.head_dim);
-        b.scores.resize(if narrow { s.heads } else { group } * cap, 0.0);
-        for ((x, &t), row) in b.x.chunks_exact_mut(d).zip(tokens).zip(&self.rows) {
-            x.copy_from_slice(&flat[s.embed + t as usize * d..s.embed + (t as usize + 1) * d]);
-            if let Positions::Learned(table) = s.positions {
-                add_assign(x, &flat[table + row.len * d..table + (row.len + 1) * d]);
-            }
+        let x = sized(&mut b.x, m * d);
+        for ((x, &t), row) in x.chunks_exact_mut(d).zip(tokens).zip(&self.rows) {
+            embed(s, flat, t, row.len, x);
         }
+        sized(&mut b.scores, s.heads * cap);
         for (l, layer) in s.layers.iter().enumerate() {
-            norm::forward(&layer.norm1, flat, d, &b.x, &mut b.h, &mut b.stats);
-            let (q_dim, kv_dim) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-            packed.forward(&layer.q, flat, m, &b.h, d, &mut b.qkv, ldq, Init::Zero);
-            packed.forward(&layer.k, flat, m, &b.h, d, &mut b.qkv[q_dim..], ldq, Init::Zero);
-            packed.forward(&layer.v, flat, m, &b.h, d, &mut b.qkv[q_dim + kv_dim..], ldq, Init::Zero);
-            for (i, row) in self.rows.iter_mut().enumerate() {
-                let qkv = &mut b.qkv[i * ldq..(i + 1) * ldq];
-                if let Positions::Rope(table) = &s.positions {
+            let a = &layer.attention;
+            let acts = &mut b.acts;
+            std::mem::swap(&mut acts.x, &mut b.x);
+            acts.project(net, layer, m);
+            let att = sized(&mut acts.att, m * lda);
+            for ((row, qkv), out) in
+                self.rows.iter_mut().zip(acts.qkv.chunks_exact_mut(ldq)).zip(att.chunks_exact_mut(lda))
+            {
+                if let Some(rope) = a.rope {
+                    let table = s.ropes[rope].of(row.len + 1);
                     table.rotate(qkv, s.heads + s.kv_heads, s.head_dim, row.len, false);
                 }
                 store(s, cap, hp, l, row.len, qkv, &mut row.keys, &mut row.values);
-                let out = &mut b.att[i * lda..(i + 1) * lda];
                 #[cfg(target_arch = "x86_64")]
-                if narrow {
+                if attention::is_narrow(s, a) {
                     let newest = attention::narrow::Newest {
                         q: qkv,
-                        keys: &row.keys[l * kv_dim * cap..],
+                        keys: &row.keys[l * s.kv_heads * s.head_dim * cap..],
                         values: &row.values[l * s.kv_heads * cap * hp..],
                         cap,
                         seen: row.len + 1,
                         heads: s.heads,
-                        group,
-                        scale: 1.0 / (s.head_dim as f32).sqrt(),
+                        group: s.heads / s.kv_heads,
+                        scale: a.scale,
                     };
-                    // SAFETY: `narrow` says that the CPU has the features.
+                    // SAFETY: `is_narrow` says that the CPU has the features.
                     unsafe { attention::narrow::attend(newest, &mut b.scores, out) };
                     continue;
                 }
-                attend(s, cap, hp, l, row, qkv, &mut b.scores, out);
+                attend(s, a, cap, hp, l, row, qkv, &mut b.scores, out);
             }
-            packed.forward(&layer.out, flat, m, &b.att, lda, &mut b.x, d, Init::Own);
-            norm::forward(&layer.norm2, flat, d, &b.x, &mut b.h, &mut b.stats);
-            let hidden = layer.mlp.hidden();
-            b.up.resize(m * hidden, 0.0);
-            b.act.resize(m * hidden, 0.0);
-            let down = match &layer.mlp {
-                MlpSpec::Gated { gate, up, down, act } => {
-                    b.gate.resize(m * hidden, 0.0);
-                    packed.forward(gate, flat, m, &b.h, d, &mut b.gate, hidden, Init::Zero);
-                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, Init::Zero);
-                    mlp::gated(*act, &b.gate, &b.up, &mut b.act);
-                    down
-                }
-                MlpSpec::Plain { up, down, act } => {
-                    packed.forward(up, flat, m, &b.h, d, &mut b.up, hidden, Init::Zero);
-                    mlp::plain(*act, &b.up, &mut b.act);
-                    down
-                }
-            };
-            packed.forward(down, flat, m, &b.act, hidden, &mut b.x, d, Init::Own);
+            acts.finish(net, layer, m, &mut b.x);
         }
-        norm::forward(&s.final_norm, flat, d, &b.x, &mut b.h, &mut b.stats);
+        let h = sized(&mut b.h, m * d);
+        norm::forward(&s.final_norm, flat, &b.x[..m * d], h, sized(&mut b.stats, 2 * m));
         b.logits.clear();
         if let Some(head) = &s.lm_head {
             b.logits.resize(m * s.vocab, 0.0);
-            packed.forward(head, flat, m, &b.h, d, &mut b.logits, s.vocab, Init::Zero);
+            self.packed.forward(head, flat, m, h, d, &mut b.logits, s.vocab, Init::Zero);
+            if let Some(cap) = s.logit_cap {
+                cap_in_place(&mut b.logits, 1.0, cap);
+            }
         }
         b.scalars.clear();
         if let Some(head) = &s.scalar_head {
-            b.scalars.extend(b.h.chunks_exact(d).map(|h| scalar_forward(head, flat, h)));
+            b.scalars.extend(h.chunks_exact(d).map(|h| scalar_forward(head, flat, h)));
         }
         for row in &mut self.rows {
             row.len += 1;
@@ -265,6 +239,7 @@ fn store(
 /// Attention of the newest position of one row over its whole cache (that position included).
 fn attend(
     s: &DecoderSpec,
+    a: &AttentionSpec,
     cap: usize,
     hp: usize,
     layer: usize,
@@ -275,17 +250,25 @@ fn attend(
 ) {
     let (hd, visible) = (s.head_dim, row.len + 1);
     let group = s.heads / s.kv_heads;
-    let scale = 1.0 / (hd as f32).sqrt();
+    let first = visible.saturating_sub(attention::window(a));
+    // Whole lanes: the sum over keys runs over partial sums by key mod 16.
+    let from = first / NR * NR;
+    let n = visible - from;
     for g in 0..s.kv_heads {
         let keys = &row.keys[(layer * s.kv_heads + g) * hd * cap..][..hd * cap];
         let values = &row.values[(layer * s.kv_heads + g) * cap * hp..][..cap * hp];
         let q = A::rows(&qkv[g * group * hd..], hd);
-        let k = B { data: keys, row: cap, panel: NR };
-        gemm(group, visible, hd, q, k, scores, cap, Init::Zero);
+        let k = B { data: &keys[from..], row: cap, panel: NR };
+        gemm(group, n, hd, q, k, scores, cap, Init::Zero);
         for r in scores.chunks_exact_mut(cap).take(group) {
-            softmax_in_place(r, visible, scale);
+            let scale = a.soft_cap.map_or(a.scale, |soft| {
+                cap_in_place(&mut r[..n], a.scale, soft);
+                1.0
+            });
+            r[..first - from].fill(f32::NEG_INFINITY);
+            softmax_in_place(r, n, scale);
         }
-        let v = B { data: values, row: hp, panel: NR };
-        gemm(group, hd, visible, A::rows(scores, cap), v, &mut out[g * group * hd..], hd, Init::Zero);
+        let v = B { data: &values[from * hp..], row: hp, panel: NR };
+        gemm(group, hd, n, A::rows(scores, cap), v, &mut out[g * group * hd..], hd, Init::Zero);
     }
 }

@@ -1,5 +1,6 @@
 //! The two heads: vocabulary log-probs at chosen positions, and one number per chosen position.
 
+use crate::cap::{cap_in_place, multiply, slopes};
 use crate::gemm::{Init, Panels};
 use crate::linear::{PackedWeights, backward_weight};
 use crate::simd::{axpy, dot};
@@ -23,6 +24,8 @@ pub(crate) struct LmState {
     pub(crate) logprobs: Vec<f32>,
     /// Entropy of each distribution, nats.
     pub(crate) entropy: Vec<f32>,
+    /// Derivatives of the soft cap at the logits; empty without a cap.
+    slopes: Vec<f32>,
     d_hidden: Vec<f32>,
 }
 
@@ -44,6 +47,11 @@ impl LmState {
         }
         self.logits.resize(m * v, 0.0);
         packed.forward(head, flat, m, &self.hidden, d, &mut self.logits, v, Init::Zero);
+        if let Some(cap) = spec.logit_cap {
+            cap_in_place(&mut self.logits, 1.0, cap);
+            self.slopes.resize(m * v, 0.0);
+            slopes(&self.logits, cap, &mut self.slopes);
+        }
         self.lse.clear();
         self.entropy.clear();
         self.logprobs.clear();
@@ -80,6 +88,9 @@ impl LmState {
                 g_logprobs[i],
                 g_entropy[i],
             );
+        }
+        if spec.logit_cap.is_some() {
+            multiply(&mut self.logits, &self.slopes);
         }
         self.d_hidden.resize(m * d, 0.0);
         packed.backward_input(head, m, &self.logits, v, &mut self.d_hidden, d, Init::Zero);

@@ -18,6 +18,8 @@ mod simd;
 mod attention;
 #[doc(hidden)]
 pub mod bench;
+mod block;
+mod cap;
 mod chunk;
 mod decode;
 mod engine;
@@ -35,5 +37,5 @@ pub use engine::{Engine, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss};
 pub use linear::PackedWeights;
 pub use softmax::{draw, log_softmax_in_place};
 pub use spec::{
-    Activation, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind, NormSpec, Positions,
+    Activation, AttentionSpec, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind, NormSpec,
 };

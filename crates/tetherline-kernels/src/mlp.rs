@@ -1,6 +1,7 @@
 //! Non-linearities of the feed-forward block, forward and backward.
 
-use crate::simd::exp;
+use crate::cap::tanh;
+use crate::simd::{exp, fma};
 use crate::spec::Activation;
 
 #[inline(always)]
@@ -11,10 +12,27 @@ fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 const GELU_A: f32 = 0.797_884_6; // √(2/π)
 const GELU_B: f32 = 0.044_715;
 
-/// tanh(x) through the vectorisable exponential.
+/// Φ(x), the normal distribution function, through erfc with a relative error below 1.2e-7 (Press et al.,
+/// Numerical Recipes, 2nd ed., section 6.2).
 #[inline(always)]
-fn tanh<const FMA: bool>(x: f32) -> f32 {
-    1.0 - 2.0 / (exp::<FMA>(2.0 * x) + 1.0)
+fn normal_cdf<const FMA: bool>(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / fma::<FMA>(0.5, z, 1.0);
+    let mut p = 0.170_872_77;
+    for c in [
+        -0.822_152_23, 1.488_515_9, -1.135_203_98, 0.278_868_07, -0.186_288_06, 0.096_784_18, 0.374_091_96,
+        1.000_023_68, -1.265_512_23,
+    ] {
+        p = fma::<FMA>(p, t, c);
+    }
+    let upper = 0.5 * t * exp::<FMA>(fma::<FMA>(-z, z, p)); // Φ(−|x|)
+    if x < 0.0 { upper } else { 1.0 - upper }
+}
+
+/// The normal density.
+#[inline(always)]
+fn normal_pdf<const FMA: bool>(x: f32) -> f32 {
+    0.398_942_3 * exp::<FMA>(-0.5 * x * x)
 }
 
 simd_fn! {
@@ -103,11 +121,85 @@ simd_fn! {
     }
 }
 
+simd_fn! {
+    fn gelu_erf(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * normal_cdf::<FMA>(x);
+        }
+    }
+}
+
+simd_fn! {
+    fn gelu_erf_backward(v: &mut [f32], dy: &[f32]) {
+        for (v, d) in v.iter_mut().zip(dy) {
+            let x = *v;
+            *v = d * fma::<FMA>(x, normal_pdf::<FMA>(x), normal_cdf::<FMA>(x));
+        }
+    }
+}
+
+simd_fn! {
+    fn gelu_erf_gated(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        for (y, (&x, u)) in y.iter_mut().zip(gate.iter().zip(up)) {
+            *y = x * normal_cdf::<FMA>(x) * u;
+        }
+    }
+}
+
+simd_fn! {
+    /// Replaces (gate, up) by their gradients.
+    fn gelu_erf_gated_backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+        for (d, (gate, up)) in dy.iter().zip(gate.iter_mut().zip(up)) {
+            let (x, u) = (*gate, *up);
+            let cdf = normal_cdf::<FMA>(x);
+            *gate = d * u * fma::<FMA>(x, normal_pdf::<FMA>(x), cdf);
+            *up = d * x * cdf;
+        }
+    }
+}
+
+simd_fn! {
+    fn relu(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = if x > 0.0 { x } else { 0.0 };
+        }
+    }
+}
+
+simd_fn! {
+    fn relu_backward(x: &mut [f32], dy: &[f32]) {
+        for (x, d) in x.iter_mut().zip(dy) {
+            *x = if *x > 0.0 { *d } else { 0.0 };
+        }
+    }
+}
+
+simd_fn! {
+    fn relu_gated(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        for (y, (&x, u)) in y.iter_mut().zip(gate.iter().zip(up)) {
+            *y = if x > 0.0 { x * u } else { 0.0 };
+        }
+    }
+}
+
+simd_fn! {
+    /// Replaces (gate, up) by their gradients.
+    fn relu_gated_backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+        for (d, (gate, up)) in dy.iter().zip(gate.iter_mut().zip(up)) {
+            let (x, u) = (*gate, *up);
+            *gate = if x > 0.0 { d * u } else { 0.0 };
+            *up = if x > 0.0 { d * x } else { 0.0 };
+        }
+    }
+}
+
 /// y = act(gate) ⊙ up.
 pub(crate) fn gated(act: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
     match act {
         Activation::Silu => silu_gated(gate, up, y),
         Activation::GeluTanh => gelu_gated(gate, up, y),
+        Activation::GeluErf => gelu_erf_gated(gate, up, y),
+        Activation::Relu => relu_gated(gate, up, y),
     }
 }
 
@@ -116,6 +208,8 @@ pub(crate) fn gated_backward(act: Activation, gate: &mut [f32], up: &mut [f32], 
     match act {
         Activation::Silu => silu_gated_backward(gate, up, dy),
         Activation::GeluTanh => gelu_gated_backward(gate, up, dy),
+        Activation::GeluErf => gelu_erf_gated_backward(gate, up, dy),
+        Activation::Relu => relu_gated_backward(gate, up, dy),
     }
 }
 
@@ -124,6 +218,8 @@ pub(crate) fn plain(act: Activation, x: &[f32], y: &mut [f32]) {
     match act {
         Activation::Silu => silu_plain(x, y),
         Activation::GeluTanh => gelu_plain(x, y),
+        Activation::GeluErf => gelu_erf(x, y),
+        Activation::Relu => relu(x, y),
     }
 }
 
@@ -132,6 +228,8 @@ pub(crate) fn plain_backward(act: Activation, x: &mut [f32], dy: &[f32]) {
     match act {
         Activation::Silu => silu_plain_backward(x, dy),
         Activation::GeluTanh => gelu_plain_backward(x, dy),
+        Activation::GeluErf => gelu_erf_backward(x, dy),
+        Activation::Relu => relu_backward(x, dy),
     }
 }
 
@@ -141,8 +239,8 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        for act in [Activation::Silu, Activation::GeluTanh] {
-            for x in [-3.1f32, -0.4, 0.0, 0.7, 2.9] {
+        for act in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu] {
+            for x in [-3.1f32, -0.4, 0.05, 0.7, 2.9] {
                 let f = |x: f32| {
                     let mut y = [0.0];
                     plain(act, &[x], &mut y);
@@ -157,6 +255,17 @@ mod tests {
                 assert!((f64::from(gate[0]) - 1.7 * want).abs() < 2e-4);
                 assert!((f64::from(up[0]) - f(x)).abs() < 1e-5);
             }
+        }
+    }
+
+    #[test]
+    fn gelu_has_the_values_of_the_normal_distribution() {
+        // scipy.stats.norm.cdf(x)·x, SciPy 1.14.
+        let known = [(-4.0f32, -1.266_850e-4), (-1.0, -0.158_655_25), (0.0, 0.0), (0.5, 0.345_731_23), (3.0, 2.995_950_3)];
+        for (x, want) in known {
+            let mut y = [0.0];
+            plain(Activation::GeluErf, &[x], &mut y);
+            assert!((y[0] - want).abs() < 4e-7, "gelu({x}) = {} vs {want}", y[0]);
         }
     }
 }

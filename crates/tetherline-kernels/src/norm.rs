@@ -1,12 +1,13 @@
 //! RMSNorm and LayerNorm, forward and backward, row by row.
 //!
-//! RMS: y = x·r·w with r = 1/√(mean x² + ε). Layer: y = (x − μ)·r·w + b.
+//! RMS: y = x·r·w with r = 1/√(mean x² + ε). Layer: y = (x − μ)·r·w + b. The scale w is what is stored plus a constant.
 
 use crate::simd::{dot, fma, fold};
 use crate::spec::{NormKind, NormSpec};
 
-/// y = norm(x) for `rows` rows of `dim`; keeps (μ, r) of each row in `stats`.
-pub(crate) fn forward(n: &NormSpec, flat: &[f32], dim: usize, x: &[f32], y: &mut [f32], stats: &mut [f32]) {
+/// y = norm(x) for rows of `n.dim`; keeps (μ, r) of each row in `stats`.
+pub(crate) fn forward(n: &NormSpec, flat: &[f32], x: &[f32], y: &mut [f32], stats: &mut [f32]) {
+    let dim = n.dim;
     let w = &flat[n.weight..n.weight + dim];
     let zero = [];
     let b = n.bias.map_or(&zero[..], |b| &flat[b..b + dim]);
@@ -17,7 +18,7 @@ pub(crate) fn forward(n: &NormSpec, flat: &[f32], dim: usize, x: &[f32], y: &mut
         };
         let var = centred_square_mean(x, mean);
         let r = 1.0 / (var + n.eps).sqrt();
-        scale_shift(x, mean, r, w, b, y);
+        scale_shift(x, mean, r, w, n.plus, b, y);
         st[0] = mean;
         st[1] = r;
     }
@@ -27,13 +28,13 @@ pub(crate) fn forward(n: &NormSpec, flat: &[f32], dim: usize, x: &[f32], y: &mut
 pub(crate) fn backward(
     n: &NormSpec,
     flat: &[f32],
-    dim: usize,
     x: &[f32],
     stats: &[f32],
     dy: &[f32],
     dx: &mut [f32],
     grad: &mut [f32],
 ) {
+    let dim = n.dim;
     let w = &flat[n.weight..n.weight + dim];
     for (i, (x, dy)) in x.chunks_exact(dim).zip(dy.chunks_exact(dim)).enumerate() {
         let (mean, r) = (stats[2 * i], stats[2 * i + 1]);
@@ -41,12 +42,12 @@ pub(crate) fn backward(
         if let Some(b) = n.bias {
             crate::simd::add_assign(&mut grad[b..b + dim], dy);
         }
-        let along = triple_dot(x, mean, dy, w) * r / dim as f32; // mean of x̂·w·dy
+        let along = triple_dot(x, mean, dy, w, n.plus) * r / dim as f32; // mean of x̂·w·dy
         let offset = match n.kind {
             NormKind::Rms => 0.0,
-            NormKind::Layer => dot(dy, w) / dim as f32,
+            NormKind::Layer => (dot(dy, w) + if n.plus == 0.0 { 0.0 } else { n.plus * sum(dy) }) / dim as f32,
         };
-        input_gradient(x, mean, r, dy, w, along, offset, &mut dx[i * dim..(i + 1) * dim]);
+        input_gradient(x, mean, r, dy, w, n.plus, along, offset, &mut dx[i * dim..(i + 1) * dim]);
     }
 }
 
@@ -76,11 +77,11 @@ simd_fn! {
 }
 
 simd_fn! {
-    fn scale_shift(x: &[f32], mean: f32, r: f32, w: &[f32], b: &[f32], y: &mut [f32]) {
+    fn scale_shift(x: &[f32], mean: f32, r: f32, w: &[f32], plus: f32, b: &[f32], y: &mut [f32]) {
         let n = y.len();
         let (x, w) = (&x[..n], &w[..n]);
         for i in 0..n {
-            y[i] = (x[i] - mean) * r * w[i];
+            y[i] = (x[i] - mean) * r * (w[i] + plus);
         }
         for (y, b) in y.iter_mut().zip(b) {
             *y += *b;
@@ -99,11 +100,11 @@ simd_fn! {
 }
 
 simd_fn! {
-    fn triple_dot(x: &[f32], mean: f32, dy: &[f32], w: &[f32]) -> f32 {
+    fn triple_dot(x: &[f32], mean: f32, dy: &[f32], w: &[f32], plus: f32) -> f32 {
         let mut lanes = [0.0f32; 16];
         for ((x, dy), w) in x.chunks(16).zip(dy.chunks(16)).zip(w.chunks(16)) {
             for i in 0..x.len() {
-                lanes[i] = fma::<FMA>((x[i] - mean) * dy[i], w[i], lanes[i]);
+                lanes[i] = fma::<FMA>((x[i] - mean) * dy[i], w[i] + plus, lanes[i]);
             }
         }
         fold(lanes)
@@ -112,12 +113,12 @@ simd_fn! {
 
 simd_fn! {
     fn input_gradient(
-        x: &[f32], mean: f32, r: f32, dy: &[f32], w: &[f32], along: f32, offset: f32, dx: &mut [f32],
+        x: &[f32], mean: f32, r: f32, dy: &[f32], w: &[f32], plus: f32, along: f32, offset: f32, dx: &mut [f32],
     ) {
         let n = dx.len();
         let (x, dy, w) = (&x[..n], &dy[..n], &w[..n]);
         for i in 0..n {
-            let g = fma::<FMA>(dy[i], w[i], -offset);
+            let g = fma::<FMA>(dy[i], w[i] + plus, -offset);
             let xhat = (x[i] - mean) * r;
             dx[i] = fma::<FMA>(r, fma::<FMA>(-xhat, along, g), dx[i]);
         }

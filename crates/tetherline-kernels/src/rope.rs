@@ -3,30 +3,24 @@
 //! For each pair (x₁, x₂) = (x\[i\], x\[i + r/2\]) of the first r dimensions of a head, position p and
 //! frequency fᵢ: x₁' = x₁·cos(p·fᵢ) − x₂·sin(p·fᵢ), x₂' = x₂·cos(p·fᵢ) + x₁·sin(p·fᵢ).
 
-/// cos and sin of every position.
+use std::sync::OnceLock;
+
+/// Positions whose angles are computed together, when one of them is first needed.
+const BLOCK: usize = 256;
+
+/// cos and sin of the angles of every position.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
     inv_freq: Vec<f32>,
     factor: f32,
+    /// cos and sin of [`BLOCK`] positions each.
+    blocks: Vec<OnceLock<(Vec<f32>, Vec<f32>)>>,
 }
 
 impl RopeTable {
     /// Tables for `positions` positions; `factor` multiplies cos and sin (1 except for YaRN-like scalings).
     pub fn new(inv_freq: Vec<f32>, factor: f32, positions: usize) -> Self {
-        let half = inv_freq.len();
-        let (mut cos, mut sin) = (Vec::with_capacity(positions * half), Vec::with_capacity(positions * half));
-        for p in 0..positions {
-            for f in &inv_freq {
-                // f32 on purpose: transformers computes angles in f32.
-                let angle = p as f32 * f;
-                cos.push(angle.cos() * factor);
-                sin.push(angle.sin() * factor);
-            }
-        }
-        Self { half, cos, sin, inv_freq, factor }
+        Self { inv_freq, factor, blocks: vec![OnceLock::new(); positions.div_ceil(BLOCK)] }
     }
 
     /// The frequencies fᵢ in radians per position.
@@ -39,11 +33,20 @@ impl RopeTable {
         self.factor
     }
 
-    /// Rotates `heads` consecutive heads of width `head_dim` in `x` as position `p`; `back` rotates back.
+    fn angles(&self, block: usize) -> (Vec<f32>, Vec<f32>) {
+        let positions = block * BLOCK..(block + 1) * BLOCK;
+        // f32 on purpose: transformers computes angles in f32.
+        let angles = positions.flat_map(|p| self.inv_freq.iter().map(move |f| p as f32 * f));
+        angles.map(|a| (a.cos() * self.factor, a.sin() * self.factor)).unzip()
+    }
+
+    /// Rotates `heads` consecutive heads of width `head_dim` in `x` as position `p`; `back` rotates back. Only the
+    /// first 2·frequencies dimensions of a head turn.
     pub(crate) fn rotate(&self, x: &mut [f32], heads: usize, head_dim: usize, p: usize, back: bool) {
-        let h = self.half;
-        let cos = &self.cos[p * h..(p + 1) * h];
-        let sin = &self.sin[p * h..(p + 1) * h];
+        let h = self.inv_freq.len();
+        let (cos, sin) = self.blocks[p / BLOCK].get_or_init(|| self.angles(p / BLOCK));
+        let at = p % BLOCK * h..(p % BLOCK + 1) * h;
+        let (cos, sin) = (&cos[at.clone()], &sin[at]);
         let sign = if back { -1.0 } else { 1.0 };
         for head in x.chunks_exact_mut(head_dim).take(heads) {
             let (a, b) = head.split_at_mut(h);
@@ -53,6 +56,25 @@ impl RopeTable {
                 a[i] = x1 * cos[i] - x2 * s;
                 b[i] = x2 * cos[i] + x1 * s;
             }
+        }
+    }
+}
+
+/// A rotary embedding whose frequencies may be others for long sequences (LongRoPE).
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// For every sequence, or for those of at most `long.0` tokens.
+    pub table: RopeTable,
+    /// For longer ones.
+    pub long: Option<(usize, RopeTable)>,
+}
+
+impl Rope {
+    /// The table for a sequence of `tokens` tokens.
+    pub fn of(&self, tokens: usize) -> &RopeTable {
+        match &self.long {
+            Some((original, table)) if tokens > *original => table,
+            _ => &self.table,
         }
     }
 }

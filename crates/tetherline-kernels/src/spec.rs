@@ -1,6 +1,6 @@
 //! A decoder described by data: sizes, choices, and offsets into one flat parameter vector.
 
-use crate::rope::RopeTable;
+use crate::rope::Rope;
 
 /// How a weight matrix lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,12 @@ pub enum NormKind {
 pub struct NormSpec {
     /// Which.
     pub kind: NormKind,
+    /// Width: as many numbers are normalised together.
+    pub dim: usize,
     /// Offset of the scale (`dim` floats).
     pub weight: usize,
+    /// Added to the scale before it multiplies: 1 where a model stores w − 1 (Gemma), else 0.
+    pub plus: f32,
     /// Offset of the shift (`dim` floats).
     pub bias: Option<usize>,
     /// ε.
@@ -59,6 +63,10 @@ pub enum Activation {
     Silu,
     /// The tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
+    /// GELU itself, x·Φ(x) (`gelu`).
+    GeluErf,
+    /// max(x, 0)
+    Relu,
 }
 
 /// The feed-forward block.
@@ -95,32 +103,49 @@ impl MlpSpec {
     }
 }
 
-/// One pre-norm block: x += out(attention(norm1(x))); x += mlp(norm2(x)).
+/// Causal attention of a block: softmax over cap(scale·q·k) of the keys in the window.
 #[derive(Clone, Debug)]
-pub struct LayerSpec {
-    /// Norm before attention.
-    pub norm1: NormSpec,
+pub struct AttentionSpec {
     /// Query projection.
     pub q: LinearSpec,
     /// Key projection.
     pub k: LinearSpec,
     /// Value projection.
     pub v: LinearSpec,
-    /// Output projection of attention.
+    /// Output projection.
     pub out: LinearSpec,
-    /// Norm before the feed-forward block.
-    pub norm2: NormSpec,
-    /// The feed-forward block.
-    pub mlp: MlpSpec,
+    /// Norm of the queries before rotation: of each head if it is as wide as a head, else of all of them together.
+    pub q_norm: Option<NormSpec>,
+    /// Norm of the keys, likewise. Both or none.
+    pub k_norm: Option<NormSpec>,
+    /// Which of [`DecoderSpec::ropes`] rotates queries and keys.
+    pub rope: Option<usize>,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// c·tanh(score / c) takes the place of a score.
+    pub soft_cap: Option<f32>,
+    /// A position sees this many positions, itself the last of them; all if none.
+    pub window: Option<usize>,
 }
 
-/// How positions enter.
+/// One block. With post-norms absent and `parallel` false:
+/// x += attention(norm1(x)); x += mlp(norm2(x)).
 #[derive(Clone, Debug)]
-pub enum Positions {
-    /// Rotary embedding of queries and keys.
-    Rope(RopeTable),
-    /// A learned table (`max_positions × dim`) added to the embeddings, at this offset.
-    Learned(usize),
+pub struct LayerSpec {
+    /// Norm before attention.
+    pub norm1: Option<NormSpec>,
+    /// Attention.
+    pub attention: AttentionSpec,
+    /// Norm of what attention adds to the residual stream.
+    pub post1: Option<NormSpec>,
+    /// Norm before the feed-forward block.
+    pub norm2: Option<NormSpec>,
+    /// The feed-forward block.
+    pub mlp: MlpSpec,
+    /// Norm of what the feed-forward block adds.
+    pub post2: Option<NormSpec>,
+    /// The feed-forward block reads what attention reads: x += attention(norm1(x)) + mlp(norm2(x)).
+    pub parallel: bool,
 }
 
 /// A whole decoder.
@@ -140,14 +165,20 @@ pub struct DecoderSpec {
     pub max_positions: usize,
     /// Offset of the token embedding (`vocab × dim`).
     pub embed: usize,
-    /// Positions.
-    pub positions: Positions,
+    /// Factor on the embeddings.
+    pub embed_scale: f32,
+    /// Offset of a learned table of positions (`max_positions × dim`) that is added to the embeddings.
+    pub positions: Option<usize>,
+    /// Rotary embeddings that blocks choose from.
+    pub ropes: Vec<Rope>,
     /// Blocks.
     pub layers: Vec<LayerSpec>,
     /// The norm after the last block.
     pub final_norm: NormSpec,
     /// Projection to the vocabulary (may share the embedding's offset); absent in a pure reward model.
     pub lm_head: Option<LinearSpec>,
+    /// c·tanh(logit / c) takes the place of a logit.
+    pub logit_cap: Option<f32>,
     /// Projection to one number per position: a value or reward head.
     pub scalar_head: Option<LinearSpec>,
     /// Number of parameters.
@@ -169,7 +200,7 @@ impl DecoderSpec {
     pub fn linears(&self) -> Vec<&LinearSpec> {
         let mut all = Vec::new();
         for l in &self.layers {
-            all.extend([&l.q, &l.k, &l.v, &l.out]);
+            all.extend([&l.attention.q, &l.attention.k, &l.attention.v, &l.attention.out]);
             match &l.mlp {
                 MlpSpec::Gated { gate, up, down, .. } => all.extend([gate, up, down]),
                 MlpSpec::Plain { up, down, .. } => all.extend([up, down]),

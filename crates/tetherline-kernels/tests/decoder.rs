@@ -1,10 +1,10 @@
 //! Laws of the whole decoder on tiny random models: gradients by finite differences, cached decoding bit
 //! for bit equal to the full pass, and bits that do not depend on threads or batch.
 
-use tetherline_kernels::rope::RopeTable;
+use tetherline_kernels::rope::{Rope, RopeTable};
 use tetherline_kernels::{
-    Activation, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind, NormSpec,
-    PackedWeights, Positions, Row, RowGrad, RowOutput, UnitLoss,
+    Activation, AttentionSpec, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind,
+    NormSpec, PackedWeights, Row, RowGrad, RowOutput, UnitLoss,
 };
 
 struct Build {
@@ -24,49 +24,159 @@ impl Build {
         self.id += 1;
         LinearSpec { id: self.id - 1, weight, stride, bias, n_in, n_out, layout }
     }
-    fn norm(&mut self, kind: NormKind, dim: usize) -> NormSpec {
+    fn norm(&mut self, kind: NormKind, dim: usize, plus: f32) -> NormSpec {
         let weight = self.take(dim);
         let bias = (kind == NormKind::Layer).then(|| self.take(dim));
-        NormSpec { kind, weight, bias, eps: 1e-5 }
+        NormSpec { kind, dim, weight, plus, bias, eps: 1e-5 }
     }
 }
 
-/// `gpt`: LayerNorm, learned positions, biases, plain GELU block, (in, out) weights; else Llama-like.
-fn decoder(gpt: bool, head_dim: usize) -> (DecoderSpec, Vec<f32>) {
-    let (dim, heads, kv_heads, vocab, ffn, max) = (24, 4, if gpt { 4 } else { 2 }, 37, 40, 128);
+/// What a decoder of these tests is put together from.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    name: &'static str,
+    head_dim: usize,
+    kv_heads: usize,
+    norm: NormKind,
+    plus: f32,
+    learned: bool,
+    layout: Layout,
+    bias: bool,
+    gated: bool,
+    act: Activation,
+    pre_norms: bool,
+    post_norms: bool,
+    /// Of each head, or of all heads together.
+    qk_norm: Option<bool>,
+    soft_cap: Option<f32>,
+    window: Option<usize>,
+    logit_cap: Option<f32>,
+    embed_scale: f32,
+    parallel: bool,
+    /// Pairs of dimensions that turn.
+    turning: usize,
+}
+
+const LLAMA: Kind = Kind {
+    name: "llama",
+    head_dim: 6,
+    kv_heads: 2,
+    norm: NormKind::Rms,
+    plus: 0.0,
+    learned: false,
+    layout: Layout::OutIn,
+    bias: false,
+    gated: true,
+    act: Activation::Silu,
+    pre_norms: true,
+    post_norms: false,
+    qk_norm: None,
+    soft_cap: None,
+    window: None,
+    logit_cap: None,
+    embed_scale: 1.0,
+    parallel: false,
+    turning: 3,
+};
+
+const GPT: Kind = Kind {
+    name: "gpt",
+    kv_heads: 4,
+    norm: NormKind::Layer,
+    learned: true,
+    layout: Layout::InOut,
+    bias: true,
+    gated: false,
+    act: Activation::GeluTanh,
+    ..LLAMA
+};
+
+/// The first two kinds with small, odd heads, heads of eight and of more than a register, then every part once or more.
+const KINDS: [Kind; 11] = [
+    LLAMA,
+    GPT,
+    Kind { name: "llama, heads of 8", head_dim: 8, turning: 4, ..LLAMA },
+    Kind { name: "gpt, heads of 8", head_dim: 8, ..GPT },
+    Kind { name: "llama, heads of 20", head_dim: 20, turning: 10, ..LLAMA },
+    Kind { name: "window", window: Some(5), ..LLAMA },
+    Kind { name: "long window, heads of 8", window: Some(19), head_dim: 8, turning: 4, kv_heads: 4, ..LLAMA },
+    Kind { name: "norms of heads", qk_norm: Some(true), bias: true, ..LLAMA },
+    Kind {
+        name: "post-norms, no pre-norms, norms over all heads, plain silu",
+        pre_norms: false,
+        post_norms: true,
+        qk_norm: Some(false),
+        gated: false,
+        act: Activation::Silu,
+        ..LLAMA
+    },
+    Kind {
+        name: "capped, scaled embeddings, norms of 1 + w, both norms",
+        plus: 1.0,
+        post_norms: true,
+        soft_cap: Some(2.0),
+        window: Some(9),
+        logit_cap: Some(1.5),
+        embed_scale: 3.0,
+        act: Activation::GeluTanh,
+        ..LLAMA
+    },
+    Kind {
+        name: "parallel, partly rotated",
+        parallel: true,
+        turning: 2,
+        norm: NormKind::Layer,
+        bias: true,
+        gated: false,
+        act: Activation::GeluErf,
+        ..LLAMA
+    },
+];
+
+fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
+    let (dim, heads, vocab, ffn, max) = (24, 4, 37, 40, 128);
+    let (head_dim, kv_heads) = (k.head_dim, k.kv_heads);
     let mut b = Build { at: 0, id: 0 };
     let embed = b.take(vocab * dim);
-    let positions = if gpt {
-        Positions::Learned(b.take(max * dim))
-    } else {
-        Positions::Rope(RopeTable::new((0..head_dim / 2).map(|i| 0.1f32.powi(i as i32)).collect(), 1.0, max))
-    };
-    let (layout, kind) = if gpt { (Layout::InOut, NormKind::Layer) } else { (Layout::OutIn, NormKind::Rms) };
+    let positions = k.learned.then(|| b.take(max * dim));
+    let frequencies = (0..k.turning).map(|i| 0.1f32.powi(i as i32)).collect();
+    let rope = Rope { table: RopeTable::new(frequencies, 1.0, max), long: None };
     let layers = (0..2)
         .map(|_| LayerSpec {
-            norm1: b.norm(kind, dim),
-            q: b.linear(dim, heads * head_dim, layout, gpt),
-            k: b.linear(dim, kv_heads * head_dim, layout, gpt),
-            v: b.linear(dim, kv_heads * head_dim, layout, gpt),
-            out: b.linear(heads * head_dim, dim, layout, gpt),
-            norm2: b.norm(kind, dim),
-            mlp: if gpt {
-                MlpSpec::Plain {
-                    up: b.linear(dim, ffn, layout, true),
-                    down: b.linear(ffn, dim, layout, true),
-                    act: Activation::GeluTanh,
+            norm1: k.pre_norms.then(|| b.norm(k.norm, dim, k.plus)),
+            attention: AttentionSpec {
+                q: b.linear(dim, heads * head_dim, k.layout, k.bias),
+                k: b.linear(dim, kv_heads * head_dim, k.layout, k.bias),
+                v: b.linear(dim, kv_heads * head_dim, k.layout, k.bias),
+                out: b.linear(heads * head_dim, dim, k.layout, k.bias),
+                q_norm: k.qk_norm.map(|each| b.norm(k.norm, if each { 1 } else { heads } * head_dim, k.plus)),
+                k_norm: k.qk_norm.map(|each| b.norm(k.norm, if each { 1 } else { kv_heads } * head_dim, k.plus)),
+                rope: (!k.learned).then_some(0),
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                soft_cap: k.soft_cap,
+                window: k.window,
+            },
+            post1: k.post_norms.then(|| b.norm(k.norm, dim, k.plus)),
+            norm2: k.pre_norms.then(|| b.norm(k.norm, dim, k.plus)),
+            mlp: if k.gated {
+                MlpSpec::Gated {
+                    gate: b.linear(dim, ffn, k.layout, k.bias),
+                    up: b.linear(dim, ffn, k.layout, k.bias),
+                    down: b.linear(ffn, dim, k.layout, k.bias),
+                    act: k.act,
                 }
             } else {
-                MlpSpec::Gated {
-                    gate: b.linear(dim, ffn, layout, false),
-                    up: b.linear(dim, ffn, layout, false),
-                    down: b.linear(ffn, dim, layout, false),
-                    act: Activation::Silu,
+                MlpSpec::Plain {
+                    up: b.linear(dim, ffn, k.layout, k.bias),
+                    down: b.linear(ffn, dim, k.layout, k.bias),
+                    act: k.act,
                 }
             },
+            post2: k.post_norms.then(|| b.norm(k.norm, dim, k.plus)),
+            parallel: k.parallel,
         })
         .collect();
-    let final_norm = b.norm(kind, dim);
+    let final_norm = b.norm(k.norm, dim, k.plus);
     let lm_head = LinearSpec {
         id: b.id,
         weight: embed,
@@ -86,10 +196,13 @@ fn decoder(gpt: bool, head_dim: usize) -> (DecoderSpec, Vec<f32>) {
         vocab,
         max_positions: max,
         embed,
+        embed_scale: k.embed_scale,
         positions,
+        ropes: vec![rope],
         layers,
         final_norm,
         lm_head: Some(lm_head),
+        logit_cap: k.logit_cap,
         scalar_head: Some(scalar_head),
         n_params: b.at,
     };
@@ -102,9 +215,6 @@ fn decoder(gpt: bool, head_dim: usize) -> (DecoderSpec, Vec<f32>) {
         .collect();
     (spec, flat)
 }
-
-/// Both kinds of decoder with small, odd heads, heads of eight and of more than a register.
-const KINDS: [(bool, usize); 5] = [(false, 6), (true, 6), (false, 8), (true, 8), (false, 20)];
 
 fn sequences() -> Vec<Vec<u32>> {
     [3usize, 1 + 16, 70, 49, 2, 33]
@@ -153,8 +263,8 @@ fn loss(spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>], threads: usize) -> 
 
 #[test]
 fn every_parameter_has_the_gradient_that_finite_differences_say() {
-    for (gpt, head) in KINDS {
-        let (spec, flat) = decoder(gpt, head);
+    for kind in KINDS {
+        let (spec, flat) = decoder(kind);
         let seqs = sequences();
         let (_, grad) = loss(&spec, &flat, &seqs, 1);
         let scale = (grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() / grad.len() as f64).sqrt();
@@ -176,7 +286,8 @@ fn every_parameter_has_the_gradient_that_finite_differences_say() {
             let tol = 0.01 * want.abs() + 0.03 * scale * (block as f64).sqrt();
             assert!(
                 (got - want).abs() < tol,
-                "gpt {gpt}, head {head}, parameters {from}..{to}: {got} vs {want} (tol {tol})"
+                "{}, parameters {from}..{to}: {got} vs {want} (tol {tol})",
+                kind.name
             );
         }
     }
@@ -192,7 +303,7 @@ fn a_loss_that_panics_ends_the_step() {
             assert!(unit != 1, "as it should");
         }
     }
-    let (spec, flat) = decoder(false, 6);
+    let (spec, flat) = decoder(LLAMA);
     let packed = PackedWeights::new(&spec, &flat, true, 1);
     // Long enough for a chunk each, so that there are as many shards.
     let seqs: Vec<Vec<u32>> = (0..6).map(|_| vec![1; 100]).collect();
@@ -208,8 +319,8 @@ fn a_loss_that_panics_ends_the_step() {
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    for (gpt, head) in KINDS {
-        let (spec, flat) = decoder(gpt, head);
+    for kind in KINDS {
+        let (spec, flat) = decoder(kind);
         let (l1, g1) = loss(&spec, &flat, &sequences(), 1);
         for threads in [2, 3, 8] {
             let (l, g) = loss(&spec, &flat, &sequences(), threads);
@@ -221,8 +332,8 @@ fn bits_do_not_depend_on_threads() {
 
 #[test]
 fn cached_decoding_gives_the_bits_of_the_full_pass() {
-    for (gpt, head) in KINDS {
-        let (spec, flat) = decoder(gpt, head);
+    for kind in KINDS {
+        let (spec, flat) = decoder(kind);
         let packed = PackedWeights::new(&spec, &flat, false, 1);
         let engine = Engine::new(1);
         let seqs = sequences();
@@ -240,7 +351,7 @@ fn cached_decoding_gives_the_bits_of_the_full_pass() {
             let out = batch.step(&tokens);
             for (&r, z) in alive.iter().zip(out.logits.chunks_exact(spec.vocab)) {
                 let want = &full[r][at[r] * spec.vocab..(at[r] + 1) * spec.vocab];
-                assert_eq!(z, want, "gpt {gpt}, head {head}, row {r}, position {}", at[r]);
+                assert_eq!(z, want, "{}, row {r}, position {}", kind.name, at[r]);
             }
             let mut keep = Vec::new();
             for &r in &alive {
@@ -255,7 +366,7 @@ fn cached_decoding_gives_the_bits_of_the_full_pass() {
 
 #[test]
 fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
-    let (spec, flat) = decoder(false, 8);
+    let (spec, flat) = decoder(KINDS[2]);
     let packed = PackedWeights::new(&spec, &flat, false, 1);
     let seqs = sequences();
     let m = (&spec, &flat[..], &packed);

@@ -39,7 +39,7 @@ pub enum ModelError {
         /// What it says.
         found: String,
         /// What is supported.
-        known: &'static str,
+        known: String,
     },
     /// A field of `config.json` is missing or out of range.
     #[error("{path}: field `{field}`: {problem}")]

@@ -29,7 +29,9 @@ pub mod optim;
 mod tokenizer;
 mod weights;
 
-pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use config::{
+    Architecture, Biases, HeadNorms, LayerConfig, ModelConfig, Norms, RopeConfig, RopeScaling,
+};
 pub use device::{Device, UnknownDevice};
 pub use engine::{DecodeBatch, DecodeOutput, Engine};
 pub use error::{ModelError, Result};
@@ -37,7 +39,7 @@ pub use files::ModelFiles;
 pub use layout::{Heads, Slot};
 pub use model::Model;
 pub use tetherline_kernels::{
-    PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss, draw, log_softmax_in_place,
+    Activation, NormKind, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss, draw, log_softmax_in_place,
 };
 pub use tokenizer::{JointEncoding, Tokenizer};
 pub use weights::SaveType;

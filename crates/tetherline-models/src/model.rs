@@ -25,6 +25,9 @@ const ASSETS: [&str; 8] = [
     "added_tokens.json",
 ];
 
+const LONG_ROPE: &str = "past it LongRoPE rotates the whole sequence otherwise, which cached decoding and the graph \
+                         cannot follow; shorten the prompt or max_new_tokens";
+
 /// The value head of a policy that shares its trunk, saved beside the policy.
 const VALUE_HEAD: &str = "value_head.safetensors";
 
@@ -100,14 +103,16 @@ impl Model {
     pub fn random(config: ModelConfig, heads: Heads, seed: u64) -> Self {
         let (slots, spec) = build(&config, heads);
         let mut flat = vec![0.0; spec.n_params];
-        let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
+        let residual = 0.02 / (2.0 * config.layers.len() as f64).sqrt();
+        let unit = if config.norms.plus_one { 0.0 } else { 1.0 };
         for (i, s) in slots.iter().enumerate() {
             let values = &mut flat[s.range()];
             if s.shape.len() == 1 {
-                values.fill(if s.name.ends_with("bias") { 0.0 } else { 1.0 });
+                values.fill(if s.name.ends_with("bias") { 0.0 } else { unit });
                 continue;
             }
-            let into_residual = ["o_proj", "down_proj", "c_proj"].iter().any(|n| s.name.contains(n));
+            let into_residual =
+                ["o_proj", "down_proj", "c_proj", "attention.dense", "4h_to_h"].iter().any(|n| s.name.contains(n));
             let sd = if into_residual { residual } else { 0.02 };
             let mut r = stream(seed, Purpose::Init, 0, i as u64, 0);
             values.iter_mut().for_each(|x| *x = (r.normal() * sd) as f32);
@@ -267,7 +272,7 @@ impl Model {
         self.flat.len()
     }
 
-    /// The parameters of one tensor.
+    /// The parameters of one tensor, in the order of the flat parameters ([`Slot::to_file`]).
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
         self.slots.iter().find(|s| s.name == name).map(|s| &self.flat[s.range()])
     }
@@ -334,9 +339,12 @@ impl Model {
     }
 
     /// Checks tokens and positions of one row.
-    fn check_row(&self, row: &Row<'_>) -> Result<()> {
+    fn check_row(&self, engine: &Engine, row: &Row<'_>) -> Result<()> {
         self.check_tokens(row.tokens)?;
         let tokens = row.tokens.len();
+        if let (Run::Graph(_), Some(context)) = (&engine.run, self.original_context().filter(|n| tokens > *n)) {
+            return Err(ModelError::TooLong { tokens, context, hint: LONG_ROPE });
+        }
         // The last token has no next one to score.
         let beyond =
             |r: &std::ops::Range<usize>, end: usize| (!r.is_empty() && r.end > end).then(|| r.end - 1);
@@ -352,7 +360,7 @@ impl Model {
     /// If a row does not pass [`Model::check_tokens`], asks for a position it does not have, or the device
     /// fails.
     pub fn forward(&self, engine: &Engine, rows: &[Row<'_>], temperature: f32) -> Result<Vec<RowResult>> {
-        rows.iter().try_for_each(|r| self.check_row(r))?;
+        rows.iter().try_for_each(|r| self.check_row(engine, r))?;
         match &engine.run {
             Run::Kernels(k) => {
                 Ok(k.forward(&self.spec, &self.flat, self.packed(engine.threads()), rows, temperature))
@@ -385,7 +393,7 @@ impl Model {
             if !model.heads.lm {
                 return Err(ModelError::NoVocabulary(name));
             }
-            rows.iter().try_for_each(|r| model.check_row(r))?;
+            rows.iter().try_for_each(|r| model.check_row(engine, r))?;
         }
         match &engine.run {
             Run::Kernels(k) => {
@@ -426,7 +434,7 @@ impl Model {
         loss: &L,
         grad: &mut [f32],
     ) -> Result<Vec<L::Stats>> {
-        units.iter().flatten().try_for_each(|r| self.check_row(r))?;
+        units.iter().flatten().try_for_each(|r| self.check_row(engine, r))?;
         match &engine.run {
             Run::Kernels(k) => {
                 let packed = self.packed(engine.threads());
@@ -436,12 +444,21 @@ impl Model {
         }
     }
 
+    /// The length past which a model with LongRoPE rotates all of a sequence otherwise.
+    fn original_context(&self) -> Option<usize> {
+        self.spec.ropes.iter().filter_map(|r| r.long.as_ref().map(|(n, _)| *n)).min()
+    }
+
     /// An empty batch of rows that decode together, each up to `capacity` tokens.
     ///
     /// # Errors
-    /// If the parameters cannot be brought to the device.
+    /// [`ModelError::TooLong`] if rows could outgrow the original context of a model with LongRoPE, which changes the
+    /// positions of what is cached; if the parameters cannot be brought to the device.
     pub fn decode_batch(&self, engine: &Engine, capacity: usize) -> Result<DecodeBatch<'_>> {
         let capacity = capacity.min(self.spec.max_positions);
+        if let Some(context) = self.original_context().filter(|n| capacity > *n) {
+            return Err(ModelError::TooLong { tokens: capacity, context, hint: LONG_ROPE });
+        }
         let rows = match &engine.run {
             Run::Kernels(_) => {
                 let packed = self.packed(engine.threads());

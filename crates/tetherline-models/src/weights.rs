@@ -66,6 +66,7 @@ pub(crate) fn load(
                 name: name.to_owned(),
                 found,
             })?;
+            slot.order(&mut flat[slot.range()]);
             if !flat[slot.range()].iter().all(|x| x.is_finite()) {
                 return Err(ModelError::NotFiniteTensor { path: files.root(), name: name.to_owned() });
             }
@@ -81,7 +82,7 @@ pub(crate) fn load(
             absent.push(slot.name.clone());
             continue;
         }
-        if config.sequence_classification && slot.name == "lm_head.weight" {
+        if config.sequence_classification && [LM_HEAD, "embed_out.weight"].contains(&slot.name.as_str()) {
             return Err(ModelError::NoVocabulary(config.arch.name()));
         }
         return Err(ModelError::MissingTensor {
@@ -122,21 +123,24 @@ fn weight_files(files: &ModelFiles) -> Result<Vec<String>> {
     Err(ModelError::NotAModel { path: files.root(), problem: problem.into() })
 }
 
-/// The slot of a tensor name, with or without the `model.` or `transformer.` prefix.
+/// The slot of a tensor name, with or without the prefix of the trunk; GPT-NeoX's head has two names.
 fn find<'s>(by_name: &BTreeMap<&str, &'s Slot>, name: &str) -> Option<&'s Slot> {
+    let prefixed = |prefix: &str| by_name.get(format!("{prefix}{name}").as_str());
     by_name
         .get(name)
-        .or_else(|| by_name.get(format!("model.{name}").as_str()))
-        .or_else(|| by_name.get(format!("transformer.{name}").as_str()))
+        .or_else(|| ["model.", "transformer.", "gpt_neox."].into_iter().find_map(prefixed))
+        .or_else(|| by_name.get("embed_out.weight").filter(|_| name == LM_HEAD))
         .copied()
 }
 
+/// The head's usual name.
+const LM_HEAD: &str = "lm_head.weight";
+
 /// Tensors that are no parameters here: buffers, a tied head written out, heads not asked for.
 fn ignorable(name: &str) -> bool {
-    let buffer = name.ends_with(".attn.bias")
-        || name.ends_with(".attn.masked_bias")
-        || name.ends_with("rotary_emb.inv_freq");
-    buffer || name == SCORE || name == "lm_head.weight"
+    let buffers =
+        [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"];
+    buffers.iter().any(|b| name.ends_with(b)) || [SCORE, LM_HEAD, "embed_out.weight"].contains(&name)
 }
 
 fn decode(view: &TensorView<'_>, out: &mut [f32]) -> std::result::Result<(), String> {
@@ -167,7 +171,7 @@ pub(crate) fn save(path: &Path, slots: &[&Slot], flat: &[f32], dtype: SaveType) 
     let data: Vec<Vec<u8>> = slots
         .iter()
         .map(|s| {
-            let values = &flat[s.range()];
+            let values = s.to_file(&flat[s.range()]);
             match dtype {
                 SaveType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
                 SaveType::Bf16 => {

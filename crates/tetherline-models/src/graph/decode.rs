@@ -105,7 +105,7 @@ impl<'a> CachedRows<'a> {
             ids.extend(row);
             ids.resize(ids.len() + width - row.len(), 0);
         }
-        let pass = Pass::whole(rows.len(), width, device)?;
+        let pass = Pass::whole(rows.len(), width, device);
         let mut layers = Vec::with_capacity(s.layers.len());
         let spare = self.capacity - width;
         Decoder::new(&self.net, false).hidden(ids, &pass, |_, (k, v)| {
@@ -136,9 +136,10 @@ impl<'a> CachedRows<'a> {
             values.scatter_set(&places, &v, 2)?;
             Ok((keys.narrow(2, 0, longest)?, values.narrow(2, 0, longest)?))
         })?;
-        let head = |h: &Option<_>| h.as_ref().map(|h| decoder.linear(h, &hidden)).transpose();
-        self.logits = to_host(head(&s.lm_head)?.as_ref())?;
-        self.scalars = to_host(head(&s.scalar_head)?.as_ref())?;
+        let logits = s.lm_head.as_ref().map(|h| decoder.logits(h, &hidden)).transpose()?;
+        let scalars = s.scalar_head.as_ref().map(|h| decoder.linear(h, &hidden)).transpose()?;
+        self.logits = to_host(logits.as_ref())?;
+        self.scalars = to_host(scalars.as_ref())?;
         self.lens.iter_mut().for_each(|n| *n += 1);
         Ok((&mut self.logits, &self.scalars))
     }

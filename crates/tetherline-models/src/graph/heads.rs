@@ -27,11 +27,11 @@ impl Outputs {
             return Ok(out);
         }
         let decoder = Decoder::new(net, train);
-        let pass = Pass::whole(batch.rows, batch.width, device)?;
+        let pass = Pass::whole(batch.rows, batch.width, device);
         let hidden = decoder.hidden(batch.ids.clone(), &pass, |_, kv| Ok(kv))?;
         let pick = |places: &[u32]| hidden.index_select(&Tensor::new(places, device)?, 0);
         if let Some(head) = lm {
-            let logits = decoder.linear(head, &pick(&batch.scored)?)?;
+            let logits = decoder.logits(head, &pick(&batch.scored)?)?;
             let all = ops::log_softmax(&(logits * f64::from(scale))?)?;
             let targets = Tensor::new(&batch.targets[..], device)?.unsqueeze(1)?;
             out.logprobs = Some(all.gather(&targets, 1)?.squeeze(1)?);

@@ -124,8 +124,8 @@ pub(crate) fn hidden_and_logits(net: &Net<'_>, tokens: &[u32]) -> Result<(Vec<f3
         return Ok((Vec::new(), Vec::new()));
     }
     let decoder = Decoder::new(net, false);
-    let pass = Pass::whole(1, tokens.len(), &net.uploaded.device)?;
+    let pass = Pass::whole(1, tokens.len(), &net.uploaded.device);
     let hidden = decoder.hidden(tokens.to_vec(), &pass, |_, kv| Ok(kv))?;
-    let logits = net.spec.lm_head.as_ref().map(|head| decoder.linear(head, &hidden)).transpose()?;
+    let logits = net.spec.lm_head.as_ref().map(|head| decoder.logits(head, &hidden)).transpose()?;
     Ok((to_host(Some(&hidden))?, to_host(logits.as_ref())?))
 }

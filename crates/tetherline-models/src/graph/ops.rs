@@ -49,6 +49,8 @@ pub(super) fn activate(act: Activation, x: &Tensor) -> Result<Tensor> {
             let inner = ((x + (cube * 0.044_715)?)? * (2.0 / std::f64::consts::PI).sqrt())?;
             (x * 0.5)? * (inner.tanh()? + 1.0)?
         }
+        Activation::GeluErf => (x * 0.5)? * ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)?,
+        Activation::Relu => x.relu(),
     }
 }
 
@@ -69,17 +71,30 @@ pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[y1, y2, x.narrow(D::Minus1, 2 * half, width - 2 * half)?], D::Minus1)
 }
 
-/// softmax(q·kᵀ/√d + mask)·v with grouped key/value heads: query head h reads group h / (heads / groups).
+/// cap·tanh(x / cap).
+pub(super) fn cap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    (x / f64::from(cap))?.tanh()? * f64::from(cap)
+}
+
+/// softmax(cap(scale·q·kᵀ) + mask)·v with grouped key/value heads: query head h reads group h / (heads / groups).
 ///
 /// # Shapes
 /// q (rows, heads, queries, d); k and v (rows, groups, keys, d); mask, of 0 and −∞, broadcasts to
 /// (rows, heads, queries, keys). Returns (rows, heads, queries, d).
-pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Result<Tensor> {
+pub(super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Tensor,
+    scale: f32,
+    soft_cap: Option<f32>,
+) -> Result<Tensor> {
     let (rows, heads, queries, d) = q.dims4()?;
     let (groups, keys) = (k.dim(1)?, k.dim(2)?);
     // The heads of a group are neighbours, so they stack into the rows of one product.
     let stacked = (rows, groups, heads / groups * queries, d);
-    let scores = (q.reshape(stacked)?.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
+    let scores = (q.reshape(stacked)?.matmul(&k.t()?)? * f64::from(scale))?;
+    let scores = soft_cap.map_or(Ok(scores.clone()), |c| cap(&scores, c))?;
     let p = softmax(&scores.reshape((rows, heads, queries, keys))?.broadcast_add(mask)?)?;
     let out = p.reshape((rows, groups, heads / groups * queries, keys))?.matmul(v)?;
     out.reshape((rows, heads, queries, d))
@@ -130,6 +145,9 @@ mod tests {
         derivative(&x, |x| norm(NormKind::Layer, x, &w, Some(&w), 1e-5));
         derivative(&x, |x| activate(Activation::Silu, x));
         derivative(&x, |x| activate(Activation::GeluTanh, x));
+        derivative(&x, |x| activate(Activation::GeluErf, x));
+        derivative(&x, |x| activate(Activation::Relu, x));
+        derivative(&x, |x| cap(x, 1.5));
         let half = |i: usize| w.narrow(0, i, 2).unwrap();
         derivative(&x, |x| rotate(&x.reshape((1, 1, 1, 6))?, &half(0), &half(2)));
     }
@@ -167,7 +185,7 @@ mod tests {
         let v = t(&[0.0, 1.0, 10.0, 20.0], (1, 2, 2, 1));
         let mask = t(&[0.0, 0.0], (1, 1, 1, 2));
         let (s, r) = (1.0 / (1.0 + (-2f32).exp()), 1.0 / (1.0 + 2f32.exp()));
-        let out = values(&attention(&q, &k, &v, &mask).unwrap());
+        let out = values(&attention(&q, &k, &v, &mask, 1.0, None).unwrap());
         for (a, b) in out.iter().zip([0.5, s, 15.0, 10.0 + 10.0 * r]) {
             assert!((a - b).abs() < 1e-5, "{out:?}");
         }

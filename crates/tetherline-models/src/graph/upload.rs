@@ -6,7 +6,8 @@
 use crate::layout::Slot;
 use candle_core::{Device, Result, Tensor, Var};
 use std::sync::{Arc, Mutex, PoisonError};
-use tetherline_kernels::{DecoderSpec, Positions};
+use tetherline_kernels::DecoderSpec;
+use tetherline_kernels::rope::RopeTable;
 
 /// Parameters on a device.
 #[derive(Debug)]
@@ -15,8 +16,8 @@ pub(crate) struct Uploaded {
     pub(super) device: Device,
     /// One per slot, in their order and shape.
     pub(super) vars: Vec<Var>,
-    /// cos and sin of the rotary angles, (positions, head_dim / 2) each.
-    pub(super) rope: Option<(Tensor, Tensor)>,
+    /// cos and sin of each rotary embedding's angles, (positions, pairs of dimensions that turn) each.
+    pub(super) ropes: Vec<(Tensor, Tensor)>,
 }
 
 /// The device copy of a model, if it has been needed.
@@ -46,27 +47,28 @@ impl DeviceCopy {
             *held = here.clone();
             return Ok(Arc::clone(u));
         }
-        let rope = match (here.and_then(|u| u.rope.clone()), &spec.positions) {
-            (Some(tables), _) => Some(tables),
-            (None, Positions::Rope(_)) => Some(rope_tables(spec, device)?),
-            (None, Positions::Learned(_)) => None,
+        let ropes = match here.map(|u| u.ropes.clone()) {
+            Some(tables) => tables,
+            None => {
+                let tables = spec.ropes.iter().map(|r| rope_tables(&r.table, spec.max_positions, device));
+                tables.collect::<Result<_>>()?
+            }
         };
         // The outdated variables are gone by now: a device need not hold two copies.
         let vars = slots.iter().map(|s| Var::from_slice(&flat[s.range()], s.shape.clone(), device));
         let vars = vars.collect::<Result<Vec<_>>>()?;
-        let uploaded = Arc::new(Uploaded { version, device: device.clone(), vars, rope });
+        let uploaded = Arc::new(Uploaded { version, device: device.clone(), vars, ropes });
         *held = Some(Arc::clone(&uploaded));
         Ok(uploaded)
     }
 }
 
-/// cos and sin of position·frequency for every position, from the frequencies of the decoder.
-fn rope_tables(spec: &DecoderSpec, device: &Device) -> Result<(Tensor, Tensor)> {
-    let Positions::Rope(table) = &spec.positions else { candle_core::bail!("a decoder without rotation") };
+/// cos and sin of position·frequency for every position.
+fn rope_tables(table: &RopeTable, positions: usize, device: &Device) -> Result<(Tensor, Tensor)> {
     let (freq, factor) = (table.inv_freq(), table.factor());
     // Angles in f32, as in transformers.
-    let angles = (0..spec.max_positions).flat_map(|p| freq.iter().map(move |f| p as f32 * f));
+    let angles = (0..positions).flat_map(|p| freq.iter().map(move |f| p as f32 * f));
     let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() * factor, a.sin() * factor)).unzip();
-    let shape = (spec.max_positions, freq.len());
+    let shape = (positions, freq.len());
     Ok((Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?))
 }
