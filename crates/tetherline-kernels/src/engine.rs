@@ -209,7 +209,8 @@ impl Engine {
         out.into_iter().map(unlock).collect()
     }
 
-    /// Hidden states (t × dim, after the final norm) and logits (t × vocab) of one sequence.
+    /// Hidden states (t × dim, after the final norm) and logits (t × vocab; none without a vocabulary head) of one
+    /// sequence.
     pub fn hidden_and_logits(
         &self,
         spec: &DecoderSpec,
@@ -226,7 +227,8 @@ impl Engine {
         let row = if fits { row } else { Row { tokens, lm: 0..tokens.len() - 1, scalar: 0..0 } };
         ws.forward(Net { spec, flat, packed }, &[&row], 1.0, false, |_, _| {});
         let hidden = ws.hidden[..tokens.len() * spec.dim].to_vec();
-        let logits = ws.lm.logits[..row.lm.len() * spec.vocab].to_vec();
+        let scored = if spec.lm_head.is_some() { row.lm.len() } else { 0 };
+        let logits = ws.lm.logits[..scored * spec.vocab].to_vec();
         self.return_workspace(ws);
         (hidden, logits)
     }

@@ -3,8 +3,8 @@
 
 use tetherline_kernels::rope::{Rope, RopeTable};
 use tetherline_kernels::{
-    Activation, AttentionSpec, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind,
-    NormSpec, PackedWeights, Row, RowGrad, RowOutput, UnitLoss,
+    Activation, AttentionSpec, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec, MlpSpec,
+    NormKind, NormSpec, PackedWeights, Row, RowGrad, RowOutput, UnitLoss,
 };
 
 struct Build {
@@ -150,7 +150,9 @@ fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
                 v: b.linear(dim, kv_heads * head_dim, k.layout, k.bias),
                 out: b.linear(heads * head_dim, dim, k.layout, k.bias),
                 q_norm: k.qk_norm.map(|each| b.norm(k.norm, if each { 1 } else { heads } * head_dim, k.plus)),
-                k_norm: k.qk_norm.map(|each| b.norm(k.norm, if each { 1 } else { kv_heads } * head_dim, k.plus)),
+                k_norm: k
+                    .qk_norm
+                    .map(|each| b.norm(k.norm, if each { 1 } else { kv_heads } * head_dim, k.plus)),
                 rope: (!k.learned).then_some(0),
                 scale: 1.0 / (head_dim as f32).sqrt(),
                 soft_cap: k.soft_cap,

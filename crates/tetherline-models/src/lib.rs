@@ -29,9 +29,7 @@ pub mod optim;
 mod tokenizer;
 mod weights;
 
-pub use config::{
-    Architecture, Biases, HeadNorms, LayerConfig, ModelConfig, Norms, RopeConfig, RopeScaling,
-};
+pub use config::{Architecture, Biases, HeadNorms, LayerConfig, ModelConfig, Norms, RopeConfig, RopeScaling};
 pub use device::{Device, UnknownDevice};
 pub use engine::{DecodeBatch, DecodeOutput, Engine};
 pub use error::{ModelError, Result};

@@ -111,8 +111,9 @@ impl Model {
                 values.fill(if s.name.ends_with("bias") { 0.0 } else { unit });
                 continue;
             }
-            let into_residual =
-                ["o_proj", "down_proj", "c_proj", "attention.dense", "4h_to_h"].iter().any(|n| s.name.contains(n));
+            let into_residual = ["o_proj", "down_proj", "c_proj", "attention.dense", "4h_to_h"]
+                .iter()
+                .any(|n| s.name.contains(n));
             let sd = if into_residual { residual } else { 0.02 };
             let mut r = stream(seed, Purpose::Init, 0, i as u64, 0);
             values.iter_mut().for_each(|x| *x = (r.normal() * sd) as f32);
@@ -342,7 +343,8 @@ impl Model {
     fn check_row(&self, engine: &Engine, row: &Row<'_>) -> Result<()> {
         self.check_tokens(row.tokens)?;
         let tokens = row.tokens.len();
-        if let (Run::Graph(_), Some(context)) = (&engine.run, self.original_context().filter(|n| tokens > *n)) {
+        if let (Run::Graph(_), Some(context)) = (&engine.run, self.original_context().filter(|n| tokens > *n))
+        {
             return Err(ModelError::TooLong { tokens, context, hint: LONG_ROPE });
         }
         // The last token has no next one to score.

@@ -138,8 +138,13 @@ const LM_HEAD: &str = "lm_head.weight";
 
 /// Tensors that are no parameters here: buffers, a tied head written out, heads not asked for.
 fn ignorable(name: &str) -> bool {
-    let buffers =
-        [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"];
+    let buffers = [
+        ".attn.bias",
+        ".attn.masked_bias",
+        ".attention.bias",
+        ".attention.masked_bias",
+        "rotary_emb.inv_freq",
+    ];
     buffers.iter().any(|b| name.ends_with(b)) || [SCORE, LM_HEAD, "embed_out.weight"].contains(&name)
 }
 

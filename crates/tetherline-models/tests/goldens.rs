@@ -6,13 +6,16 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests: a panic is the report")]
 
 mod common;
+#[path = "common/train.rs"]
+mod train;
 
-use common::{Golden, GoldenRow, dirs, ids, json};
+use common::{Golden, GoldenRow, dirs};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tetherline_models::optim::{AdamW, AdamWConfig, clip_grad_norm, grad_norm};
 use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, RowGrad, RowOutput, Tokenizer, UnitLoss};
+use train::{ids, json};
 
 const LM: Heads = Heads { lm: true, scalar: false };
 const SCALAR: Heads = Heads { lm: false, scalar: true };

@@ -6,12 +6,15 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests: a panic is the report")]
 
 mod common;
+#[path = "common/train.rs"]
+mod train;
 
-use common::{Golden, GoldenRow, dirs, fixtures, ids, json};
+use common::{Golden, GoldenRow, dirs, fixtures};
 use std::path::{Path, PathBuf};
 use tetherline_models::{
     Device, Engine, Heads, Model, ModelError, ModelFiles, Row, RowGrad, RowOutput, UnitLoss,
 };
+use train::{ids, json};
 
 const LM: Heads = Heads { lm: true, scalar: false };
 const SCALAR: Heads = Heads { lm: false, scalar: true };

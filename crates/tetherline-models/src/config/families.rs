@@ -247,7 +247,8 @@ fn smollm3(f: &Fields<'_>) -> Result<ModelConfig> {
         // 1 says that a layer does rotate.
         Some(v) => {
             let list = v.as_array().filter(|l| l.len() == n);
-            let list = list.ok_or_else(|| f.error("no_rope_layers", format!("expected a list of {n} flags")))?;
+            let list =
+                list.ok_or_else(|| f.error("no_rope_layers", format!("expected a list of {n} flags")))?;
             list.iter().map(|v| v.as_u64().map_or(v.as_bool() == Some(true), |n| n != 0)).collect()
         }
         None => {
@@ -273,10 +274,8 @@ fn olmo2(f: &Fields<'_>) -> Result<ModelConfig> {
 }
 
 fn phi3(f: &Fields<'_>) -> Result<ModelConfig> {
-    let mut c = like_llama(
-        f,
-        &Defaults { arch: Architecture::Phi3, max_positions: 4096, eps: 1e-5, ..LLAMA },
-    )?;
+    let mut c =
+        like_llama(f, &Defaults { arch: Architecture::Phi3, max_positions: 4096, eps: 1e-5, ..LLAMA })?;
     let window = f.size_or_null("sliding_window", None)?;
     c.layers.iter_mut().for_each(|l| l.window = window);
     Ok(c)

@@ -10,7 +10,7 @@ use tetherline_kernels::rope::{Rope, RopeTable};
 pub struct RopeConfig {
     /// θ, the base of the frequencies.
     pub theta: f64,
-    /// Dimensions of a head that turn, an even number.
+    /// Dimensions of a head that turn, as the configuration counts them; an odd number turns one more.
     pub dim: usize,
     /// Scaling of the frequencies.
     pub scaling: RopeScaling,
@@ -89,7 +89,9 @@ impl RopeConfig {
         let kind = r.get("rope_type").or_else(|| r.get("type")).and_then(Value::as_str).unwrap_or("default");
         let kind = if facts.long_only && kind == "yarn" { "longrope" } else { kind };
         if facts.long_only && !["default", "longrope", "su"].contains(&kind) {
-            return Err(f.error("rope_type", format!("`{kind}` is not supported; supported: default, longrope")));
+            return Err(
+                f.error("rope_type", format!("`{kind}` is not supported; supported: default, longrope"))
+            );
         }
         let theta = r.number_or("rope_theta", facts.theta)?;
         let share = match (facts.partial, r.number("partial_rotary_factor")?) {
@@ -101,8 +103,9 @@ impl RopeConfig {
             (None, _) => 1.0,
         };
         let dim = (facts.head_dim as f64 * share) as usize;
-        if dim == 0 || dim % 2 != 0 || dim > facts.head_dim {
-            let problem = format!("rotary positions need an even number of dimensions, found {dim} of {}", facts.head_dim);
+        if dim == 0 || dim.next_multiple_of(2) > facts.head_dim {
+            let problem =
+                format!("rotary positions turn pairs of dimensions, found {dim} of {}", facts.head_dim);
             return Err(f.error("head_dim", problem));
         }
         let own = r.number("original_max_position_embeddings")?;
@@ -112,7 +115,8 @@ impl RopeConfig {
             "default" | "dynamic" => RopeScaling::Default,
             "linear" => RopeScaling::Linear { factor: r.number_or("factor", 1.0)? },
             "llama3" => {
-                let (low, high) = (r.number_or("low_freq_factor", 1.0)?, r.number_or("high_freq_factor", 4.0)?);
+                let (low, high) =
+                    (r.number_or("low_freq_factor", 1.0)?, r.number_or("high_freq_factor", 4.0)?);
                 if low == high {
                     return Err(f.error("low_freq_factor", "must differ from high_freq_factor"));
                 }
@@ -123,14 +127,16 @@ impl RopeConfig {
                     original: original.unwrap_or(facts.max_positions as f64),
                 }
             }
-            "yarn" => yarn(&r, dim, theta, original.unwrap_or(facts.max_positions as f64), facts.max_positions)?,
+            "yarn" => {
+                yarn(&r, dim, theta, original.unwrap_or(facts.max_positions as f64), facts.max_positions)?
+            }
             "longrope" | "su" => {
                 let original = original.unwrap_or(facts.max_positions as f64);
                 let factor = r.number_or("factor", facts.max_positions as f64 / original)?;
                 let spread = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
                 RopeScaling::Long {
-                    short: r.numbers("short_factor", dim / 2)?,
-                    long: r.numbers("long_factor", dim / 2)?,
+                    short: r.numbers("short_factor", dim.div_ceil(2))?,
+                    long: r.numbers("long_factor", dim.div_ceil(2))?,
                     original: original as usize,
                     attention_factor: r.number_or("attention_factor", spread)?,
                 }
@@ -163,7 +169,7 @@ impl RopeConfig {
     /// θ^(2i/d), in f32 as in transformers.
     fn periods(&self) -> impl Iterator<Item = f32> {
         let (theta, d) = (self.theta as f32, self.dim as f32);
-        (0..self.dim / 2).map(move |i| theta.powf(2.0 * i as f32 / d))
+        (0..self.dim.div_ceil(2)).map(move |i| theta.powf(2.0 * i as f32 / d))
     }
 
     fn divided(&self, factors: &[f64]) -> Vec<f32> {
@@ -206,7 +212,8 @@ fn yarn(r: &Fields<'_>, dim: usize, theta: f64, original: f64, max_positions: us
         (true, true) => spread(r.number_or("mscale", 1.0)?) / spread(r.number_or("mscale_all_dim", 1.0)?),
         _ => spread(1.0),
     };
-    let beta = |field: &str, default: f64| if given(field) { r.number_or(field, default) } else { Ok(default) };
+    let beta =
+        |field: &str, default: f64| if given(field) { r.number_or(field, default) } else { Ok(default) };
     // The dimension that turns `rotations` times over the original context.
     let at = |rotations: f64| {
         dim as f64 * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())

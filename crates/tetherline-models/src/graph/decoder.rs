@@ -168,7 +168,9 @@ impl<'n> Decoder<'n> {
         let (cos, sin) = &self.net.uploaded.ropes[i];
         let pick = |t: &Tensor| match &pass.places {
             Places::FromStart => t.narrow(0, 0, pass.width),
-            Places::At { positions, .. } => t.index_select(positions, 0)?.reshape((pass.rows, 1, 1, t.dim(1)?)),
+            Places::At { positions, .. } => {
+                t.index_select(positions, 0)?.reshape((pass.rows, 1, 1, t.dim(1)?))
+            }
         };
         Ok((pick(cos)?, pick(sin)?))
     }
@@ -183,9 +185,8 @@ impl<'n> Decoder<'n> {
         cache: impl FnOnce(Kv) -> Result<Kv>,
     ) -> Result<Tensor> {
         let s = self.net.spec;
-        let split = |x: &Tensor, heads: usize| {
-            x.reshape((pass.rows, pass.width, heads, s.head_dim))?.transpose(1, 2)
-        };
+        let split =
+            |x: &Tensor, heads: usize| x.reshape((pass.rows, pass.width, heads, s.head_dim))?.transpose(1, 2);
         // A norm is as wide as a head, or as all of them.
         let normed = |norm: Option<&NormSpec>, x: Tensor, heads: usize| match norm {
             None => Ok(x),

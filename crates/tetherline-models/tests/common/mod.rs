@@ -1,7 +1,6 @@
 //! Reads goldens: which directories there are, tensors by name, rows without their padding.
 
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tetherline_models::Row;
@@ -24,16 +23,6 @@ pub(crate) fn dirs(own: &[&str], oracle: &[&str]) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// `golden_train.json` of the oracle, `golden.json` of the fixtures.
-pub(crate) fn json(dir: &Path) -> Value {
-    let name = if dir.join("golden_train.json").is_file() { "golden_train.json" } else { "golden.json" };
-    serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap()
-}
-
-pub(crate) fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|i| u32::try_from(i.as_u64().unwrap()).unwrap()).collect()
 }
 
 /// A safetensors file of goldens, and the directory's name for messages.
