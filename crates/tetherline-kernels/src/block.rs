@@ -3,9 +3,9 @@
 
 use crate::chunk::Net;
 use crate::gemm::{Init, Panels};
-use crate::linear::backward_weight;
 use crate::mlp;
 use crate::norm;
+use crate::params::{Grad, Params};
 use crate::simd::add_assign;
 use crate::spec::{DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormSpec};
 
@@ -62,21 +62,21 @@ fn cleared(v: &mut Vec<f32>, n: usize) -> &mut [f32] {
 /// norm(x), or x itself where there is no norm.
 fn normed<'h>(
     norm: Option<&NormSpec>,
-    flat: &[f32],
+    params: Params<'_>,
     x: &'h [f32],
     h: &'h mut Vec<f32>,
     stats: &mut Vec<f32>,
 ) -> &'h [f32] {
     let Some(n) = norm else { return x };
     let h = sized(h, x.len());
-    norm::forward(n, flat, x, h, sized(stats, x.len() / n.dim * 2));
+    norm::forward(n, params, x, h, sized(stats, x.len() / n.dim * 2));
     h
 }
 
 /// Norms of parts of the rows of `raw` to the same parts of the rows of `out`.
 fn norm_parts(
     n: &NormSpec,
-    flat: &[f32],
+    params: Params<'_>,
     (raw, ld_raw): (&[f32], usize),
     (out, ld_out): (&mut [f32], usize),
     width: usize,
@@ -84,7 +84,7 @@ fn norm_parts(
 ) {
     let rows = raw.chunks(ld_raw).zip(out.chunks_mut(ld_out));
     for ((raw, out), stats) in rows.zip(stats.chunks_exact_mut(width / n.dim * 2)) {
-        norm::forward(n, flat, &raw[..width], &mut out[..width], stats);
+        norm::forward(n, params, &raw[..width], &mut out[..width], stats);
     }
 }
 
@@ -104,10 +104,10 @@ impl Acts {
         let (s, a) = (net.spec, &layer.attention);
         let (q_dim, kv_dim, ldq) = (s.q_dim(), s.kv_dim(), s.qkv_dim());
         let x = &self.x[..n * s.dim];
-        let h = normed(layer.norm1.as_ref(), net.flat, x, &mut self.h1, &mut self.stats1);
+        let h = normed(layer.norm1.as_ref(), net.params, x, &mut self.h1, &mut self.stats1);
         let qkv = sized(&mut self.qkv, n * ldq);
         let linear = |l: &LinearSpec, y: &mut [f32], ld: usize| {
-            net.packed.forward(l, net.flat, n, h, s.dim, y, ld, Init::Zero);
+            net.packed.forward(l, net.params, n, h, s.dim, y, ld, Init::Zero);
         };
         linear(&a.v, &mut qkv[q_dim + kv_dim..], ldq);
         let (Some(q_norm), Some(k_norm)) = (&a.q_norm, &a.k_norm) else {
@@ -122,23 +122,23 @@ impl Acts {
         let of_q = n * (q_dim / q_norm.dim) * 2;
         let stats = sized(&mut self.raw_stats, of_q + n * (kv_dim / k_norm.dim) * 2);
         let (stats_q, stats_k) = stats.split_at_mut(of_q);
-        norm_parts(q_norm, net.flat, (raw, ld), (qkv, ldq), q_dim, stats_q);
-        norm_parts(k_norm, net.flat, (&raw[q_dim..], ld), (&mut qkv[q_dim..], ldq), kv_dim, stats_k);
+        norm_parts(q_norm, net.params, (raw, ld), (qkv, ldq), q_dim, stats_q);
+        norm_parts(k_norm, net.params, (&raw[q_dim..], ld), (&mut qkv[q_dim..], ldq), kv_dim, stats_k);
     }
 
     /// From the heads' outputs to the residual stream that leaves the block.
     pub(crate) fn finish(&mut self, net: Net<'_>, layer: &LayerSpec, n: usize, out: &mut Vec<f32>) {
-        let (dim, flat, hidden) = (net.spec.dim, net.flat, layer.mlp.hidden());
+        let (dim, params, hidden) = (net.spec.dim, net.params, layer.mlp.hidden());
         let x = &self.x[..n * dim];
         let (att, lda) = (&self.att[..], net.spec.att_dim());
         let add = |l: &LinearSpec, y: &[f32], ldy: usize, post: Post<'_>, to: &mut [f32], from: &[f32]| {
             let Some(norm) = post.norm else {
-                net.packed.forward(l, flat, n, y, ldy, to, dim, Init::From(from));
+                net.packed.forward(l, params, n, y, ldy, to, dim, Init::From(from));
                 return;
             };
             let raw = sized(post.raw, n * dim);
-            net.packed.forward(l, flat, n, y, ldy, raw, dim, Init::Zero);
-            norm::forward(norm, flat, raw, to, sized(post.stats, 2 * n));
+            net.packed.forward(l, params, n, y, ldy, raw, dim, Init::Zero);
+            norm::forward(norm, params, raw, to, sized(post.stats, 2 * n));
             add_assign(to, from);
         };
         let mid = sized(&mut self.mid, n * dim);
@@ -146,19 +146,19 @@ impl Acts {
         add(&layer.attention.out, att, lda, post, mid, x);
         let mid = &*mid;
         let source = if layer.parallel { x } else { mid };
-        let h = normed(layer.norm2.as_ref(), flat, source, &mut self.h2, &mut self.stats2);
+        let h = normed(layer.norm2.as_ref(), params, source, &mut self.h2, &mut self.stats2);
         let up_out = sized(&mut self.up, n * hidden);
         let act_out = sized(&mut self.act, n * hidden);
         let down = match &layer.mlp {
             MlpSpec::Gated { gate, up, down, act } => {
                 let gate_out = sized(&mut self.gate, n * hidden);
-                net.packed.forward(gate, flat, n, h, dim, gate_out, hidden, Init::Zero);
-                net.packed.forward(up, flat, n, h, dim, up_out, hidden, Init::Zero);
+                net.packed.forward(gate, params, n, h, dim, gate_out, hidden, Init::Zero);
+                net.packed.forward(up, params, n, h, dim, up_out, hidden, Init::Zero);
                 mlp::gated(*act, gate_out, up_out, act_out);
                 down
             }
             MlpSpec::Plain { up, down, act } => {
-                net.packed.forward(up, flat, n, h, dim, up_out, hidden, Init::Zero);
+                net.packed.forward(up, params, n, h, dim, up_out, hidden, Init::Zero);
                 mlp::plain(*act, up_out, act_out);
                 down
             }
@@ -177,21 +177,21 @@ impl Acts {
         n: usize,
         d_x: &mut [f32],
         g: &mut Grads,
-        grad: &mut [f32],
+        grad: &mut Grad<'_>,
     ) {
-        let (dim, flat, hidden, lda) = (net.spec.dim, net.flat, layer.mlp.hidden(), net.spec.att_dim());
+        let (dim, params, hidden, lda) = (net.spec.dim, net.params, layer.mlp.hidden(), net.spec.att_dim());
         let (MlpSpec::Gated { down, .. } | MlpSpec::Plain { down, .. }) = &layer.mlp;
         let d_act = sized(&mut g.d_act, n * hidden);
         let d_out = match &layer.post2 {
             None => &*d_x,
             Some(post) => {
                 let d_out = cleared(&mut g.d_out, n * dim);
-                norm::backward(post, flat, &self.mlp_out[..n * dim], &self.stats_mlp, d_x, d_out, grad);
+                norm::backward(post, params, &self.mlp_out[..n * dim], &self.stats_mlp, d_x, d_out, grad);
                 d_out
             }
         };
         net.packed.backward_input(down, n, d_out, dim, d_act, hidden, Init::Zero);
-        backward_weight(down, n, &self.act, hidden, d_out, dim, grad, &mut g.panels);
+        net.packed.backward_weight(down, n, &self.act, hidden, d_out, dim, grad, &mut g.panels);
         let source = if layer.parallel { &self.x[..n * dim] } else { &self.mid[..n * dim] };
         let h = if layer.norm2.is_some() { &self.h2[..] } else { source };
         let up_buf = &mut self.up[..n * hidden];
@@ -202,30 +202,30 @@ impl Acts {
                 mlp::gated_backward(*act, gate_buf, up_buf, d_act);
                 net.packed.backward_input(gate, n, gate_buf, hidden, d_h, dim, Init::Zero);
                 net.packed.backward_input(up, n, up_buf, hidden, d_h, dim, Init::Own);
-                backward_weight(gate, n, h, dim, gate_buf, hidden, grad, &mut g.panels);
-                backward_weight(up, n, h, dim, up_buf, hidden, grad, &mut g.panels);
+                net.packed.backward_weight(gate, n, h, dim, gate_buf, hidden, grad, &mut g.panels);
+                net.packed.backward_weight(up, n, h, dim, up_buf, hidden, grad, &mut g.panels);
             }
             MlpSpec::Plain { up, act, .. } => {
                 mlp::plain_backward(*act, up_buf, d_act);
                 net.packed.backward_input(up, n, up_buf, hidden, d_h, dim, Init::Zero);
-                backward_weight(up, n, h, dim, up_buf, hidden, grad, &mut g.panels);
+                net.packed.backward_weight(up, n, h, dim, up_buf, hidden, grad, &mut g.panels);
             }
         }
         if !layer.parallel {
-            through_norm(layer.norm2.as_ref(), flat, source, &self.stats2, d_h, d_x, grad);
+            through_norm(layer.norm2.as_ref(), params, source, &self.stats2, d_h, d_x, grad);
         }
         let d_out = match &layer.post1 {
             None => &*d_x,
             Some(post) => {
                 let d_out = cleared(&mut g.d_out, n * dim);
-                norm::backward(post, flat, &self.att_out[..n * dim], &self.stats_att, d_x, d_out, grad);
+                norm::backward(post, params, &self.att_out[..n * dim], &self.stats_att, d_x, d_out, grad);
                 d_out
             }
         };
         let d_att = sized(&mut g.d_att, n * lda);
         let out = &layer.attention.out;
         net.packed.backward_input(out, n, d_out, dim, d_att, lda, Init::Zero);
-        backward_weight(out, n, &self.att, lda, d_out, dim, grad, &mut g.panels);
+        net.packed.backward_weight(out, n, &self.att, lda, d_out, dim, grad, &mut g.panels);
     }
 
     /// Backward of [`Acts::project`] from the gradient of queries, keys and values in `g.d_qkv`, rotated back: `d_x`
@@ -237,13 +237,13 @@ impl Acts {
         n: usize,
         d_x: &mut [f32],
         g: &mut Grads,
-        grad: &mut [f32],
+        grad: &mut Grad<'_>,
     ) {
         let (s, a, dim) = (net.spec, &layer.attention, net.spec.dim);
         let (q_dim, kv_dim, ldq) = (s.q_dim(), s.kv_dim(), s.qkv_dim());
         let x = &self.x[..n * dim];
         if layer.parallel {
-            through_norm(layer.norm2.as_ref(), net.flat, x, &self.stats2, &g.d_mlp[..n * dim], d_x, grad);
+            through_norm(layer.norm2.as_ref(), net.params, x, &self.stats2, &g.d_mlp[..n * dim], d_x, grad);
         }
         let h = if layer.norm1.is_some() { &self.h1[..] } else { x };
         let d_qkv = &g.d_qkv[..n * ldq];
@@ -257,7 +257,7 @@ impl Acts {
                 for (((raw, dy), dx), stats) in rows.zip(stats.chunks_exact(width / norm.dim * 2)) {
                     let span = at..at + width;
                     let (raw, dy, dx) = (&raw[span.clone()], &dy[span.clone()], &mut dx[span]);
-                    norm::backward(norm, net.flat, raw, stats, dy, dx, grad);
+                    norm::backward(norm, net.params, raw, stats, dy, dx, grad);
                 }
             }
             of_qk = (d_raw, ld);
@@ -270,9 +270,9 @@ impl Acts {
         ];
         for (l, dy, ld, init) in parts {
             net.packed.backward_input(l, n, dy, ld, d_h, dim, init);
-            backward_weight(l, n, h, dim, dy, ld, grad, &mut g.panels);
+            net.packed.backward_weight(l, n, h, dim, dy, ld, grad, &mut g.panels);
         }
-        through_norm(layer.norm1.as_ref(), net.flat, x, &self.stats1, d_h, d_x, grad);
+        through_norm(layer.norm1.as_ref(), net.params, x, &self.stats1, d_h, d_x, grad);
     }
 }
 
@@ -286,15 +286,15 @@ struct Post<'p> {
 /// d_x += ∂norm/∂xᵀ·d_h, or += d_h where there is no norm.
 fn through_norm(
     norm: Option<&NormSpec>,
-    flat: &[f32],
+    params: Params<'_>,
     x: &[f32],
     stats: &[f32],
     d_h: &[f32],
     d_x: &mut [f32],
-    grad: &mut [f32],
+    grad: &mut Grad<'_>,
 ) {
     match norm {
-        Some(n) => norm::backward(n, flat, x, stats, d_h, d_x, grad),
+        Some(n) => norm::backward(n, params, x, stats, d_h, d_x, grad),
         None => add_assign(d_x, d_h),
     }
 }

@@ -6,14 +6,18 @@ use crate::engine::Row;
 use crate::head::{LmState, scalar_backward, scalar_forward};
 use crate::linear::PackedWeights;
 use crate::norm;
+use crate::params::{Grad, Params};
 use crate::spec::{DecoderSpec, LayerSpec};
 
 /// A decoder with its weights, ready to run.
-#[derive(Clone, Copy)]
-pub(crate) struct Net<'a> {
-    pub(crate) spec: &'a DecoderSpec,
-    pub(crate) flat: &'a [f32],
-    pub(crate) packed: &'a PackedWeights,
+#[derive(Clone, Copy, Debug)]
+pub struct Net<'a> {
+    /// What it is made of.
+    pub spec: &'a DecoderSpec,
+    /// Its parameters.
+    pub params: Params<'a>,
+    /// The same, packed ([`PackedWeights::new`]).
+    pub packed: &'a PackedWeights,
 }
 
 /// Buffers of a thread, reused from chunk to chunk and from step to step.
@@ -90,7 +94,7 @@ impl Workspace {
         }
         let hidden = sized(&mut self.hidden, n * s.dim);
         let stats = sized(&mut self.final_stats, 2 * n);
-        norm::forward(&s.final_norm, net.flat, &self.last[..n * s.dim], hidden, stats);
+        norm::forward(&s.final_norm, net.params, &self.last[..n * s.dim], hidden, stats);
         self.heads(net, rows, scale);
     }
 
@@ -100,7 +104,7 @@ impl Workspace {
         for &(r, t) in &self.spans {
             for p in 0..t {
                 let row = r + p;
-                embed(s, net.flat, self.tokens[row] as u32, p, &mut x[row * d..(row + 1) * d]);
+                embed(s, net.params, self.tokens[row] as u32, p, &mut x[row * d..(row + 1) * d]);
             }
         }
     }
@@ -117,17 +121,17 @@ impl Workspace {
         }
         self.scalars.clear();
         if let Some(head) = &net.spec.lm_head {
-            self.lm.forward(net.spec, head, net.flat, net.packed, &self.hidden, scale);
+            self.lm.forward(net.spec, head, net.params, net.packed, &self.hidden, scale);
         }
         if let Some(head) = &net.spec.scalar_head {
             let hidden = &self.hidden;
-            let at = |&p: &usize| scalar_forward(head, net.flat, &hidden[p * d..(p + 1) * d]);
+            let at = |&p: &usize| scalar_forward(head, net.params, &hidden[p * d..(p + 1) * d]);
             self.scalars.extend(self.scalar_rows.iter().map(at));
         }
     }
 
     /// Backward from the per-token gradients through all layers, adding to `grad`.
-    pub(crate) fn backward(&mut self, net: Net<'_>, scale: f32, grad: &mut [f32]) {
+    pub(crate) fn backward(&mut self, net: Net<'_>, scale: f32, grad: &mut Grad<'_>) {
         let (s, d, n) = (net.spec, net.spec.dim, self.tokens.len());
         let (ldq, lda) = (s.qkv_dim(), s.att_dim());
         let g = &mut self.grads;
@@ -140,14 +144,24 @@ impl Workspace {
         if let Some(head) = &s.scalar_head {
             for (&p, &g) in self.scalar_rows.iter().zip(&self.g_scalars) {
                 let at = p * d..(p + 1) * d;
-                scalar_backward(head, net.flat, &self.hidden[at.clone()], g, &mut d_hidden[at], grad);
+                scalar_backward(head, net.params, &self.hidden[at.clone()], g, &mut d_hidden[at], grad);
             }
         }
         let d_x = sized(&mut self.d_x, n * d);
         d_x.fill(0.0);
-        norm::backward(&s.final_norm, net.flat, &self.last[..n * d], &self.final_stats, d_hidden, d_x, grad);
+        norm::backward(
+            &s.final_norm,
+            net.params,
+            &self.last[..n * d],
+            &self.final_stats,
+            d_hidden,
+            d_x,
+            grad,
+        );
 
-        for ((layer, a), stats) in s.layers.iter().zip(&mut self.layers).zip(&self.att_stats).rev() {
+        let lowest = s.first_trained_layer();
+        let layers = s.layers.iter().zip(&mut self.layers).zip(&self.att_stats);
+        for ((layer, a), stats) in layers.skip(lowest).rev() {
             a.finish_backward(net, layer, n, d_x, g, grad);
             let d_qkv = sized(&mut g.d_qkv, n * ldq);
             let mut stats = &stats[..];
@@ -173,27 +187,29 @@ impl Workspace {
         if s.embed_scale != 1.0 {
             d_x.iter_mut().for_each(|x| *x *= s.embed_scale);
         }
-        for (row, &t) in d_x.chunks_exact(d).zip(&self.tokens) {
-            crate::simd::add_assign(&mut grad[s.embed + t * d..s.embed + (t + 1) * d], row);
+        if let Some(grad) = grad.at(s.embed, s.vocab * d) {
+            for (row, &t) in d_x.chunks_exact(d).zip(&self.tokens) {
+                crate::simd::add_assign(&mut grad[t * d..(t + 1) * d], row);
+            }
         }
-        if let Some(table) = s.positions {
+        if let Some(grad) = s.positions.and_then(|table| grad.at(table, s.max_positions * d)) {
             for &(r, t) in &self.spans {
-                crate::simd::add_assign(&mut grad[table..table + t * d], &d_x[r * d..(r + t) * d]);
+                crate::simd::add_assign(&mut grad[..t * d], &d_x[r * d..(r + t) * d]);
             }
         }
     }
 }
 
 /// The residual stream at `position` before the first block: the token's embedding, scaled, and a learned position.
-pub(crate) fn embed(s: &DecoderSpec, flat: &[f32], token: u32, position: usize, x: &mut [f32]) {
+pub(crate) fn embed(s: &DecoderSpec, params: Params<'_>, token: u32, position: usize, x: &mut [f32]) {
     let at = s.embed + token as usize * s.dim;
-    x.copy_from_slice(&flat[at..at + s.dim]);
+    x.copy_from_slice(params.at(at, s.dim));
     if s.embed_scale != 1.0 {
         x.iter_mut().for_each(|x| *x *= s.embed_scale);
     }
     if let Some(table) = s.positions {
         let at = table + position * s.dim;
-        crate::simd::add_assign(x, &flat[at..at + s.dim]);
+        crate::simd::add_assign(x, params.at(at, s.dim));
     }
 }
 

@@ -11,7 +11,6 @@ use crate::chunk::{Net, Workspace, embed};
 use crate::engine::Row;
 use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
-use crate::linear::PackedWeights;
 use crate::norm;
 use crate::softmax::softmax_in_place;
 use crate::spec::{AttentionSpec, DecoderSpec};
@@ -27,9 +26,7 @@ struct RowCache {
 /// Rows that decode together. Rows may join and leave at any step.
 #[derive(Debug)]
 pub struct DecodeBatch<'a> {
-    net_spec: &'a DecoderSpec,
-    flat: &'a [f32],
-    packed: &'a PackedWeights,
+    net: Net<'a>,
     capacity: usize,
     rows: Vec<RowCache>,
     buf: Buffers,
@@ -60,12 +57,10 @@ pub struct DecodeOutput<'b> {
 
 impl<'a> DecodeBatch<'a> {
     /// An empty batch whose rows may grow to `capacity` tokens.
-    pub fn new(spec: &'a DecoderSpec, flat: &'a [f32], packed: &'a PackedWeights, capacity: usize) -> Self {
+    pub fn new(net: Net<'a>, capacity: usize) -> Self {
         Self {
-            net_spec: spec,
-            flat,
-            packed,
-            capacity: capacity.min(spec.max_positions).next_multiple_of(NR),
+            net,
+            capacity: capacity.min(net.spec.max_positions).next_multiple_of(NR),
             rows: Vec::new(),
             buf: Buffers::default(),
             prefill: Workspace::default(),
@@ -84,7 +79,7 @@ impl<'a> DecodeBatch<'a> {
     }
 
     fn padded_head(&self) -> usize {
-        self.net_spec.head_dim.next_multiple_of(NR)
+        self.net.spec.head_dim.next_multiple_of(NR)
     }
 
     /// Adds a row whose cache holds all of `tokens`; the next [`DecodeBatch::step`] continues after them.
@@ -110,7 +105,7 @@ impl<'a> DecodeBatch<'a> {
     }
 
     fn read(&mut self, tokens: &[u32]) -> RowCache {
-        let s = self.net_spec;
+        let s = self.net.spec;
         let (hp, cap) = (self.padded_head(), self.capacity);
         assert!(tokens.len() <= cap, "prompt longer than the cache");
         let mut row = RowCache {
@@ -119,10 +114,9 @@ impl<'a> DecodeBatch<'a> {
             values: vec![0.0; s.layers.len() * s.kv_heads * cap * hp],
         };
         if !tokens.is_empty() {
-            let net = Net { spec: s, flat: self.flat, packed: self.packed };
             let all = Row { tokens, lm: 0..0, scalar: 0..0 };
             let (keys, values) = (&mut row.keys, &mut row.values);
-            self.prefill.forward(net, &[&all], 1.0, false, |layer, qkv| {
+            self.prefill.forward(self.net, &[&all], 1.0, false, |layer, qkv| {
                 for (t, at) in qkv.chunks_exact(s.qkv_dim()).take(tokens.len()).enumerate() {
                     store(s, cap, hp, layer, t, at, keys, values);
                 }
@@ -145,8 +139,8 @@ impl<'a> DecodeBatch<'a> {
     /// # Panics
     /// If `tokens` is not one per row, or a row is full.
     pub fn step(&mut self, tokens: &[u32]) -> DecodeOutput<'_> {
-        let (s, flat) = (self.net_spec, self.flat);
-        let net = Net { spec: s, flat, packed: self.packed };
+        let net = self.net;
+        let (s, params) = (net.spec, net.params);
         let (hp, cap, m, d) = (self.padded_head(), self.capacity, self.rows.len(), s.dim);
         assert_eq!(tokens.len(), m, "one token per row");
         assert!(self.rows.iter().all(|r| r.len < cap), "a row is full");
@@ -154,7 +148,7 @@ impl<'a> DecodeBatch<'a> {
         let b = &mut self.buf;
         let x = sized(&mut b.x, m * d);
         for ((x, &t), row) in x.chunks_exact_mut(d).zip(tokens).zip(&self.rows) {
-            embed(s, flat, t, row.len, x);
+            embed(s, params, t, row.len, x);
         }
         sized(&mut b.scores, s.heads * cap);
         for (l, layer) in s.layers.iter().enumerate() {
@@ -192,18 +186,18 @@ impl<'a> DecodeBatch<'a> {
             acts.finish(net, layer, m, &mut b.x);
         }
         let h = sized(&mut b.h, m * d);
-        norm::forward(&s.final_norm, flat, &b.x[..m * d], h, sized(&mut b.stats, 2 * m));
+        norm::forward(&s.final_norm, params, &b.x[..m * d], h, sized(&mut b.stats, 2 * m));
         b.logits.clear();
         if let Some(head) = &s.lm_head {
             b.logits.resize(m * s.vocab, 0.0);
-            self.packed.forward(head, flat, m, h, d, &mut b.logits, s.vocab, Init::Zero);
+            net.packed.forward(head, params, m, h, d, &mut b.logits, s.vocab, Init::Zero);
             if let Some(cap) = s.logit_cap {
                 cap_in_place(&mut b.logits, 1.0, cap);
             }
         }
         b.scalars.clear();
         if let Some(head) = &s.scalar_head {
-            b.scalars.extend(h.chunks_exact(d).map(|h| scalar_forward(head, flat, h)));
+            b.scalars.extend(h.chunks_exact(d).map(|h| scalar_forward(head, params, h)));
         }
         for row in &mut self.rows {
             row.len += 1;

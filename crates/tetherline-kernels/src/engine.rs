@@ -6,7 +6,7 @@
 //! shard has its own gradient, and shards are summed in order.
 
 use crate::chunk::{Net, Workspace};
-use crate::linear::PackedWeights;
+use crate::params::Grad;
 use crate::softmax::kl_of_logits;
 use crate::spec::DecoderSpec;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use std::sync::{Condvar, Mutex};
 /// Gradient shards of a step, by the size of the model alone; also the largest useful number of threads. Each has as
 /// many numbers as there are parameters, which have to be cleared and added up.
 fn most_shards(spec: &DecoderSpec) -> usize {
-    if spec.n_params > 4_000_000 { 4 } else { 8 }
+    if spec.n_trained() > 4_000_000 { 4 } else { 8 }
 }
 
 /// One sequence and what is wanted of it.
@@ -142,16 +142,8 @@ impl Engine {
     ///
     /// # Panics
     /// If a token or position is out of range; callers check user input first.
-    pub fn forward(
-        &self,
-        spec: &DecoderSpec,
-        flat: &[f32],
-        packed: &PackedWeights,
-        rows: &[Row<'_>],
-        temperature: f32,
-    ) -> Vec<RowResult> {
-        let net = Net { spec, flat, packed };
-        let chunks = chunks_of(spec, rows.len(), |i| rows[i].tokens.len());
+    pub fn forward(&self, net: Net<'_>, rows: &[Row<'_>], temperature: f32) -> Vec<RowResult> {
+        let chunks = chunks_of(net.spec, rows.len(), |i| rows[i].tokens.len());
         let out: Vec<Mutex<RowResult>> = rows.iter().map(|_| Mutex::default()).collect();
         self.parallel(chunks.len(), |ws, c| {
             let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
@@ -169,29 +161,27 @@ impl Engine {
     /// If the vocabularies differ, or as [`Engine::forward`].
     pub fn forward_pair(
         &self,
-        policy: (&DecoderSpec, &[f32], &PackedWeights),
-        reference: (&DecoderSpec, &[f32], &PackedWeights),
+        policy: Net<'_>,
+        reference: Net<'_>,
         rows: &[Row<'_>],
         temperature: f32,
     ) -> Vec<PairRow> {
-        let vocab = policy.0.vocab;
-        assert_eq!(vocab, reference.0.vocab, "policy and reference must share a vocabulary");
+        let vocab = policy.spec.vocab;
+        assert_eq!(vocab, reference.spec.vocab, "policy and reference must share a vocabulary");
         let scale = 1.0 / temperature;
-        let p_net = Net { spec: policy.0, flat: policy.1, packed: policy.2 };
-        let r_net = Net { spec: reference.0, flat: reference.1, packed: reference.2 };
-        let chunks = chunks_of(policy.0, rows.len(), |i| rows[i].tokens.len());
+        let chunks = chunks_of(policy.spec, rows.len(), |i| rows[i].tokens.len());
         let out: Vec<Mutex<PairRow>> = rows.iter().map(|_| Mutex::default()).collect();
         self.parallel(chunks.len(), |ws, c| {
             let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
-            ws.forward(p_net, &picked, scale, false, |_, _| {});
+            ws.forward(policy, &picked, scale, false, |_, _| {});
             let owned: Vec<RowResult> =
                 outputs(ws, &picked).into_iter().map(|o| o.to_owned_result()).collect();
             let bare: Vec<Row<'_>> = picked.iter().map(|r| Row { scalar: 0..0, ..(*r).clone() }).collect();
             let mut other = self.take_workspace();
-            other.forward(r_net, &bare.iter().collect::<Vec<_>>(), scale, false, |_, _| {});
+            other.forward(reference, &bare.iter().collect::<Vec<_>>(), scale, false, |_, _| {});
             let mut at = 0;
-            for (i, policy) in owned.into_iter().enumerate() {
-                let span = at..at + policy.logprobs.len();
+            for (i, outputs) in owned.into_iter().enumerate() {
+                let span = at..at + outputs.logprobs.len();
                 at = span.end;
                 let kl_exact = span
                     .clone()
@@ -202,7 +192,7 @@ impl Engine {
                     })
                     .collect();
                 let ref_logprobs = other.lm.logprobs[span].to_vec();
-                *lock(&out[chunks[c].start + i]) = PairRow { policy, ref_logprobs, kl_exact };
+                *lock(&out[chunks[c].start + i]) = PairRow { policy: outputs, ref_logprobs, kl_exact };
             }
             self.return_workspace(other);
         });
@@ -211,13 +201,8 @@ impl Engine {
 
     /// Hidden states (t × dim, after the final norm) and logits (t × vocab; none without a vocabulary head) of one
     /// sequence.
-    pub fn hidden_and_logits(
-        &self,
-        spec: &DecoderSpec,
-        flat: &[f32],
-        packed: &PackedWeights,
-        tokens: &[u32],
-    ) -> (Vec<f32>, Vec<f32>) {
+    pub fn hidden_and_logits(&self, net: Net<'_>, tokens: &[u32]) -> (Vec<f32>, Vec<f32>) {
+        let spec = net.spec;
         let mut ws = self.take_workspace();
         // The last position has no next token; score a repeated one and drop nothing.
         let mut padded = tokens.to_vec();
@@ -225,7 +210,7 @@ impl Engine {
         let row = Row { tokens: &padded, lm: 0..tokens.len(), scalar: 0..0 };
         let fits = padded.len() <= spec.max_positions;
         let row = if fits { row } else { Row { tokens, lm: 0..tokens.len() - 1, scalar: 0..0 } };
-        ws.forward(Net { spec, flat, packed }, &[&row], 1.0, false, |_, _| {});
+        ws.forward(net, &[&row], 1.0, false, |_, _| {});
         let hidden = ws.hidden[..tokens.len() * spec.dim].to_vec();
         let scored = if spec.lm_head.is_some() { row.lm.len() } else { 0 };
         let logits = ws.lm.logits[..scored * spec.vocab].to_vec();
@@ -238,19 +223,17 @@ impl Engine {
     /// `units[u]` lists the rows of unit `u`. Returns each unit's statistics in order.
     ///
     /// # Panics
-    /// As [`Engine::forward`]; if `grad` is not one float per parameter.
+    /// As [`Engine::forward`]; if `grad` is not one float per trained parameter.
     pub fn step<L: UnitLoss>(
         &self,
-        spec: &DecoderSpec,
-        flat: &[f32],
-        packed: &PackedWeights,
+        net: Net<'_>,
         units: &[Vec<Row<'_>>],
         temperature: f32,
         loss: &L,
         grad: &mut [f32],
     ) -> Vec<L::Stats> {
-        assert_eq!(grad.len(), spec.n_params, "gradient length");
-        let net = Net { spec, flat, packed };
+        let spec = net.spec;
+        assert_eq!(grad.len(), spec.n_trained(), "gradient length");
         let scale = 1.0 / temperature;
         let chunks = chunks_of(spec, units.len(), |u| units[u].iter().map(|r| r.tokens.len()).sum());
         let shards = most_shards(spec).min(chunks.len());
@@ -261,7 +244,7 @@ impl Engine {
             let turn = Turn { sum: &sum, shard };
             let mut buffer = lock(&self.shards).pop().unwrap_or_default();
             buffer.clear();
-            buffer.resize(spec.n_params, 0.0);
+            buffer.resize(spec.n_trained(), 0.0);
             // Chunks of a shard are spread over the batch, so long rows spread too.
             for chunk in chunks.iter().skip(shard).step_by(shards) {
                 let picked: Vec<&Row<'_>> = units[chunk.clone()].iter().flatten().collect();
@@ -296,7 +279,7 @@ impl Engine {
                     }
                     *lock(&stats[u]) = Some(loss.unit(u, &outs, &mut grads));
                 }
-                ws.backward(net, scale, &mut buffer);
+                ws.backward(net, scale, &mut Grad::new(spec.frozen, &mut buffer));
             }
             turn.add(&buffer);
             lock(&self.shards).push(buffer);

@@ -2,7 +2,8 @@
 
 use crate::cap::{cap_in_place, multiply, slopes};
 use crate::gemm::{Init, Panels};
-use crate::linear::{PackedWeights, backward_weight};
+use crate::linear::PackedWeights;
+use crate::params::{Grad, Params};
 use crate::simd::{axpy, dot};
 use crate::softmax::{logits_gradient, lse_entropy};
 use crate::spec::{DecoderSpec, LinearSpec};
@@ -35,7 +36,7 @@ impl LmState {
         &mut self,
         spec: &DecoderSpec,
         head: &LinearSpec,
-        flat: &[f32],
+        params: Params<'_>,
         packed: &PackedWeights,
         hidden: &[f32],
         scale: f32,
@@ -46,7 +47,7 @@ impl LmState {
             row.copy_from_slice(&hidden[p * d..(p + 1) * d]);
         }
         self.logits.resize(m * v, 0.0);
-        packed.forward(head, flat, m, &self.hidden, d, &mut self.logits, v, Init::Zero);
+        packed.forward(head, params, m, &self.hidden, d, &mut self.logits, v, Init::Zero);
         if let Some(cap) = spec.logit_cap {
             cap_in_place(&mut self.logits, 1.0, cap);
             self.slopes.resize(m * v, 0.0);
@@ -74,7 +75,7 @@ impl LmState {
         g_logprobs: &[f32],
         g_entropy: &[f32],
         d_hidden_all: &mut [f32],
-        grad: &mut [f32],
+        grad: &mut Grad<'_>,
         panels: &mut Panels,
     ) {
         let (d, v, m) = (spec.dim, spec.vocab, self.positions.len());
@@ -97,7 +98,7 @@ impl LmState {
         for (row, &p) in self.d_hidden.chunks_exact(d).zip(&self.positions) {
             crate::simd::add_assign(&mut d_hidden_all[p * d..(p + 1) * d], row);
         }
-        backward_weight(head, m, &self.hidden, d, &self.logits, v, grad, panels);
+        packed.backward_weight(head, m, &self.hidden, d, &self.logits, v, grad, panels);
     }
 }
 
@@ -109,23 +110,24 @@ simd_fn! {
 }
 
 /// w·h + b at one position.
-pub(crate) fn scalar_forward(head: &LinearSpec, flat: &[f32], hidden: &[f32]) -> f32 {
-    let w = &flat[head.weight..head.weight + head.n_in];
-    dot(w, hidden) + head.bias.map_or(0.0, |b| flat[b])
+pub(crate) fn scalar_forward(head: &LinearSpec, params: Params<'_>, hidden: &[f32]) -> f32 {
+    dot(params.at(head.weight, head.n_in), hidden) + head.bias.map_or(0.0, |b| params.at(b, 1)[0])
 }
 
 /// Gradient of [`scalar_forward`].
 pub(crate) fn scalar_backward(
     head: &LinearSpec,
-    flat: &[f32],
+    params: Params<'_>,
     hidden: &[f32],
     g: f32,
     d_hidden: &mut [f32],
-    grad: &mut [f32],
+    grad: &mut Grad<'_>,
 ) {
-    axpy(d_hidden, g, &flat[head.weight..head.weight + head.n_in]);
-    axpy(&mut grad[head.weight..head.weight + head.n_in], g, hidden);
-    if let Some(b) = head.bias {
-        grad[b] += g;
+    axpy(d_hidden, g, params.at(head.weight, head.n_in));
+    if let Some(dw) = grad.at(head.weight, head.n_in) {
+        axpy(dw, g, hidden);
+    }
+    if let Some(db) = head.bias.and_then(|b| grad.at(b, 1)) {
+        db[0] += g;
     }
 }

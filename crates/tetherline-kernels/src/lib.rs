@@ -28,14 +28,18 @@ mod head;
 mod linear;
 mod mlp;
 mod norm;
+mod params;
 pub mod rope;
 mod softmax;
 mod spec;
 
+pub use chunk::Net;
 pub use decode::{DecodeBatch, DecodeOutput};
 pub use engine::{Engine, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss};
 pub use linear::PackedWeights;
+pub use params::Params;
 pub use softmax::{draw, log_softmax_in_place};
 pub use spec::{
-    Activation, AttentionSpec, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind, NormSpec,
+    Activation, AdapterSpec, AttentionSpec, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind,
+    NormSpec,
 };

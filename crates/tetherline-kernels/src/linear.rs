@@ -1,14 +1,19 @@
-//! Linear layers over packed weights.
+//! Linear layers over packed weights, and low-rank additions to them.
 
 use crate::gemm::{A, Init, Panels, gemm};
+use crate::params::{Grad, Params};
 use crate::simd::add_assign;
-use crate::spec::{DecoderSpec, Layout, LinearSpec};
+use crate::spec::{AdapterSpec, DecoderSpec, Layout, LinearSpec};
+use std::cell::RefCell;
+use std::sync::Arc;
 
 /// The weights of every linear layer in the two panel layouts the kernels read: once for y = x·W, once
-/// (only if trained) for dx = dy·Wᵀ. Must be refreshed whenever the flat parameters change.
+/// (only if trained) for dx = dy·Wᵀ. Must be refreshed whenever the flat parameters change. Clones share the panels of
+/// frozen layers.
 #[derive(Clone, Debug)]
 pub struct PackedWeights {
-    layers: Vec<PackedLinear>,
+    layers: Vec<Arc<PackedLinear>>,
+    adapters: Vec<Option<PackedAdapter>>,
     train: bool,
 }
 
@@ -18,20 +23,64 @@ struct PackedLinear {
     backward: Panels,
 }
 
+/// scale·Aᵀ and Bᵀ for the way forward; scale·B and A for the way back.
+#[derive(Clone, Debug, Default)]
+struct PackedAdapter {
+    down: Panels,
+    up: Panels,
+    back_up: Panels,
+    back_down: Panels,
+}
+
+impl PackedAdapter {
+    fn pack(&mut self, s: AdapterSpec, n_in: usize, n_out: usize, params: Params<'_>, train: bool) {
+        let (a, b, r) = (params.at(s.a, s.rank * n_in), params.at(s.b, n_out * s.rank), s.rank);
+        let scaled = |x: &[f32]| x.iter().map(|x| x * s.scale).collect::<Vec<_>>();
+        self.down.pack(&scaled(a), 1, n_in, n_in, r);
+        self.up.pack(b, 1, r, r, n_out);
+        if train {
+            self.back_up.pack(&scaled(b), r, 1, n_out, r);
+            self.back_down.pack(a, n_in, 1, r, n_in);
+        }
+    }
+}
+
 impl PackedWeights {
     /// Packs every linear layer of `spec`; `train` also packs what the backward pass needs.
-    pub fn new(spec: &DecoderSpec, flat: &[f32], train: bool, threads: usize) -> Self {
-        let mut packed = Self { layers: vec![PackedLinear::default(); spec.linears().len()], train };
-        packed.refresh(spec, flat, threads);
+    pub fn new(spec: &DecoderSpec, params: Params<'_>, train: bool, threads: usize) -> Self {
+        let linears = spec.linears();
+        let mut packed = Self {
+            layers: vec![Arc::default(); linears.len()],
+            adapters: linears.iter().map(|l| l.adapter.map(|_| PackedAdapter::default())).collect(),
+            train,
+        };
+        packed.pack(spec, params, threads, |_| true);
         packed
     }
 
-    /// Packs again after the parameters changed.
-    pub fn refresh(&mut self, spec: &DecoderSpec, flat: &[f32], threads: usize) {
+    /// Packs what is trained again after the parameters changed.
+    pub fn refresh(&mut self, spec: &DecoderSpec, params: Params<'_>, threads: usize) {
+        self.pack(spec, params, threads, |offset| offset >= spec.frozen);
+    }
+
+    fn pack(
+        &mut self,
+        spec: &DecoderSpec,
+        params: Params<'_>,
+        threads: usize,
+        changed: impl Fn(usize) -> bool + Sync,
+    ) {
         let train = self.train;
         let linears = spec.linears();
-        let pack = |packed: &mut PackedLinear, l: &LinearSpec| {
-            let w = &flat[l.weight..];
+        let pack = |packed: &mut Arc<PackedLinear>, adapter: &mut Option<PackedAdapter>, l: &LinearSpec| {
+            if let (Some(packed), Some(s)) = (adapter, l.adapter.filter(|s| changed(s.a))) {
+                packed.pack(s, l.n_in, l.n_out, params, train);
+            }
+            if !changed(l.weight) {
+                return;
+            }
+            let packed = Arc::make_mut(packed);
+            let w = params.from(l.weight);
             let (over_in, over_out) = match l.layout {
                 Layout::OutIn => (1, l.stride),
                 Layout::InOut => (l.stride, 1),
@@ -42,28 +91,29 @@ impl PackedWeights {
             }
         };
         let per_thread = linears.len().div_ceil(threads.max(1));
-        if threads <= 1 {
-            for (p, l) in self.layers.iter_mut().zip(linears) {
-                pack(p, l);
+        let parts = self.layers.chunks_mut(per_thread).zip(self.adapters.chunks_mut(per_thread));
+        let run = |((ps, adapters), ls): ((&mut [_], &mut [_]), &[&LinearSpec])| {
+            for ((p, a), l) in ps.iter_mut().zip(adapters).zip(ls) {
+                pack(p, a, l);
             }
+        };
+        let parts = parts.zip(linears.chunks(per_thread));
+        if threads <= 1 {
+            parts.for_each(run);
             return;
         }
         std::thread::scope(|s| {
-            for (ps, ls) in self.layers.chunks_mut(per_thread).zip(linears.chunks(per_thread)) {
-                s.spawn(move || {
-                    for (p, l) in ps.iter_mut().zip(ls) {
-                        pack(p, l);
-                    }
-                });
+            for part in parts {
+                s.spawn(|| run(part));
             }
         });
     }
 
-    /// y\[rows × n_out\] = init + x\[rows × n_in\]·W + b, row strides `ldx` and `ldy`.
+    /// y\[rows × n_out\] = init + x\[rows × n_in\]·W + b, row strides `ldx` and `ldy`, and what the adapter adds.
     pub(crate) fn forward(
         &self,
         l: &LinearSpec,
-        flat: &[f32],
+        params: Params<'_>,
         rows: usize,
         x: &[f32],
         ldx: usize,
@@ -73,8 +123,14 @@ impl PackedWeights {
     ) {
         let b = self.layers[l.id].forward.view();
         gemm(rows, l.n_out, l.n_in, A::rows(x, ldx), b, y, ldy, init);
+        if let Some((s, adapter)) = self.adapter(l) {
+            between(rows * s.rank, |u| {
+                gemm(rows, s.rank, l.n_in, A::rows(x, ldx), adapter.down.view(), u, s.rank, Init::Zero);
+                gemm(rows, l.n_out, s.rank, A::rows(u, s.rank), adapter.up.view(), y, ldy, Init::Own);
+            });
+        }
         if let Some(bias) = l.bias {
-            let bias = &flat[bias..bias + l.n_out];
+            let bias = params.at(bias, l.n_out);
             for row in y.chunks_mut(ldy).take(rows) {
                 add_assign(&mut row[..l.n_out], bias);
             }
@@ -95,35 +151,76 @@ impl PackedWeights {
         assert!(self.train, "backward on weights that were packed for inference");
         let b = self.layers[l.id].backward.view();
         gemm(rows, l.n_in, l.n_out, A::rows(dy, ldy), b, dx, ldx, init);
+        if let Some((s, adapter)) = self.adapter(l) {
+            between(rows * s.rank, |v| {
+                gemm(rows, s.rank, l.n_out, A::rows(dy, ldy), adapter.back_up.view(), v, s.rank, Init::Zero);
+                gemm(rows, l.n_in, s.rank, A::rows(v, s.rank), adapter.back_down.view(), dx, ldx, Init::Own);
+            });
+        }
+    }
+
+    /// dW += dyᵀ·x (in the layer's own layout) and db += Σ dy, and the adapter's dB += scale·dyᵀ·(x·Aᵀ) and
+    /// dA += scale·(dy·B)ᵀ·x, into the flat gradient, of what is not frozen.
+    pub(crate) fn backward_weight(
+        &self,
+        l: &LinearSpec,
+        rows: usize,
+        x: &[f32],
+        ldx: usize,
+        dy: &[f32],
+        ldy: usize,
+        grad: &mut Grad<'_>,
+        panels: &mut Panels,
+    ) {
+        if let Some(dw) = grad.from(l.weight) {
+            match l.layout {
+                Layout::OutIn => {
+                    panels.pack(x, ldx, 1, rows, l.n_in);
+                    let dy = A::transposed(dy, ldy);
+                    gemm(l.n_out, l.n_in, rows, dy, panels.view(), dw, l.stride, Init::Own);
+                }
+                Layout::InOut => {
+                    panels.pack(dy, ldy, 1, rows, l.n_out);
+                    let x = A::transposed(x, ldx);
+                    gemm(l.n_in, l.n_out, rows, x, panels.view(), dw, l.stride, Init::Own);
+                }
+            }
+        }
+        if let Some(db) = l.bias.and_then(|b| grad.at(b, l.n_out)) {
+            for row in dy.chunks(ldy).take(rows) {
+                add_assign(db, &row[..l.n_out]);
+            }
+        }
+        let Some((s, adapter)) = self.adapter(l) else { return };
+        let r = s.rank;
+        between(rows * r, |inner| {
+            if let Some(db) = grad.from(s.b) {
+                gemm(rows, r, l.n_in, A::rows(x, ldx), adapter.down.view(), inner, r, Init::Zero);
+                panels.pack(inner, r, 1, rows, r);
+                gemm(l.n_out, r, rows, A::transposed(dy, ldy), panels.view(), db, r, Init::Own);
+            }
+            if let Some(da) = grad.from(s.a) {
+                gemm(rows, r, l.n_out, A::rows(dy, ldy), adapter.back_up.view(), inner, r, Init::Zero);
+                panels.pack(x, ldx, 1, rows, l.n_in);
+                gemm(r, l.n_in, rows, A::transposed(inner, r), panels.view(), da, l.n_in, Init::Own);
+            }
+        });
+    }
+
+    fn adapter(&self, l: &LinearSpec) -> Option<(AdapterSpec, &PackedAdapter)> {
+        l.adapter.zip(self.adapters[l.id].as_ref())
     }
 }
 
-/// dW += dyᵀ·x (in the layer's own layout) and db += Σ dy, into the flat gradient.
-pub(crate) fn backward_weight(
-    l: &LinearSpec,
-    rows: usize,
-    x: &[f32],
-    ldx: usize,
-    dy: &[f32],
-    ldy: usize,
-    grad: &mut [f32],
-    panels: &mut Panels,
-) {
-    let dw = &mut grad[l.weight..];
-    match l.layout {
-        Layout::OutIn => {
-            panels.pack(x, ldx, 1, rows, l.n_in);
-            gemm(l.n_out, l.n_in, rows, A::transposed(dy, ldy), panels.view(), dw, l.stride, Init::Own);
-        }
-        Layout::InOut => {
-            panels.pack(dy, ldy, 1, rows, l.n_out);
-            gemm(l.n_in, l.n_out, rows, A::transposed(x, ldx), panels.view(), dw, l.stride, Init::Own);
-        }
+/// Runs `f` with the thread's own buffer for what lies between the two factors of an adapter.
+fn between(n: usize, f: impl FnOnce(&mut [f32])) {
+    thread_local! {
+        static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
-    if let Some(bias) = l.bias {
-        let db = &mut grad[bias..bias + l.n_out];
-        for row in dy.chunks(ldy).take(rows) {
-            add_assign(db, &row[..l.n_out]);
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < n {
+            buffer.resize(n, 0.0);
         }
-    }
+        f(&mut buffer[..n]);
+    });
 }

@@ -2,15 +2,15 @@
 //!
 //! RMS: y = x·r·w with r = 1/√(mean x² + ε). Layer: y = (x − μ)·r·w + b. The scale w is what is stored plus a constant.
 
+use crate::params::{Grad, Params};
 use crate::simd::{dot, fma, fold};
 use crate::spec::{NormKind, NormSpec};
 
 /// y = norm(x) for rows of `n.dim`; keeps (μ, r) of each row in `stats`.
-pub(crate) fn forward(n: &NormSpec, flat: &[f32], x: &[f32], y: &mut [f32], stats: &mut [f32]) {
+pub(crate) fn forward(n: &NormSpec, params: Params<'_>, x: &[f32], y: &mut [f32], stats: &mut [f32]) {
     let dim = n.dim;
-    let w = &flat[n.weight..n.weight + dim];
-    let zero = [];
-    let b = n.bias.map_or(&zero[..], |b| &flat[b..b + dim]);
+    let w = params.at(n.weight, dim);
+    let b = n.bias.map_or(&[][..], |b| params.at(b, dim));
     for ((x, y), st) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)).zip(stats.chunks_exact_mut(2)) {
         let mean = match n.kind {
             NormKind::Rms => 0.0,
@@ -24,23 +24,25 @@ pub(crate) fn forward(n: &NormSpec, flat: &[f32], x: &[f32], y: &mut [f32], stat
     }
 }
 
-/// dx += ∂norm/∂xᵀ·dy; dw, db += into the flat gradient.
+/// dx += ∂norm/∂xᵀ·dy; dw, db += into the flat gradient, of what is not frozen.
 pub(crate) fn backward(
     n: &NormSpec,
-    flat: &[f32],
+    params: Params<'_>,
     x: &[f32],
     stats: &[f32],
     dy: &[f32],
     dx: &mut [f32],
-    grad: &mut [f32],
+    grad: &mut Grad<'_>,
 ) {
     let dim = n.dim;
-    let w = &flat[n.weight..n.weight + dim];
+    let w = params.at(n.weight, dim);
     for (i, (x, dy)) in x.chunks_exact(dim).zip(dy.chunks_exact(dim)).enumerate() {
         let (mean, r) = (stats[2 * i], stats[2 * i + 1]);
-        weight_gradient(x, mean, r, dy, &mut grad[n.weight..n.weight + dim]);
-        if let Some(b) = n.bias {
-            crate::simd::add_assign(&mut grad[b..b + dim], dy);
+        if let Some(dw) = grad.at(n.weight, dim) {
+            weight_gradient(x, mean, r, dy, dw);
+        }
+        if let Some(db) = n.bias.and_then(|b| grad.at(b, dim)) {
+            crate::simd::add_assign(db, dy);
         }
         let along = triple_dot(x, mean, dy, w, n.plus) * r / dim as f32; // mean of x̂·w·dy
         let offset = match n.kind {

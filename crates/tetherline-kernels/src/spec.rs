@@ -28,6 +28,21 @@ pub struct LinearSpec {
     pub n_out: usize,
     /// Order of the stored matrix.
     pub layout: Layout,
+    /// What is added to it.
+    pub adapter: Option<AdapterSpec>,
+}
+
+/// y += scale·(x·Aᵀ)·Bᵀ, a low-rank addition to a linear layer (LoRA, Hu et al. 2021, section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdapterSpec {
+    /// Offset of A (`rank × n_in`).
+    pub a: usize,
+    /// Offset of B (`n_out × rank`).
+    pub b: usize,
+    /// Inner dimension.
+    pub rank: usize,
+    /// Factor.
+    pub scale: f32,
 }
 
 /// Which normalisation.
@@ -148,6 +163,20 @@ pub struct LayerSpec {
     pub parallel: bool,
 }
 
+impl LayerSpec {
+    /// The linear layers of the block.
+    pub fn linears(&self) -> impl Iterator<Item = &LinearSpec> {
+        let (a, mlp) = (
+            &self.attention,
+            match &self.mlp {
+                MlpSpec::Gated { gate, up, down, .. } => [Some(gate), Some(up), Some(down)],
+                MlpSpec::Plain { up, down, .. } => [None, Some(up), Some(down)],
+            },
+        );
+        [&a.q, &a.k, &a.v, &a.out].into_iter().chain(mlp.into_iter().flatten())
+    }
+}
+
 /// A whole decoder.
 #[derive(Clone, Debug)]
 pub struct DecoderSpec {
@@ -183,9 +212,30 @@ pub struct DecoderSpec {
     pub scalar_head: Option<LinearSpec>,
     /// Number of parameters.
     pub n_params: usize,
+    /// How many of them, from the first on, are frozen.
+    pub frozen: usize,
 }
 
 impl DecoderSpec {
+    /// Parameters that are trained.
+    pub fn n_trained(&self) -> usize {
+        self.n_params - self.frozen
+    }
+
+    /// The first block that has trained parameters, or is above ones.
+    pub(crate) fn first_trained_layer(&self) -> usize {
+        let trains = |at: usize| at >= self.frozen;
+        if trains(self.embed) || self.positions.is_some_and(trains) {
+            return 0;
+        }
+        let layer = |l: &LayerSpec| {
+            let norms = [&l.norm1, &l.attention.q_norm, &l.attention.k_norm, &l.post1, &l.norm2, &l.post2];
+            norms.into_iter().flatten().any(|n| trains(n.weight))
+                || l.linears().any(|l| trains(l.weight) || l.adapter.is_some_and(|a| trains(a.a)))
+        };
+        self.layers.iter().position(layer).unwrap_or(self.layers.len())
+    }
+
     /// Width of the concatenated queries, keys and values of a position.
     pub(crate) fn qkv_dim(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
@@ -196,16 +246,24 @@ impl DecoderSpec {
         self.heads * self.head_dim
     }
 
+    /// Every linear layer once, to change.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearSpec> {
+        let layers = self.layers.iter_mut().flat_map(|l| {
+            let (a, mlp) = (
+                &mut l.attention,
+                match &mut l.mlp {
+                    MlpSpec::Gated { gate, up, down, .. } => [Some(gate), Some(up), Some(down)],
+                    MlpSpec::Plain { up, down, .. } => [None, Some(up), Some(down)],
+                },
+            );
+            [&mut a.q, &mut a.k, &mut a.v, &mut a.out].into_iter().chain(mlp.into_iter().flatten())
+        });
+        layers.chain(&mut self.lm_head).chain(&mut self.scalar_head)
+    }
+
     /// Every linear layer once, in the order of their ids.
     pub fn linears(&self) -> Vec<&LinearSpec> {
-        let mut all = Vec::new();
-        for l in &self.layers {
-            all.extend([&l.attention.q, &l.attention.k, &l.attention.v, &l.attention.out]);
-            match &l.mlp {
-                MlpSpec::Gated { gate, up, down, .. } => all.extend([gate, up, down]),
-                MlpSpec::Plain { up, down, .. } => all.extend([up, down]),
-            }
-        }
+        let mut all: Vec<&LinearSpec> = self.layers.iter().flat_map(LayerSpec::linears).collect();
         all.extend(self.lm_head.iter());
         all.extend(self.scalar_head.iter());
         all.sort_by_key(|l| l.id);

@@ -3,8 +3,8 @@
 
 use tetherline_kernels::rope::{Rope, RopeTable};
 use tetherline_kernels::{
-    Activation, AttentionSpec, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec, MlpSpec,
-    NormKind, NormSpec, PackedWeights, Row, RowGrad, RowOutput, UnitLoss,
+    Activation, AdapterSpec, AttentionSpec, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec,
+    MlpSpec, Net, NormKind, NormSpec, PackedWeights, Params, Row, RowGrad, RowOutput, UnitLoss,
 };
 
 struct Build {
@@ -22,7 +22,7 @@ impl Build {
         let bias = bias.then(|| self.take(n_out));
         let stride = if layout == Layout::OutIn { n_in } else { n_out };
         self.id += 1;
-        LinearSpec { id: self.id - 1, weight, stride, bias, n_in, n_out, layout }
+        LinearSpec { id: self.id - 1, weight, stride, bias, n_in, n_out, layout, adapter: None }
     }
     fn norm(&mut self, kind: NormKind, dim: usize, plus: f32) -> NormSpec {
         let weight = self.take(dim);
@@ -55,6 +55,10 @@ struct Kind {
     parallel: bool,
     /// Pairs of dimensions that turn.
     turning: usize,
+    /// Everything is frozen but low-rank additions and the scalar head.
+    adapters: bool,
+    /// Blocks that are frozen, with what lies below them.
+    frozen_layers: usize,
 }
 
 const LLAMA: Kind = Kind {
@@ -77,6 +81,8 @@ const LLAMA: Kind = Kind {
     embed_scale: 1.0,
     parallel: false,
     turning: 3,
+    adapters: false,
+    frozen_layers: 0,
 };
 
 const GPT: Kind = Kind {
@@ -92,7 +98,7 @@ const GPT: Kind = Kind {
 };
 
 /// The first two kinds with small, odd heads, heads of eight and of more than a register, then every part once or more.
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 15] = [
     LLAMA,
     GPT,
     Kind { name: "llama, heads of 8", head_dim: 8, turning: 4, ..LLAMA },
@@ -131,6 +137,10 @@ const KINDS: [Kind; 11] = [
         act: Activation::GeluErf,
         ..LLAMA
     },
+    Kind { name: "adapters", adapters: true, ..LLAMA },
+    Kind { name: "adapters of a gpt", adapters: true, ..GPT },
+    Kind { name: "one block frozen", frozen_layers: 1, ..LLAMA },
+    Kind { name: "all blocks frozen", frozen_layers: 2, ..GPT },
 ];
 
 fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
@@ -140,44 +150,52 @@ fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
     let embed = b.take(vocab * dim);
     let positions = k.learned.then(|| b.take(max * dim));
     let frequencies = (0..k.turning).map(|i| 0.1f32.powi(i as i32)).collect();
+    let mut ends = vec![0];
     let rope = Rope { table: RopeTable::new(frequencies, 1.0, max), long: None };
     let layers = (0..2)
-        .map(|_| LayerSpec {
-            norm1: k.pre_norms.then(|| b.norm(k.norm, dim, k.plus)),
-            attention: AttentionSpec {
-                q: b.linear(dim, heads * head_dim, k.layout, k.bias),
-                k: b.linear(dim, kv_heads * head_dim, k.layout, k.bias),
-                v: b.linear(dim, kv_heads * head_dim, k.layout, k.bias),
-                out: b.linear(heads * head_dim, dim, k.layout, k.bias),
-                q_norm: k.qk_norm.map(|each| b.norm(k.norm, if each { 1 } else { heads } * head_dim, k.plus)),
-                k_norm: k
-                    .qk_norm
-                    .map(|each| b.norm(k.norm, if each { 1 } else { kv_heads } * head_dim, k.plus)),
-                rope: (!k.learned).then_some(0),
-                scale: 1.0 / (head_dim as f32).sqrt(),
-                soft_cap: k.soft_cap,
-                window: k.window,
-            },
-            post1: k.post_norms.then(|| b.norm(k.norm, dim, k.plus)),
-            norm2: k.pre_norms.then(|| b.norm(k.norm, dim, k.plus)),
-            mlp: if k.gated {
-                MlpSpec::Gated {
-                    gate: b.linear(dim, ffn, k.layout, k.bias),
-                    up: b.linear(dim, ffn, k.layout, k.bias),
-                    down: b.linear(ffn, dim, k.layout, k.bias),
-                    act: k.act,
-                }
-            } else {
-                MlpSpec::Plain {
-                    up: b.linear(dim, ffn, k.layout, k.bias),
-                    down: b.linear(ffn, dim, k.layout, k.bias),
-                    act: k.act,
-                }
-            },
-            post2: k.post_norms.then(|| b.norm(k.norm, dim, k.plus)),
-            parallel: k.parallel,
+        .map(|_| {
+            let layer = LayerSpec {
+                norm1: k.pre_norms.then(|| b.norm(k.norm, dim, k.plus)),
+                attention: AttentionSpec {
+                    q: b.linear(dim, heads * head_dim, k.layout, k.bias),
+                    k: b.linear(dim, kv_heads * head_dim, k.layout, k.bias),
+                    v: b.linear(dim, kv_heads * head_dim, k.layout, k.bias),
+                    out: b.linear(heads * head_dim, dim, k.layout, k.bias),
+                    q_norm: k
+                        .qk_norm
+                        .map(|each| b.norm(k.norm, if each { 1 } else { heads } * head_dim, k.plus)),
+                    k_norm: k
+                        .qk_norm
+                        .map(|each| b.norm(k.norm, if each { 1 } else { kv_heads } * head_dim, k.plus)),
+                    rope: (!k.learned).then_some(0),
+                    scale: 1.0 / (head_dim as f32).sqrt(),
+                    soft_cap: k.soft_cap,
+                    window: k.window,
+                },
+                post1: k.post_norms.then(|| b.norm(k.norm, dim, k.plus)),
+                norm2: k.pre_norms.then(|| b.norm(k.norm, dim, k.plus)),
+                mlp: if k.gated {
+                    MlpSpec::Gated {
+                        gate: b.linear(dim, ffn, k.layout, k.bias),
+                        up: b.linear(dim, ffn, k.layout, k.bias),
+                        down: b.linear(ffn, dim, k.layout, k.bias),
+                        act: k.act,
+                    }
+                } else {
+                    MlpSpec::Plain {
+                        up: b.linear(dim, ffn, k.layout, k.bias),
+                        down: b.linear(ffn, dim, k.layout, k.bias),
+                        act: k.act,
+                    }
+                },
+                post2: k.post_norms.then(|| b.norm(k.norm, dim, k.plus)),
+                parallel: k.parallel,
+            };
+            ends.push(b.at);
+            layer
         })
         .collect();
+    let mut frozen = ends[k.frozen_layers];
     let final_norm = b.norm(k.norm, dim, k.plus);
     let lm_head = LinearSpec {
         id: b.id,
@@ -187,10 +205,14 @@ fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
         n_in: dim,
         n_out: vocab,
         layout: Layout::OutIn,
+        adapter: None,
     };
     b.id += 1;
+    if k.adapters {
+        frozen = b.at;
+    }
     let scalar_head = b.linear(dim, 1, Layout::OutIn, true);
-    let spec = DecoderSpec {
+    let mut spec = DecoderSpec {
         dim,
         heads,
         kv_heads,
@@ -206,8 +228,19 @@ fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
         lm_head: Some(lm_head),
         logit_cap: k.logit_cap,
         scalar_head: Some(scalar_head),
-        n_params: b.at,
+        n_params: 0,
+        frozen,
     };
+    if k.adapters {
+        // Not of the scalar head, which is read from the parameters alone.
+        let lines = spec.linears_mut().filter(|l| l.n_out > 1);
+        for (i, l) in lines.enumerate() {
+            let rank = 1 + i % 3;
+            l.adapter =
+                Some(AdapterSpec { a: b.take(rank * l.n_in), b: b.take(l.n_out * rank), rank, scale: 0.5 });
+        }
+    }
+    spec.n_params = b.at;
     let mut s = 17u64;
     let flat = (0..b.at)
         .map(|_| {
@@ -255,11 +288,18 @@ impl UnitLoss for Weighted {
     }
 }
 
+fn params<'a>(spec: &DecoderSpec, flat: &'a [f32]) -> Params<'a> {
+    let (frozen, trained) = flat.split_at(spec.frozen);
+    Params { frozen, trained }
+}
+
 fn loss(spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>], threads: usize) -> (f64, Vec<f32>) {
-    let packed = PackedWeights::new(spec, flat, true, 1);
+    let params = params(spec, flat);
+    let packed = PackedWeights::new(spec, params, true, 1);
     let units: Vec<Vec<Row<'_>>> = rows(seqs).into_iter().map(|r| vec![r]).collect();
-    let mut grad = vec![0.0; spec.n_params];
-    let stats = Engine::new(threads).step(spec, flat, &packed, &units, 0.8, &Weighted, &mut grad);
+    let mut grad = vec![0.0; spec.n_trained()];
+    let net = Net { spec, params, packed: &packed };
+    let stats = Engine::new(threads).step(net, &units, 0.8, &Weighted, &mut grad);
     (stats.iter().sum(), grad)
 }
 
@@ -272,7 +312,7 @@ fn every_parameter_has_the_gradient_that_finite_differences_say() {
         let scale = (grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() / grad.len() as f64).sqrt();
         // One random direction per block of parameters: every block is tested, noise averages out.
         let block = 60;
-        for (k, from) in (0..spec.n_params).step_by(block).enumerate() {
+        for (k, from) in (spec.frozen..spec.n_params).step_by(block).enumerate() {
             let to = (from + block).min(spec.n_params);
             let dir = |i: usize| if (i * 2_654_435_761 + k) & 64 == 0 { 1.0f32 } else { -1.0 };
             let h = 2e-3;
@@ -284,7 +324,7 @@ fn every_parameter_has_the_gradient_that_finite_differences_say() {
                 loss(&spec, &f, &seqs, 2).0
             };
             let want = (shifted(1.0) - shifted(-1.0)) / (2.0 * f64::from(h));
-            let got: f64 = (from..to).map(|i| f64::from(grad[i] * dir(i))).sum();
+            let got: f64 = (from..to).map(|i| f64::from(grad[i - spec.frozen] * dir(i))).sum();
             let tol = 0.01 * want.abs() + 0.03 * scale * (block as f64).sqrt();
             assert!(
                 (got - want).abs() < tol,
@@ -306,14 +346,15 @@ fn a_loss_that_panics_ends_the_step() {
         }
     }
     let (spec, flat) = decoder(LLAMA);
-    let packed = PackedWeights::new(&spec, &flat, true, 1);
+    let packed = PackedWeights::new(&spec, Params::trained(&flat), true, 1);
+    let net = Net { spec: &spec, params: Params::trained(&flat), packed: &packed };
     // Long enough for a chunk each, so that there are as many shards.
     let seqs: Vec<Vec<u32>> = (0..6).map(|_| vec![1; 100]).collect();
     let units: Vec<Vec<Row<'_>>> = rows(&seqs).into_iter().map(|r| vec![r]).collect();
     for threads in [1, 2, 4] {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut grad = vec![0.0; spec.n_params];
-            Engine::new(threads).step(&spec, &flat, &packed, &units, 1.0, &Broken, &mut grad);
+            Engine::new(threads).step(net, &units, 1.0, &Broken, &mut grad);
         }));
         assert!(ended.is_err(), "{threads} threads");
     }
@@ -336,13 +377,13 @@ fn bits_do_not_depend_on_threads() {
 fn cached_decoding_gives_the_bits_of_the_full_pass() {
     for kind in KINDS {
         let (spec, flat) = decoder(kind);
-        let packed = PackedWeights::new(&spec, &flat, false, 1);
+        let packed = PackedWeights::new(&spec, params(&spec, &flat), false, 1);
+        let net = Net { spec: &spec, params: params(&spec, &flat), packed: &packed };
         let engine = Engine::new(1);
         let seqs = sequences();
-        let full: Vec<_> =
-            seqs.iter().map(|t| engine.hidden_and_logits(&spec, &flat, &packed, t).1).collect();
+        let full: Vec<_> = seqs.iter().map(|t| engine.hidden_and_logits(net, t).1).collect();
         // All rows in one batch, each with half of its tokens as a prompt.
-        let mut batch = DecodeBatch::new(&spec, &flat, &packed, 128);
+        let mut batch = DecodeBatch::new(net, 128);
         for t in &seqs {
             batch.push(&t[..t.len() / 2]);
         }
@@ -369,12 +410,66 @@ fn cached_decoding_gives_the_bits_of_the_full_pass() {
 #[test]
 fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
     let (spec, flat) = decoder(KINDS[2]);
-    let packed = PackedWeights::new(&spec, &flat, false, 1);
+    let packed = PackedWeights::new(&spec, Params::trained(&flat), false, 1);
     let seqs = sequences();
-    let m = (&spec, &flat[..], &packed);
+    let m = Net { spec: &spec, params: Params::trained(&flat), packed: &packed };
     for pair in Engine::new(2).forward_pair(m, m, &rows(&seqs), 1.0) {
         assert_eq!(pair.policy.logprobs, pair.ref_logprobs);
         assert!(pair.kl_exact.iter().all(|&k| k == 0.0));
         assert!(!pair.policy.scalars.is_empty());
+    }
+}
+
+/// After an update of what is trained, refreshed panels give what fresh ones give, and a clone made before keeps the
+/// old ones.
+#[test]
+fn refreshed_panels_are_those_of_the_changed_parameters() {
+    for kind in KINDS {
+        let (spec, flat) = decoder(kind);
+        let logits = |flat: &[f32], packed: &PackedWeights| {
+            let net = Net { spec: &spec, params: params(&spec, flat), packed };
+            Engine::new(1).hidden_and_logits(net, &[1, 2, 3]).1
+        };
+        let mut packed = PackedWeights::new(&spec, params(&spec, &flat), true, 2);
+        let (before, old) = (packed.clone(), logits(&flat, &packed));
+        let mut changed = flat.clone();
+        changed[spec.frozen..].iter_mut().for_each(|x| *x *= 1.5);
+        packed.refresh(&spec, params(&spec, &changed), 2);
+        let fresh = PackedWeights::new(&spec, params(&spec, &changed), true, 1);
+        assert_eq!(logits(&changed, &packed), logits(&changed, &fresh), "{}", kind.name);
+        assert_eq!(logits(&flat, &before), old, "{}", kind.name);
+    }
+}
+
+/// A low-rank addition is the linear layer with W + scale·B·A.
+#[test]
+fn an_adapter_is_its_product_added_to_the_weights() {
+    for kind in KINDS.into_iter().filter(|k| k.adapters) {
+        let (spec, flat) = decoder(kind);
+        let mut merged = flat.clone();
+        let mut bare = spec.clone();
+        for l in bare.linears_mut() {
+            let Some(s) = l.adapter.take() else { continue };
+            for o in 0..l.n_out {
+                for i in 0..l.n_in {
+                    let sum: f32 =
+                        (0..s.rank).map(|r| flat[s.b + o * s.rank + r] * flat[s.a + r * l.n_in + i]).sum();
+                    let at = if l.layout == Layout::OutIn { o * l.stride + i } else { i * l.stride + o };
+                    merged[l.weight + at] += s.scale * sum;
+                }
+            }
+        }
+        // The tied embedding is changed with the head: look tokens up in the old one.
+        let vocab = spec.vocab * spec.dim;
+        let logits = |spec: &DecoderSpec, flat: &[f32], heads: &[f32]| {
+            let p = params(spec, flat);
+            let packed = PackedWeights::new(spec, params(spec, heads), false, 1);
+            Engine::new(1).hidden_and_logits(Net { spec, params: p, packed: &packed }, &[5, 9, 30, 2]).1
+        };
+        let mut looked_up = merged.clone();
+        looked_up[..vocab].copy_from_slice(&flat[..vocab]);
+        let (a, b) = (logits(&spec, &flat, &flat), logits(&bare, &looked_up, &merged));
+        let most = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * most), "{}", kind.name);
     }
 }

@@ -195,7 +195,7 @@ impl Builder<'_> {
         };
         let weight = self.tensor(format!("{name}.weight"), &shape);
         let bias = bias.then(|| self.tensor(format!("{name}.bias"), &[n_out]));
-        LinearSpec { id: self.id(), weight, stride: shape[1], bias, n_in, n_out, layout }
+        LinearSpec { id: self.id(), weight, stride: shape[1], bias, n_in, n_out, layout, adapter: None }
     }
 
     /// Linear layers that are parts of one stored matrix, `widths` outputs each.
@@ -322,6 +322,7 @@ pub(crate) fn build(c: &ModelConfig, heads: Heads) -> (Vec<Slot>, DecoderSpec) {
                 n_in: c.dim,
                 n_out: c.vocab,
                 layout: Layout::OutIn,
+                adapter: None,
             }
         } else {
             b.linear(names.lm_head, c.dim, c.vocab, Layout::OutIn, false)
@@ -348,6 +349,7 @@ pub(crate) fn build(c: &ModelConfig, heads: Heads) -> (Vec<Slot>, DecoderSpec) {
         logit_cap: c.logit_cap.map(|x| x as f32),
         scalar_head,
         n_params: b.at,
+        frozen: 0,
     };
     (b.slots, spec)
 }

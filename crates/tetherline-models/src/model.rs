@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::OnceLock;
 use tetherline_core::seeds::{Purpose, stream};
-use tetherline_kernels::{DecoderSpec, PackedWeights, PairRow, Row, RowResult, UnitLoss};
+use tetherline_kernels::{DecoderSpec, PackedWeights, PairRow, Params, Row, RowResult, UnitLoss};
 
 /// Files that travel with a model unchanged.
 const ASSETS: [&str; 8] = [
@@ -293,16 +293,18 @@ impl Model {
         match &engine.run {
             Run::Kernels(_) => {
                 if let Some(packed) = self.packed.get_mut() {
-                    packed.refresh(&self.spec, &self.flat, engine.threads());
+                    packed.refresh(&self.spec, Params::trained(&self.flat), engine.threads());
                 }
             }
             Run::Graph(_) => drop(self.packed.take()),
         }
     }
 
-    /// The panels that the kernels read.
-    fn packed(&self, threads: usize) -> &PackedWeights {
-        self.packed.get_or_init(|| PackedWeights::new(&self.spec, &self.flat, self.trainable, threads))
+    /// The decoder as the kernels run it.
+    fn kernels(&self, threads: usize) -> tetherline_kernels::Net<'_> {
+        let (spec, params) = (&self.spec, Params::trained(&self.flat));
+        let packed = self.packed.get_or_init(|| PackedWeights::new(spec, params, self.trainable, threads));
+        tetherline_kernels::Net { spec, params, packed }
     }
 
     /// The decoder on a device of the graph.
@@ -364,9 +366,7 @@ impl Model {
     pub fn forward(&self, engine: &Engine, rows: &[Row<'_>], temperature: f32) -> Result<Vec<RowResult>> {
         rows.iter().try_for_each(|r| self.check_row(engine, r))?;
         match &engine.run {
-            Run::Kernels(k) => {
-                Ok(k.forward(&self.spec, &self.flat, self.packed(engine.threads()), rows, temperature))
-            }
+            Run::Kernels(k) => Ok(k.forward(self.kernels(engine.threads()), rows, temperature)),
             Run::Graph(device) => graph::forward(&self.net(device)?, rows, temperature),
         }
     }
@@ -400,9 +400,7 @@ impl Model {
         match &engine.run {
             Run::Kernels(k) => {
                 let n = engine.threads();
-                let p = (&self.spec, &self.flat[..], self.packed(n));
-                let r = (&reference.spec, &reference.flat[..], reference.packed(n));
-                Ok(k.forward_pair(p, r, rows, temperature))
+                Ok(k.forward_pair(self.kernels(n), reference.kernels(n), rows, temperature))
             }
             Run::Graph(device) => {
                 graph::forward_pair(&self.net(device)?, &reference.net(device)?, rows, temperature)
@@ -417,9 +415,7 @@ impl Model {
     pub fn hidden_and_logits(&self, engine: &Engine, tokens: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         self.check_tokens(tokens)?;
         match &engine.run {
-            Run::Kernels(k) => {
-                Ok(k.hidden_and_logits(&self.spec, &self.flat, self.packed(engine.threads()), tokens))
-            }
+            Run::Kernels(k) => Ok(k.hidden_and_logits(self.kernels(engine.threads()), tokens)),
             Run::Graph(device) => graph::hidden_and_logits(&self.net(device)?, tokens),
         }
     }
@@ -438,10 +434,7 @@ impl Model {
     ) -> Result<Vec<L::Stats>> {
         units.iter().flatten().try_for_each(|r| self.check_row(engine, r))?;
         match &engine.run {
-            Run::Kernels(k) => {
-                let packed = self.packed(engine.threads());
-                Ok(k.step(&self.spec, &self.flat, packed, units, temperature, loss, grad))
-            }
+            Run::Kernels(k) => Ok(k.step(self.kernels(engine.threads()), units, temperature, loss, grad)),
             Run::Graph(device) => graph::step(&self.net(device)?, units, temperature, loss, grad),
         }
     }
@@ -463,8 +456,7 @@ impl Model {
         }
         let rows = match &engine.run {
             Run::Kernels(_) => {
-                let packed = self.packed(engine.threads());
-                let batch = tetherline_kernels::DecodeBatch::new(&self.spec, &self.flat, packed, capacity);
+                let batch = tetherline_kernels::DecodeBatch::new(self.kernels(engine.threads()), capacity);
                 Rows::Kernels(Box::new(batch))
             }
             Run::Graph(device) => Rows::Graph(CachedRows::new(self.net(device)?, capacity)),

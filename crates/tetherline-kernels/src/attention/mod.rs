@@ -432,8 +432,16 @@ mod tests {
 
     /// Of a decoder, attention reads the sizes of its heads only.
     fn spec(heads: usize, kv_heads: usize) -> (DecoderSpec, AttentionSpec) {
-        let linear =
-            LinearSpec { id: 0, weight: 0, bias: None, n_in: 0, n_out: 0, stride: 0, layout: Layout::OutIn };
+        let linear = LinearSpec {
+            id: 0,
+            weight: 0,
+            bias: None,
+            n_in: 0,
+            n_out: 0,
+            stride: 0,
+            layout: Layout::OutIn,
+            adapter: None,
+        };
         let norm = NormSpec { kind: NormKind::Rms, dim: 0, weight: 0, plus: 0.0, bias: None, eps: 1e-5 };
         let attention = AttentionSpec {
             q: linear.clone(),
@@ -464,6 +472,7 @@ mod tests {
             logit_cap: None,
             scalar_head: None,
             n_params: 0,
+            frozen: 0,
         };
         (spec, attention)
     }
