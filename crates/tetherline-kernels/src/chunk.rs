@@ -20,15 +20,37 @@ pub struct Net<'a> {
     pub packed: &'a PackedWeights,
 }
 
+/// What a forward pass leaves for the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Nothing: there will be none.
+    Nothing,
+    /// The activations of every trained block.
+    Activations,
+    /// The input of every trained block; its activations are computed again (gradient checkpointing, Chen et al. 2016).
+    Inputs,
+}
+
+/// A block at work: what it computes position by position, and what attention saves.
+#[derive(Debug, Default)]
+struct Block {
+    acts: Acts,
+    att_stats: Vec<f32>, // per sequence
+}
+
 /// Buffers of a thread, reused from chunk to chunk and from step to step.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
     /// (first row, length) of each sequence of the chunk.
     spans: Vec<(usize, usize)>,
     tokens: Vec<usize>,
-    layers: Vec<Acts>,
-    /// Of attention, per block and sequence.
-    att_stats: Vec<Vec<f32>>,
+    /// Of the blocks whose activations are kept.
+    kept: Vec<Block>,
+    /// Of all others, one after the other.
+    shared: Block,
+    /// Inputs of the blocks whose activations are computed again.
+    inputs: Vec<Vec<f32>>,
+    keep: Option<Keep>,
     last: Vec<f32>, // residual stream after the last layer
     final_stats: Vec<f32>,
     pub(crate) hidden: Vec<f32>, // after the final norm
@@ -45,16 +67,85 @@ pub(crate) struct Workspace {
     pub(crate) g_scalars: Vec<f32>,
 }
 
+impl Block {
+    /// From the residual stream in `acts.x` to the one that leaves the block. `on_qkv` sees the rotated queries, keys
+    /// and values.
+    fn forward(
+        &mut self,
+        net: Net<'_>,
+        layer: &LayerSpec,
+        spans: &[(usize, usize)],
+        n: usize,
+        scratch: &mut Scratch,
+        out: &mut Vec<f32>,
+        on_qkv: impl FnOnce(&[f32]),
+    ) {
+        let s = net.spec;
+        let (ldq, lda) = (s.qkv_dim(), s.att_dim());
+        let a = &mut self.acts;
+        a.project(net, layer, n);
+        let qkv = &mut a.qkv[..n * ldq];
+        rotate(s, layer, spans, qkv, false);
+        on_qkv(qkv);
+        let att = sized(&mut a.att, n * lda);
+        let total = spans.iter().map(|&(_, t)| s.heads * attention::stats_len(t)).sum();
+        let mut stats = sized(&mut self.att_stats, total);
+        for &(r, t) in spans {
+            let (here, rest) = stats.split_at_mut(s.heads * attention::stats_len(t));
+            stats = rest;
+            let (qkv, out) = (&qkv[r * ldq..(r + t) * ldq], &mut att[r * lda..(r + t) * lda]);
+            attention::forward(s, &layer.attention, t, qkv, out, here, scratch);
+        }
+        a.finish(net, layer, n, out);
+    }
+
+    /// `d_x`, the gradient of the stream that leaves the block, becomes that of the one that enters.
+    fn backward(
+        &mut self,
+        net: Net<'_>,
+        layer: &LayerSpec,
+        spans: &[(usize, usize)],
+        n: usize,
+        scratch: &mut Scratch,
+        d_x: &mut [f32],
+        g: &mut Grads,
+        grad: &mut Grad<'_>,
+    ) {
+        let s = net.spec;
+        let (ldq, lda) = (s.qkv_dim(), s.att_dim());
+        let a = &mut self.acts;
+        a.finish_backward(net, layer, n, d_x, g, grad);
+        let d_qkv = sized(&mut g.d_qkv, n * ldq);
+        let mut stats = &self.att_stats[..];
+        for &(r, t) in spans {
+            let (here, rest) = stats.split_at(s.heads * attention::stats_len(t));
+            stats = rest;
+            attention::backward(
+                s,
+                &layer.attention,
+                t,
+                &a.qkv[r * ldq..(r + t) * ldq],
+                &a.att[r * lda..(r + t) * lda],
+                here,
+                &g.d_att[r * lda..(r + t) * lda],
+                &mut d_qkv[r * ldq..(r + t) * ldq],
+                scratch,
+            );
+        }
+        rotate(s, layer, spans, d_qkv, true);
+        a.project_backward(net, layer, n, d_x, g, grad);
+    }
+}
+
 impl Workspace {
-    /// Forward through all layers and the heads that `rows` ask for. With `keep` the activations of every
-    /// layer stay for [`Workspace::backward`]; otherwise one layer's buffers serve all. `on_qkv(layer, qkv)`
-    /// sees each layer's rotated queries, keys and values.
+    /// Forward through all layers and the heads that `rows` ask for; `keep` says what stays for
+    /// [`Workspace::backward`]. `on_qkv(layer, qkv)` sees each layer's rotated queries, keys and values.
     pub(crate) fn forward(
         &mut self,
         net: Net<'_>,
         rows: &[&Row<'_>],
         scale: f32,
-        keep: bool,
+        keep: Keep,
         mut on_qkv: impl FnMut(usize, &[f32]),
     ) {
         let s = net.spec;
@@ -65,32 +156,33 @@ impl Workspace {
             self.tokens.extend(row.tokens.iter().map(|&t| t as usize));
         }
         let n = self.tokens.len();
-        let slots = if keep { s.layers.len() } else { 1 };
-        if self.layers.len() < slots {
-            self.layers.resize_with(slots, Acts::default);
-            self.att_stats.resize_with(slots, Vec::new);
+        self.keep = Some(keep);
+        let trained = if keep == Keep::Nothing { s.layers.len() } else { s.first_trained_layer() };
+        match keep {
+            Keep::Activations if self.kept.len() < s.layers.len() => {
+                self.kept.resize_with(s.layers.len(), Block::default);
+            }
+            Keep::Inputs if self.inputs.len() < s.layers.len() => {
+                self.inputs.resize_with(s.layers.len(), Vec::new);
+            }
+            _ => {}
         }
         self.embed(net, n);
-        let (ldq, lda) = (s.qkv_dim(), s.att_dim());
         for (l, layer) in s.layers.iter().enumerate() {
-            let slot = if keep { l } else { 0 };
-            let a = &mut self.layers[slot];
-            // The residual stream arrives in `last` and leaves in `last`; this layer keeps it as its input.
-            std::mem::swap(&mut a.x, &mut self.last);
-            a.project(net, layer, n);
-            let qkv = &mut a.qkv[..n * ldq];
-            rotate(s, layer, &self.spans, qkv, false);
-            on_qkv(l, qkv);
-            let att = sized(&mut a.att, n * lda);
-            let total = self.spans.iter().map(|&(_, t)| s.heads * attention::stats_len(t)).sum();
-            let mut stats = sized(&mut self.att_stats[slot], total);
-            for &(r, t) in &self.spans {
-                let (here, rest) = stats.split_at_mut(s.heads * attention::stats_len(t));
-                stats = rest;
-                let (qkv, out) = (&qkv[r * ldq..(r + t) * ldq], &mut att[r * lda..(r + t) * lda]);
-                attention::forward(s, &layer.attention, t, qkv, out, here, &mut self.scratch);
+            let mut block = &mut self.shared;
+            if l >= trained {
+                match keep {
+                    Keep::Activations => block = &mut self.kept[l],
+                    Keep::Inputs => {
+                        sized(&mut self.inputs[l], n * s.dim).copy_from_slice(&self.last[..n * s.dim])
+                    }
+                    Keep::Nothing => {}
+                }
             }
-            a.finish(net, layer, n, &mut self.last);
+            // The residual stream arrives in `last` and leaves in `last`; the block keeps it as its input.
+            std::mem::swap(&mut block.acts.x, &mut self.last);
+            let (spans, scratch) = (&self.spans, &mut self.scratch);
+            block.forward(net, layer, spans, n, scratch, &mut self.last, |qkv| on_qkv(l, qkv));
         }
         let hidden = sized(&mut self.hidden, n * s.dim);
         let stats = sized(&mut self.final_stats, 2 * n);
@@ -133,7 +225,6 @@ impl Workspace {
     /// Backward from the per-token gradients through all layers, adding to `grad`.
     pub(crate) fn backward(&mut self, net: Net<'_>, scale: f32, grad: &mut Grad<'_>) {
         let (s, d, n) = (net.spec, net.spec.dim, self.tokens.len());
-        let (ldq, lda) = (s.qkv_dim(), s.att_dim());
         let g = &mut self.grads;
         let d_hidden = sized(&mut self.d_hidden, n * d);
         d_hidden.fill(0.0);
@@ -159,29 +250,16 @@ impl Workspace {
             grad,
         );
 
-        let lowest = s.first_trained_layer();
-        let layers = s.layers.iter().zip(&mut self.layers).zip(&self.att_stats);
-        for ((layer, a), stats) in layers.skip(lowest).rev() {
-            a.finish_backward(net, layer, n, d_x, g, grad);
-            let d_qkv = sized(&mut g.d_qkv, n * ldq);
-            let mut stats = &stats[..];
-            for &(r, t) in &self.spans {
-                let (here, rest) = stats.split_at(s.heads * attention::stats_len(t));
-                stats = rest;
-                attention::backward(
-                    s,
-                    &layer.attention,
-                    t,
-                    &a.qkv[r * ldq..(r + t) * ldq],
-                    &a.att[r * lda..(r + t) * lda],
-                    here,
-                    &g.d_att[r * lda..(r + t) * lda],
-                    &mut d_qkv[r * ldq..(r + t) * ldq],
-                    &mut self.scratch,
-                );
-            }
-            rotate(s, layer, &self.spans, d_qkv, true);
-            a.project_backward(net, layer, n, d_x, g, grad);
+        for (l, layer) in s.layers.iter().enumerate().skip(s.first_trained_layer()).rev() {
+            let (spans, scratch) = (&self.spans, &mut self.scratch);
+            let block = if self.keep == Some(Keep::Inputs) {
+                std::mem::swap(&mut self.shared.acts.x, &mut self.inputs[l]);
+                self.shared.forward(net, layer, spans, n, scratch, &mut self.last, |_| {});
+                &mut self.shared
+            } else {
+                &mut self.kept[l]
+            };
+            block.backward(net, layer, spans, n, scratch, d_x, g, grad);
         }
 
         if s.embed_scale != 1.0 {

@@ -7,7 +7,7 @@
 use crate::attention;
 use crate::block::{Acts, sized};
 use crate::cap::cap_in_place;
-use crate::chunk::{Net, Workspace, embed};
+use crate::chunk::{Keep, Net, Workspace, embed};
 use crate::engine::Row;
 use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
@@ -116,7 +116,7 @@ impl<'a> DecodeBatch<'a> {
         if !tokens.is_empty() {
             let all = Row { tokens, lm: 0..0, scalar: 0..0 };
             let (keys, values) = (&mut row.keys, &mut row.values);
-            self.prefill.forward(self.net, &[&all], 1.0, false, |layer, qkv| {
+            self.prefill.forward(self.net, &[&all], 1.0, Keep::Nothing, |layer, qkv| {
                 for (t, at) in qkv.chunks_exact(s.qkv_dim()).take(tokens.len()).enumerate() {
                     store(s, cap, hp, layer, t, at, keys, values);
                 }

@@ -5,7 +5,7 @@
 //! tokens and chunks into a number of shards that depends on the batch alone; threads take shards. Each
 //! shard has its own gradient, and shards are summed in order.
 
-use crate::chunk::{Net, Workspace};
+use crate::chunk::{Keep, Net, Workspace};
 use crate::params::Grad;
 use crate::softmax::kl_of_logits;
 use crate::spec::DecoderSpec;
@@ -87,6 +87,7 @@ pub trait UnitLoss: Sync {
 #[derive(Debug)]
 pub struct Engine {
     threads: usize,
+    keep: Keep,
     workspaces: Mutex<Vec<Workspace>>,
     shards: Mutex<Vec<Vec<f32>>>,
 }
@@ -95,7 +96,15 @@ impl Engine {
     /// An engine that uses at most `threads` threads.
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, 256);
-        Self { threads, workspaces: Mutex::default(), shards: Mutex::default() }
+        Self { threads, keep: Keep::Activations, workspaces: Mutex::default(), shards: Mutex::default() }
+    }
+
+    /// The same, but that the backward pass of [`Engine::step`] computes the activations of every block again from its
+    /// input: about a third more work, and the activations of one block in memory instead of all. The same bits.
+    #[must_use]
+    pub fn with_gradient_checkpointing(mut self) -> Self {
+        self.keep = Keep::Inputs;
+        self
     }
 
     /// Threads used.
@@ -147,7 +156,7 @@ impl Engine {
         let out: Vec<Mutex<RowResult>> = rows.iter().map(|_| Mutex::default()).collect();
         self.parallel(chunks.len(), |ws, c| {
             let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
-            ws.forward(net, &picked, 1.0 / temperature, false, |_, _| {});
+            ws.forward(net, &picked, 1.0 / temperature, Keep::Nothing, |_, _| {});
             for (i, o) in outputs(ws, &picked).into_iter().enumerate() {
                 *lock(&out[chunks[c].start + i]) = o.to_owned_result();
             }
@@ -173,12 +182,12 @@ impl Engine {
         let out: Vec<Mutex<PairRow>> = rows.iter().map(|_| Mutex::default()).collect();
         self.parallel(chunks.len(), |ws, c| {
             let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
-            ws.forward(policy, &picked, scale, false, |_, _| {});
+            ws.forward(policy, &picked, scale, Keep::Nothing, |_, _| {});
             let owned: Vec<RowResult> =
                 outputs(ws, &picked).into_iter().map(|o| o.to_owned_result()).collect();
             let bare: Vec<Row<'_>> = picked.iter().map(|r| Row { scalar: 0..0, ..(*r).clone() }).collect();
             let mut other = self.take_workspace();
-            other.forward(reference, &bare.iter().collect::<Vec<_>>(), scale, false, |_, _| {});
+            other.forward(reference, &bare.iter().collect::<Vec<_>>(), scale, Keep::Nothing, |_, _| {});
             let mut at = 0;
             for (i, outputs) in owned.into_iter().enumerate() {
                 let span = at..at + outputs.logprobs.len();
@@ -210,7 +219,7 @@ impl Engine {
         let row = Row { tokens: &padded, lm: 0..tokens.len(), scalar: 0..0 };
         let fits = padded.len() <= spec.max_positions;
         let row = if fits { row } else { Row { tokens, lm: 0..tokens.len() - 1, scalar: 0..0 } };
-        ws.forward(net, &[&row], 1.0, false, |_, _| {});
+        ws.forward(net, &[&row], 1.0, Keep::Nothing, |_, _| {});
         let hidden = ws.hidden[..tokens.len() * spec.dim].to_vec();
         let scored = if spec.lm_head.is_some() { row.lm.len() } else { 0 };
         let logits = ws.lm.logits[..scored * spec.vocab].to_vec();
@@ -248,7 +257,7 @@ impl Engine {
             // Chunks of a shard are spread over the batch, so long rows spread too.
             for chunk in chunks.iter().skip(shard).step_by(shards) {
                 let picked: Vec<&Row<'_>> = units[chunk.clone()].iter().flatten().collect();
-                ws.forward(net, &picked, scale, true, |_, _| {});
+                ws.forward(net, &picked, scale, self.keep, |_, _| {});
                 zeroed(&mut ws.g_logprobs, ws.lm.logprobs.len());
                 zeroed(&mut ws.g_entropy, ws.lm.entropy.len());
                 zeroed(&mut ws.g_scalars, ws.scalars.len());

@@ -294,12 +294,16 @@ fn params<'a>(spec: &DecoderSpec, flat: &'a [f32]) -> Params<'a> {
 }
 
 fn loss(spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>], threads: usize) -> (f64, Vec<f32>) {
+    loss_by(&Engine::new(threads), spec, flat, seqs)
+}
+
+fn loss_by(engine: &Engine, spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>]) -> (f64, Vec<f32>) {
     let params = params(spec, flat);
     let packed = PackedWeights::new(spec, params, true, 1);
     let units: Vec<Vec<Row<'_>>> = rows(seqs).into_iter().map(|r| vec![r]).collect();
     let mut grad = vec![0.0; spec.n_trained()];
     let net = Net { spec, params, packed: &packed };
-    let stats = Engine::new(threads).step(net, &units, 0.8, &Weighted, &mut grad);
+    let stats = engine.step(net, &units, 0.8, &Weighted, &mut grad);
     (stats.iter().sum(), grad)
 }
 
@@ -417,6 +421,18 @@ fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
         assert_eq!(pair.policy.logprobs, pair.ref_logprobs);
         assert!(pair.kl_exact.iter().all(|&k| k == 0.0));
         assert!(!pair.policy.scalars.is_empty());
+    }
+}
+
+#[test]
+fn activations_computed_again_give_the_same_gradient() {
+    for kind in KINDS {
+        let (spec, flat) = decoder(kind);
+        let (l, g) = loss(&spec, &flat, &sequences(), 2);
+        let (again, grad) =
+            loss_by(&Engine::new(2).with_gradient_checkpointing(), &spec, &flat, &sequences());
+        assert_eq!(l.to_bits(), again.to_bits());
+        assert!(g.iter().zip(&grad).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", kind.name);
     }
 }
 
