@@ -41,6 +41,23 @@ impl Engine {
         })
     }
 
+    /// The same, but that training computes activations again instead of keeping them
+    /// ([`tetherline_kernels::Engine::with_gradient_checkpointing`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] for the graph, which keeps what candle's autograd needs.
+    pub fn with_gradient_checkpointing(self) -> Result<Self> {
+        match self.run {
+            Run::Kernels(k) => Ok(Self { run: Run::Kernels(k.with_gradient_checkpointing()), ..self }),
+            Run::Graph(_) => Err(ModelError::Device {
+                device: self.device,
+                problem: "gradient checkpointing is for the kernels alone; set device = \"cpu\" or \
+                          model.gradient_checkpointing = false"
+                    .into(),
+            }),
+        }
+    }
+
     /// Threads used on the host.
     pub fn threads(&self) -> usize {
         self.threads

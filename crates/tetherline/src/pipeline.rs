@@ -35,7 +35,7 @@ pub struct EvaluationFile {
 pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -> Result<RunSummary, Error> {
     // Reads every file once: bad data is refused before anything is written.
     crate::plan(recipe, options.stages)?;
-    let engine = engine(recipe.device, options.threads)?;
+    let engine = training_engine(recipe, options.threads)?;
     // A single stage continues what earlier ones left; a whole run continues only when told to.
     let one_stage = options.stages != crate::Stages::All;
     let known = options.out.join("config.toml").is_file();
@@ -257,6 +257,18 @@ pub(crate) fn engine(device: Device, threads: usize) -> Result<Engine, Error> {
     Engine::on(device, threads).map_err(|e| match e {
         ModelError::Device { problem, .. } => Error::input(format!("device {device}"), problem),
         e => Error::input(format!("device {device}"), e),
+    })
+}
+
+/// [`engine`], set up as the recipe wants it for training.
+pub(crate) fn training_engine(recipe: &Recipe, threads: usize) -> Result<Engine, Error> {
+    let engine = engine(recipe.device, threads)?;
+    if !recipe.model.gradient_checkpointing {
+        return Ok(engine);
+    }
+    engine.with_gradient_checkpointing().map_err(|e| match e {
+        ModelError::Device { problem, .. } => Error::input(format!("device {}", recipe.device), problem),
+        e => Error::input("model.gradient_checkpointing", e),
     })
 }
 

@@ -29,7 +29,7 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
         check_model(text)?;
     }
     // Fails at once where the build or the machine has no such device.
-    crate::pipeline::engine(recipe.device, 1)?;
+    crate::pipeline::training_engine(recipe, 1)?;
     if stages.include(Stage::Ppo) || stages.include(Stage::Eval) {
         check_room(recipe)?;
     }

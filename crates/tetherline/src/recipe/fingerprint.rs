@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 /// Keys without influence on the numbers of a run.
-const FREE: &[&str] = &["name", "threads"];
+const FREE: &[&str] = &["name", "threads", "model.gradient_checkpointing"];
 
 /// A key on which two recipes differ.
 #[derive(Clone, Debug, PartialEq, Eq)]

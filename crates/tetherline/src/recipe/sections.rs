@@ -24,6 +24,9 @@ pub struct ModelSection {
     pub value: ValueModel,
     /// Longest sequence (prompt and response) in tokens; 0: what the model's config says.
     pub max_context: usize,
+    /// Compute the activations of each block again on the way back instead of keeping them: less memory, about a third
+    /// more work, the same bits.
+    pub gradient_checkpointing: bool,
 }
 
 /// Where the value function lives.
@@ -45,6 +48,7 @@ impl Default for ModelSection {
             reward: None,
             value: ValueModel::Separate,
             max_context: 0,
+            gradient_checkpointing: false,
         }
     }
 }

@@ -239,7 +239,8 @@ fn an_unknown_recipe_lists_the_known_ones() {
 #[test]
 fn the_fingerprint_sees_what_has_influence() {
     let base = load(OK, &[]).unwrap();
-    let same = load(OK, &[("name", "x"), ("threads", "2")]).unwrap();
+    let same = [("name", "x"), ("threads", "2"), ("model.gradient_checkpointing", "true")];
+    let same = load(OK, &same).unwrap();
     assert_eq!(base.fingerprint(), same.fingerprint());
     assert_eq!(base.differences(&same), []);
     // Another device, other last bits.
