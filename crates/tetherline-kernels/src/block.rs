@@ -202,8 +202,8 @@ impl Acts {
                 mlp::gated_backward(*act, gate_buf, up_buf, d_act);
                 net.packed.backward_input(gate, n, gate_buf, hidden, d_h, dim, Init::Zero);
                 net.packed.backward_input(up, n, up_buf, hidden, d_h, dim, Init::Own);
-                net.packed.backward_weight(gate, n, h, dim, gate_buf, hidden, grad, &mut g.panels);
-                net.packed.backward_weight(up, n, h, dim, up_buf, hidden, grad, &mut g.panels);
+                let both: [(_, &[f32], _); 2] = [(gate, gate_buf, hidden), (up, up_buf, hidden)];
+                net.packed.backward_weights(&both, n, h, dim, grad, &mut g.panels);
             }
             MlpSpec::Plain { up, act, .. } => {
                 mlp::plain_backward(*act, up_buf, d_act);
@@ -270,8 +270,9 @@ impl Acts {
         ];
         for (l, dy, ld, init) in parts {
             net.packed.backward_input(l, n, dy, ld, d_h, dim, init);
-            net.packed.backward_weight(l, n, h, dim, dy, ld, grad, &mut g.panels);
         }
+        let parts = parts.map(|(l, dy, ld, _)| (l, dy, ld));
+        net.packed.backward_weights(&parts, n, h, dim, grad, &mut g.panels);
         through_norm(layer.norm1.as_ref(), net.params, x, &self.stats1, d_h, d_x, grad);
     }
 }

@@ -1,6 +1,6 @@
 //! Linear layers over packed weights, and low-rank additions to them.
 
-use crate::gemm::{A, Init, Panels, gemm};
+use crate::gemm::{A, B, Init, NR, Panels, gemm};
 use crate::params::{Grad, Params};
 use crate::simd::add_assign;
 use crate::spec::{AdapterSpec, DecoderSpec, Layout, LinearSpec};
@@ -172,39 +172,56 @@ impl PackedWeights {
         grad: &mut Grad<'_>,
         panels: &mut Panels,
     ) {
-        if let Some(dw) = grad.from(l.weight) {
-            match l.layout {
-                Layout::OutIn => {
-                    panels.pack(x, ldx, 1, rows, l.n_in);
-                    let dy = A::transposed(dy, ldy);
-                    gemm(l.n_out, l.n_in, rows, dy, panels.view(), dw, l.stride, Init::Own);
+        self.backward_weights(&[(l, dy, ldy)], rows, x, ldx, grad, panels);
+    }
+
+    /// [`PackedWeights::backward_weight`] of several layers that read the same x, in the same layout: each with its dy
+    /// and the floats from row to row of that.
+    pub(crate) fn backward_weights(
+        &self,
+        of: &[(&LinearSpec, &[f32], usize)],
+        rows: usize,
+        x: &[f32],
+        ldx: usize,
+        grad: &mut Grad<'_>,
+        panels: &mut Panels,
+    ) {
+        let mut held = false; // whether the panels are those of x
+        for &(l, dy, ldy) in of {
+            if let Some(dw) = grad.from(l.weight) {
+                match l.layout {
+                    Layout::OutIn => {
+                        let b = operand(x, ldx, rows, l.n_in, panels, &mut held);
+                        gemm(l.n_out, l.n_in, rows, A::transposed(dy, ldy), b, dw, l.stride, Init::Own);
+                    }
+                    Layout::InOut => {
+                        let b = operand(dy, ldy, rows, l.n_out, panels, &mut false);
+                        gemm(l.n_in, l.n_out, rows, A::transposed(x, ldx), b, dw, l.stride, Init::Own);
+                        held = false;
+                    }
                 }
-                Layout::InOut => {
-                    panels.pack(dy, ldy, 1, rows, l.n_out);
-                    let x = A::transposed(x, ldx);
-                    gemm(l.n_in, l.n_out, rows, x, panels.view(), dw, l.stride, Init::Own);
+            }
+            if let Some(db) = l.bias.and_then(|b| grad.at(b, l.n_out)) {
+                for row in dy.chunks(ldy).take(rows) {
+                    add_assign(db, &row[..l.n_out]);
                 }
             }
+            let Some((s, adapter)) = self.adapter(l) else { continue };
+            let r = s.rank;
+            between(rows * r, |inner| {
+                if let Some(db) = grad.from(s.b) {
+                    gemm(rows, r, l.n_in, A::rows(x, ldx), adapter.down.view(), inner, r, Init::Zero);
+                    panels.pack(inner, r, 1, rows, r);
+                    held = false;
+                    gemm(l.n_out, r, rows, A::transposed(dy, ldy), panels.view(), db, r, Init::Own);
+                }
+                if let Some(da) = grad.from(s.a) {
+                    gemm(rows, r, l.n_out, A::rows(dy, ldy), adapter.back_up.view(), inner, r, Init::Zero);
+                    let b = operand(x, ldx, rows, l.n_in, panels, &mut held);
+                    gemm(r, l.n_in, rows, A::transposed(inner, r), b, da, l.n_in, Init::Own);
+                }
+            });
         }
-        if let Some(db) = l.bias.and_then(|b| grad.at(b, l.n_out)) {
-            for row in dy.chunks(ldy).take(rows) {
-                add_assign(db, &row[..l.n_out]);
-            }
-        }
-        let Some((s, adapter)) = self.adapter(l) else { return };
-        let r = s.rank;
-        between(rows * r, |inner| {
-            if let Some(db) = grad.from(s.b) {
-                gemm(rows, r, l.n_in, A::rows(x, ldx), adapter.down.view(), inner, r, Init::Zero);
-                panels.pack(inner, r, 1, rows, r);
-                gemm(l.n_out, r, rows, A::transposed(dy, ldy), panels.view(), db, r, Init::Own);
-            }
-            if let Some(da) = grad.from(s.a) {
-                gemm(rows, r, l.n_out, A::rows(dy, ldy), adapter.back_up.view(), inner, r, Init::Zero);
-                panels.pack(x, ldx, 1, rows, l.n_in);
-                gemm(r, l.n_in, rows, A::transposed(inner, r), panels.view(), da, l.n_in, Init::Own);
-            }
-        });
     }
 
     fn adapter(&self, l: &LinearSpec) -> Option<(AdapterSpec, &PackedAdapter)> {
@@ -224,3 +241,28 @@ fn between(n: usize, f: impl FnOnce(&mut [f32])) {
         f(&mut buffer[..n]);
     });
 }
+
+/// `rows` rows of which the first `cols` numbers count, as a right operand: where they are if that is few pages, else
+/// packed, unless the panels hold them already.
+fn operand<'a>(
+    x: &'a [f32],
+    ld: usize,
+    rows: usize,
+    cols: usize,
+    panels: &'a mut Panels,
+    held: &mut bool,
+) -> B<'a> {
+    // The last panel is read whole.
+    let end = rows.saturating_sub(1) * ld + cols.next_multiple_of(NR);
+    if rows * ld <= IN_PLACE && x.len() >= end {
+        return B { data: x, row: ld, panel: NR };
+    }
+    if !*held {
+        panels.pack(x, ld, 1, rows, cols);
+        *held = true;
+    }
+    panels.view()
+}
+
+/// A right operand of more floats than this is packed.
+const IN_PLACE: usize = 16 * 1024;

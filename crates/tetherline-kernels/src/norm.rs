@@ -3,25 +3,13 @@
 //! RMS: y = x·r·w with r = 1/√(mean x² + ε). Layer: y = (x − μ)·r·w + b. The scale w is what is stored plus a constant.
 
 use crate::params::{Grad, Params};
-use crate::simd::{dot, fma, fold};
+use crate::simd::{fma, fold};
 use crate::spec::{NormKind, NormSpec};
 
 /// y = norm(x) for rows of `n.dim`; keeps (μ, r) of each row in `stats`.
 pub(crate) fn forward(n: &NormSpec, params: Params<'_>, x: &[f32], y: &mut [f32], stats: &mut [f32]) {
-    let dim = n.dim;
-    let w = params.at(n.weight, dim);
-    let b = n.bias.map_or(&[][..], |b| params.at(b, dim));
-    for ((x, y), st) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)).zip(stats.chunks_exact_mut(2)) {
-        let mean = match n.kind {
-            NormKind::Rms => 0.0,
-            NormKind::Layer => sum(x) / dim as f32,
-        };
-        let var = centred_square_mean(x, mean);
-        let r = 1.0 / (var + n.eps).sqrt();
-        scale_shift(x, mean, r, w, n.plus, b, y);
-        st[0] = mean;
-        st[1] = r;
-    }
+    let b = n.bias.map_or(&[][..], |b| params.at(b, n.dim));
+    forward_rows(n, params.at(n.weight, n.dim), b, x, y, stats);
 }
 
 /// dx += ∂norm/∂xᵀ·dy; dw, db += into the flat gradient, of what is not frozen.
@@ -35,94 +23,88 @@ pub(crate) fn backward(
     grad: &mut Grad<'_>,
 ) {
     let dim = n.dim;
-    let w = params.at(n.weight, dim);
-    for (i, (x, dy)) in x.chunks_exact(dim).zip(dy.chunks_exact(dim)).enumerate() {
-        let (mean, r) = (stats[2 * i], stats[2 * i + 1]);
-        if let Some(dw) = grad.at(n.weight, dim) {
-            weight_gradient(x, mean, r, dy, dw);
-        }
-        if let Some(db) = n.bias.and_then(|b| grad.at(b, dim)) {
+    let dw = grad.at(n.weight, dim).unwrap_or_default();
+    backward_rows(n, params.at(n.weight, dim), x, stats, dy, dx, dw);
+    if let Some(db) = n.bias.and_then(|b| grad.at(b, dim)) {
+        for dy in dy.chunks_exact(dim) {
             crate::simd::add_assign(db, dy);
         }
-        let along = triple_dot(x, mean, dy, w, n.plus) * r / dim as f32; // mean of x̂·w·dy
-        let offset = match n.kind {
-            NormKind::Rms => 0.0,
-            NormKind::Layer => (dot(dy, w) + if n.plus == 0.0 { 0.0 } else { n.plus * sum(dy) }) / dim as f32,
-        };
-        input_gradient(x, mean, r, dy, w, n.plus, along, offset, &mut dx[i * dim..(i + 1) * dim]);
     }
 }
 
 simd_fn! {
-    fn sum(x: &[f32]) -> f32 {
-        let mut lanes = [0.0f32; 16];
-        for c in x.chunks(16) {
-            for (l, v) in lanes.iter_mut().zip(c) {
-                *l += *v;
+    fn forward_rows(n: &NormSpec, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32], stats: &mut [f32]) {
+        let dim = n.dim;
+        for ((x, y), st) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)).zip(stats.chunks_exact_mut(2)) {
+            let mean = match n.kind {
+                NormKind::Rms => 0.0,
+                NormKind::Layer => lanes_of(x, |x, sum| sum + x) / dim as f32,
+            };
+            let var = lanes_of(x, |x, sum| fma::<FMA>(x - mean, x - mean, sum)) / dim as f32;
+            let r = 1.0 / (var + n.eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                *y = (x - mean) * r * (w + n.plus);
             }
-        }
-        fold(lanes)
-    }
-}
-
-simd_fn! {
-    fn centred_square_mean(x: &[f32], mean: f32) -> f32 {
-        let mut lanes = [0.0f32; 16];
-        for c in x.chunks(16) {
-            for (l, v) in lanes.iter_mut().zip(c) {
-                let d = *v - mean;
-                *l = fma::<FMA>(d, d, *l);
+            for (y, b) in y.iter_mut().zip(b) {
+                *y += *b;
             }
-        }
-        fold(lanes) / x.len() as f32
-    }
-}
-
-simd_fn! {
-    fn scale_shift(x: &[f32], mean: f32, r: f32, w: &[f32], plus: f32, b: &[f32], y: &mut [f32]) {
-        let n = y.len();
-        let (x, w) = (&x[..n], &w[..n]);
-        for i in 0..n {
-            y[i] = (x[i] - mean) * r * (w[i] + plus);
-        }
-        for (y, b) in y.iter_mut().zip(b) {
-            *y += *b;
+            st[0] = mean;
+            st[1] = r;
         }
     }
 }
 
 simd_fn! {
-    fn weight_gradient(x: &[f32], mean: f32, r: f32, dy: &[f32], dw: &mut [f32]) {
-        let n = dw.len();
-        let (x, dy) = (&x[..n], &dy[..n]);
-        for i in 0..n {
-            dw[i] = fma::<FMA>((x[i] - mean) * r, dy[i], dw[i]);
-        }
-    }
-}
-
-simd_fn! {
-    fn triple_dot(x: &[f32], mean: f32, dy: &[f32], w: &[f32], plus: f32) -> f32 {
-        let mut lanes = [0.0f32; 16];
-        for ((x, dy), w) in x.chunks(16).zip(dy.chunks(16)).zip(w.chunks(16)) {
-            for i in 0..x.len() {
-                lanes[i] = fma::<FMA>((x[i] - mean) * dy[i], w[i] + plus, lanes[i]);
-            }
-        }
-        fold(lanes)
-    }
-}
-
-simd_fn! {
-    fn input_gradient(
-        x: &[f32], mean: f32, r: f32, dy: &[f32], w: &[f32], plus: f32, along: f32, offset: f32, dx: &mut [f32],
+    /// `dw` is empty where the scale is frozen.
+    fn backward_rows(
+        n: &NormSpec, w: &[f32], x: &[f32], stats: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32],
     ) {
-        let n = dx.len();
-        let (x, dy, w) = (&x[..n], &dy[..n], &w[..n]);
-        for i in 0..n {
-            let g = fma::<FMA>(dy[i], w[i] + plus, -offset);
-            let xhat = (x[i] - mean) * r;
-            dx[i] = fma::<FMA>(r, fma::<FMA>(-xhat, along, g), dx[i]);
+        let dim = n.dim;
+        let rows = x.chunks_exact(dim).zip(dy.chunks_exact(dim)).zip(dx.chunks_exact_mut(dim));
+        for (((x, dy), dx), stats) in rows.zip(stats.chunks_exact(2)) {
+            let (mean, r) = (stats[0], stats[1]);
+            for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
+                *dw = fma::<FMA>((x - mean) * r, *dy, *dw);
+            }
+            // Mean of x̂·w·dy.
+            let along =
+                lanes_of3(x, dy, w, |x, dy, w, sum| fma::<FMA>((x - mean) * dy, w + n.plus, sum)) * r / dim as f32;
+            let offset = match n.kind {
+                NormKind::Rms => 0.0,
+                NormKind::Layer => {
+                    let scaled = lanes_of3(dy, w, w, |dy, w, _, sum| fma::<FMA>(dy, w, sum));
+                    let plus = if n.plus == 0.0 { 0.0 } else { n.plus * lanes_of(dy, |dy, sum| sum + dy) };
+                    (scaled + plus) / dim as f32
+                }
+            };
+            for i in 0..dim {
+                let g = fma::<FMA>(dy[i], w[i] + n.plus, -offset);
+                let xhat = (x[i] - mean) * r;
+                dx[i] = fma::<FMA>(r, fma::<FMA>(-xhat, along, g), dx[i]);
+            }
         }
     }
+}
+
+/// A sum over 16 fixed lanes, folded in a fixed tree; `add(xᵢ, sum)` adds a term.
+#[inline(always)]
+fn lanes_of(x: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
+    lanes_of3(x, x, x, |x, _, _, sum| add(x, sum))
+}
+
+/// The same over three slices of one length.
+#[inline(always)]
+fn lanes_of3(x: &[f32], y: &[f32], z: &[f32], add: impl Fn(f32, f32, f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let ((x, x_rest), (y, y_rest), (z, z_rest)) =
+        (x.as_chunks::<16>(), y.as_chunks::<16>(), z.as_chunks::<16>());
+    for ((x, y), z) in x.iter().zip(y).zip(z) {
+        for i in 0..16 {
+            lanes[i] = add(x[i], y[i], z[i], lanes[i]);
+        }
+    }
+    for (((x, y), z), lane) in x_rest.iter().zip(y_rest).zip(z_rest).zip(&mut lanes) {
+        *lane = add(*x, *y, *z, *lane);
+    }
+    fold(lanes)
 }

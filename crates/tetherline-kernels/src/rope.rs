@@ -47,14 +47,46 @@ impl RopeTable {
         let (cos, sin) = self.blocks[p / BLOCK].get_or_init(|| self.angles(p / BLOCK));
         let at = p % BLOCK * h..(p % BLOCK + 1) * h;
         let (cos, sin) = (&cos[at.clone()], &sin[at]);
-        let sign = if back { -1.0 } else { 1.0 };
-        for head in x.chunks_exact_mut(head_dim).take(heads) {
+        let heads = &mut x[..heads * head_dim];
+        match (cos.first_chunk(), sin.first_chunk()) {
+            (Some(cos), Some(sin)) if head_dim == 2 * NARROW && h == NARROW => {
+                turn_narrow(heads, cos, sin, if back { -1.0 } else { 1.0 });
+            }
+            _ => turn(heads, head_dim, cos, sin, if back { -1.0 } else { 1.0 }),
+        }
+    }
+}
+
+/// Half of the smallest head that has a loop of its own: its halves are narrower than a register.
+const NARROW: usize = 4;
+
+simd_fn! {
+    /// Turns heads by angles of which `sin` is multiplied with `sign`.
+    fn turn(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], sign: f32) {
+        let h = cos.len();
+        for head in heads.chunks_exact_mut(head_dim) {
             let (a, b) = head.split_at_mut(h);
-            for i in 0..h {
-                let (x1, x2) = (a[i], b[i]);
-                let s = sin[i] * sign;
-                a[i] = x1 * cos[i] - x2 * s;
-                b[i] = x2 * cos[i] + x1 * s;
+            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                let (x1, x2) = (*a, *b);
+                let s = sin * sign;
+                *a = x1 * cos - x2 * s;
+                *b = x2 * cos + x1 * s;
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// [`turn`] for heads of eight that turn as a whole.
+    fn turn_narrow(heads: &mut [f32], cos: &[f32; NARROW], sin: &[f32; NARROW], sign: f32) {
+        let [c0, c1, c2, c3] = *cos;
+        let [s0, s1, s2, s3] = sin.map(|s| s * sign);
+        let cos = [c0, c1, c2, c3, c0, c1, c2, c3];
+        let sin = [-s0, -s1, -s2, -s3, s0, s1, s2, s3];
+        for x in heads.as_chunks_mut::<{ 2 * NARROW }>().0 {
+            let other = [x[4], x[5], x[6], x[7], x[0], x[1], x[2], x[3]];
+            for i in 0..2 * NARROW {
+                x[i] = x[i] * cos[i] + other[i] * sin[i];
             }
         }
     }

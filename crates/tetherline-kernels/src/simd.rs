@@ -4,23 +4,53 @@
 //! AVX-512, once for AVX2+FMA and once for the baseline. The products and sums of a body are the same sequence of
 //! operations on every path that has fused multiply-add, so AVX2 and AVX-512 give the same bits.
 
+/// Feature levels of x86-64, each with all of the one before it.
+#[cfg(target_arch = "x86_64")]
+mod level {
+    pub(super) const BASELINE: u8 = 1;
+    pub(super) const AVX2_FMA: u8 = 2;
+    pub(super) const AVX512: u8 = 3;
+}
+
+/// The level of the running CPU. One load once it is known: kernels ask for every row.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn level() -> u8 {
+    use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+    static KNOWN: AtomicU8 = AtomicU8::new(0);
+    #[cold]
+    fn detect() -> u8 {
+        let avx2 = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+        let avx512 = std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512vl");
+        let level = match (avx2, avx512) {
+            (true, true) => level::AVX512,
+            (true, false) => level::AVX2_FMA,
+            (false, _) => level::BASELINE,
+        };
+        KNOWN.store(level, Relaxed);
+        level
+    }
+    match KNOWN.load(Relaxed) {
+        0 => detect(),
+        level => level,
+    }
+}
+
 /// Whether the running CPU has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
-#[inline]
+#[inline(always)]
 pub(crate) fn has_avx2_fma() -> bool {
-    // std caches the detection in an atomic.
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+    level() >= level::AVX2_FMA
 }
 
 /// Whether the running CPU has the AVX-512 subsets that the kernels are compiled for.
 #[cfg(target_arch = "x86_64")]
-#[inline]
+#[inline(always)]
 pub(crate) fn has_avx512() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512dq")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-        && std::arch::is_x86_feature_detected!("avx512vl")
-        && has_avx2_fma()
+    level() == level::AVX512
 }
 
 /// Fused multiply-add is native on the baseline of these targets.

@@ -78,7 +78,9 @@ fn forward_by(
         }
         for h in g * group..(g + 1) * group {
             let stats = &mut stats[h * stats_len(t)..][..stats_len(t)];
-            ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
+            if !narrow {
+                ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
+            }
             for r0 in (0..t).step_by(BLOCK) {
                 let r1 = (r0 + BLOCK).min(t);
                 #[cfg(target_arch = "x86_64")]
@@ -87,7 +89,7 @@ fn forward_by(
                         let q1 = (q0 + NR).min(t);
                         let (max, inverse) = stats[q0 * STATS..][..NR * STATS].split_at_mut(NR);
                         let panel = narrow::Panel {
-                            q: from_column(&ws.q_t, q0).data,
+                            q: &qkv[q0 * ld + h * hd..],
                             keys: keys.data,
                             values,
                             ld,
@@ -183,8 +185,10 @@ fn backward_by(
     grow(&mut ws.p, size);
     grow(&mut ws.dp, size);
     // The query heads of a group and the blocks of queries add up in a key and value head.
-    for row in d_qkv.chunks_exact_mut(ld).take(t) {
-        row[s.heads * hd..].fill(0.0);
+    if !narrow {
+        for row in d_qkv.chunks_exact_mut(ld).take(t) {
+            row[s.heads * hd..].fill(0.0);
+        }
     }
     for g in 0..s.kv_heads {
         let k_off = (s.heads + g) * hd;
@@ -195,10 +199,12 @@ fn backward_by(
         }
         for h in g * group..(g + 1) * group {
             let stats = &stats[h * stats_len(t)..][..stats_len(t)];
-            ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
-            ws.d_out_t.pack(&d_out[h * hd..], 1, ldo, hd, t);
-            ws.q.pack(&qkv[h * hd..], ld, 1, t, hd);
-            ws.d_out.pack(&d_out[h * hd..], ldo, 1, t, hd);
+            if !narrow {
+                ws.q_t.pack(&qkv[h * hd..], 1, ld, hd, t);
+                ws.d_out_t.pack(&d_out[h * hd..], 1, ldo, hd, t);
+                ws.q.pack(&qkv[h * hd..], ld, 1, t, hd);
+                ws.d_out.pack(&d_out[h * hd..], ldo, 1, t, hd);
+            }
             for r0 in (0..t).step_by(BLOCK) {
                 let r1 = (r0 + BLOCK).min(t);
                 let n = r1 - r0;
@@ -212,17 +218,12 @@ fn backward_by(
                 for q0 in (r0..r1).step_by(NR) {
                     let q1 = (q0 + NR).min(t);
                     let (max, inverse) = stats[q0 * STATS..][..NR * STATS].split_at(NR);
-                    let mut along = [0.0; NR];
-                    for (along, q) in along.iter_mut().zip(q0..q1) {
-                        let o = q * ldo + h * hd;
-                        *along = dot(&d_out[o..o + hd], &out[o..o + hd]);
-                    }
                     let (p, dp) = (&mut ws.p[q0 - r0..], &mut ws.dp[q0 - r0..]);
                     let dq = &mut d_qkv[q0 * ld + h * hd..];
                     #[cfg(target_arch = "x86_64")]
                     if narrow {
                         let panel = narrow::Panel {
-                            q: from_column(&ws.q_t, q0).data,
+                            q: &qkv[q0 * ld + h * hd..],
                             keys: keys.data,
                             values: values.data,
                             ld,
@@ -231,10 +232,15 @@ fn backward_by(
                             seen: q1,
                             scale,
                         };
-                        let g = from_column(&ws.d_out_t, q0).data;
+                        let outs = (&out[q0 * ldo + h * hd..], &d_out[q0 * ldo + h * hd..], ldo);
                         // SAFETY: `narrow` says that the CPU has the features.
-                        unsafe { narrow::backward(panel, g, (max, inverse, &along), r1, p, dp, dq) };
+                        unsafe { narrow::backward(panel, outs, (max, inverse), p, dp, dq) };
                         continue;
+                    }
+                    let mut along = [0.0; NR];
+                    for (along, q) in along.iter_mut().zip(q0..q1) {
+                        let o = q * ldo + h * hd;
+                        *along = dot(&d_out[o..o + hd], &out[o..o + hd]);
                     }
                     let keys = Keys { first: k0, seen: q1, all: r1, window: window(a) };
                     match a.soft_cap {
@@ -246,6 +252,24 @@ fn backward_by(
                     }
                     let ds = A::transposed(&dp[k0 * BLOCK..], BLOCK);
                     gemm(q1 - q0, hd, q1 - k0, ds, from_row(&ws.k, k0), dq, ld, Init::Zero);
+                }
+                #[cfg(target_arch = "x86_64")]
+                if narrow {
+                    let block = narrow::Block {
+                        p: &ws.p,
+                        ds: &ws.dp,
+                        q: &qkv[r0 * ld + h * hd..],
+                        ld,
+                        d_out: &d_out[r0 * ldo + h * hd..],
+                        ldo,
+                        q0: r0,
+                        queries: n,
+                        keys: r1,
+                        first: h == g * group,
+                    };
+                    // SAFETY: as above.
+                    unsafe { narrow::backward_keys(block, d_qkv, k_off, v_off) };
+                    continue;
                 }
                 let (p, dp) = (A::rows(&ws.p[k0 * BLOCK..], BLOCK), A::rows(&ws.dp[k0 * BLOCK..], BLOCK));
                 let (dk, dv) = (k_off + k0 * ld, v_off + k0 * ld);

@@ -10,12 +10,15 @@ use super::BLOCK;
 use crate::gemm::NR;
 use crate::simd::EXP_CUT;
 use std::arch::x86_64::{
-    __m512, __mmask16, _CMP_LT_OQ, _mm_add_ps, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps,
-    _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_storeu_ps, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_div_ps,
-    _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    __m128, __m512, __mmask16, _CMP_LT_OQ, _mm_add_ps, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps,
+    _mm_storeu_ps, _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_epi32, _mm512_add_ps,
+    _mm512_castps_si512, _mm512_castps256_ps512, _mm512_castps512_ps256, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_extractf32x4_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
+    _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_shuffle_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_ps,
+    _mm512_unpacklo_ps,
 };
 
 /// The size of a head that this file is for.
@@ -24,9 +27,8 @@ pub(super) const HEAD: usize = 8;
 /// What both directions read: a block of 16 queries against the keys they see.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
-    /// Queries, transposed: HEAD × 16.
+    /// Queries from the first on, keys and values; `ld` floats from row to row.
     pub(super) q: &'a [f32],
-    /// Keys and values, `ld` floats from row to row.
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
     pub(super) ld: usize,
@@ -37,12 +39,24 @@ pub(super) struct Panel<'a> {
     pub(super) scale: f32,
 }
 
+/// Whether `x` holds `rows` rows of a head.
+fn holds(x: &[f32], rows: usize, ld: usize) -> bool {
+    rows == 0 || x.len() >= (rows - 1) * ld + HEAD
+}
+
 impl Panel<'_> {
     fn check(&self, p: &[f32]) {
         let last = (self.seen - 1) * self.ld + HEAD;
         assert!(self.keys.len() >= last && self.values.len() >= last, "attention: keys too short");
-        assert!(self.q.len() >= HEAD * NR && self.queries <= NR, "attention: queries");
+        assert!(holds(self.q, self.queries, self.ld) && self.queries <= NR, "attention: queries");
         assert!(p.len() >= (self.seen - 1) * BLOCK + NR, "attention: scratch too short");
+    }
+
+    /// The queries, transposed.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+    unsafe fn load(&self) -> [__m512; HEAD] {
+        // SAFETY: the caller has called `check`.
+        unsafe { load(self.q.as_ptr(), self.ld, self.queries) }
     }
 
     /// The lanes whose query comes before this key and does not see it.
@@ -73,14 +87,43 @@ fn exp(x: __m512) -> __m512 {
     _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, set(EXP_CUT)), y, _mm512_setzero_ps())
 }
 
-/// Eight registers of 16 numbers.
+/// `rows` ≤ 16 rows of a head, transposed: a register for each dimension; 0 in the lanes without a row.
 ///
 /// # Safety
-/// The slice holds 128.
+/// The rows are there.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn load(x: &[f32]) -> [__m512; HEAD] {
-    // SAFETY: the caller's.
-    std::array::from_fn(|d| unsafe { _mm512_loadu_ps(x.as_ptr().add(d * NR)) })
+unsafe fn load(x: *const f32, ld: usize, rows: usize) -> [__m512; HEAD] {
+    let row = |i: usize| {
+        // SAFETY: the caller's.
+        if i < rows { unsafe { _mm256_loadu_ps(x.add(i * ld)) } } else { _mm256_setzero_ps() }
+    };
+    // Quarters of a register: rows 0–3 | 4–7 and 8–11 | 12–15, each first for dimensions 0–3, then for 4–7.
+    let pair = |i: usize, j: usize| _mm512_insertf32x8::<1>(_mm512_castps256_ps512(row(i)), row(j));
+    let [a0, a1, a2, a3] = square([pair(0, 4), pair(1, 5), pair(2, 6), pair(3, 7)]);
+    let [b0, b1, b2, b3] = square([pair(8, 12), pair(9, 13), pair(10, 14), pair(11, 15)]);
+    [
+        _mm512_shuffle_f32x4::<0x88>(a0, b0),
+        _mm512_shuffle_f32x4::<0x88>(a1, b1),
+        _mm512_shuffle_f32x4::<0x88>(a2, b2),
+        _mm512_shuffle_f32x4::<0x88>(a3, b3),
+        _mm512_shuffle_f32x4::<0xDD>(a0, b0),
+        _mm512_shuffle_f32x4::<0xDD>(a1, b1),
+        _mm512_shuffle_f32x4::<0xDD>(a2, b2),
+        _mm512_shuffle_f32x4::<0xDD>(a3, b3),
+    ]
+}
+
+/// Transposes the four squares of 4 × 4 numbers that stand in the quarters of four registers.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+fn square([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+    let (ab, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let (cd, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    [
+        _mm512_shuffle_ps::<0x44>(ab, cd),
+        _mm512_shuffle_ps::<0xEE>(ab, cd),
+        _mm512_shuffle_ps::<0x44>(ab_high, cd_high),
+        _mm512_shuffle_ps::<0xEE>(ab_high, cd_high),
+    ]
 }
 
 /// Σ over the head for 16 queries: eight multiply-adds in order, from zero.
@@ -104,17 +147,29 @@ unsafe fn accumulate(sum: &mut [__m512; HEAD], x: *const f32, p: __m512) {
 }
 
 /// Writes 16 queries that stand side by side as rows; those past the end are left out.
+///
+/// # Panics
+/// If `out` has no room for the rows.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 fn scatter(o: &[__m512; HEAD], out: &mut [f32], ld: usize, queries: usize) {
-    let mut side = [[0.0f32; NR]; HEAD];
-    for (side, o) in side.iter_mut().zip(o) {
-        // SAFETY: sixteen numbers each.
-        unsafe { _mm512_storeu_ps(side.as_mut_ptr(), *o) };
-    }
-    for (i, out) in out.chunks_mut(ld).take(queries).enumerate() {
-        for (out, side) in out[..HEAD].iter_mut().zip(&side) {
-            *out = side[i];
-        }
+    assert!(holds(out, queries, ld), "attention: output too short");
+    let (low, high) = (square([o[0], o[1], o[2], o[3]]), square([o[4], o[5], o[6], o[7]]));
+    let out = out.as_mut_ptr();
+    for i in 0..4 {
+        let mut put = |query: usize, low: __m128, high: __m128| {
+            if query < queries {
+                // SAFETY: `out` holds the rows of all queries.
+                unsafe {
+                    _mm_storeu_ps(out.add(query * ld), low);
+                    _mm_storeu_ps(out.add(query * ld + 4), high);
+                }
+            }
+        };
+        let (low, high) = (low[i], high[i]);
+        put(i, _mm512_extractf32x4_ps::<0>(low), _mm512_extractf32x4_ps::<0>(high));
+        put(i + 4, _mm512_extractf32x4_ps::<1>(low), _mm512_extractf32x4_ps::<1>(high));
+        put(i + 8, _mm512_extractf32x4_ps::<2>(low), _mm512_extractf32x4_ps::<2>(high));
+        put(i + 12, _mm512_extractf32x4_ps::<3>(low), _mm512_extractf32x4_ps::<3>(high));
     }
 }
 
@@ -141,7 +196,7 @@ pub(super) unsafe fn forward(
     // SAFETY: the lengths were checked above.
     unsafe {
         let p = p.as_mut_ptr();
-        let q = load(panel.q);
+        let q = panel.load();
         let mut most = _mm512_set1_ps(f32::NEG_INFINITY);
         for key in 0..seen {
             let s = along_head(keys.as_ptr().add(key * ld), &q);
@@ -175,8 +230,8 @@ pub(super) unsafe fn forward(
     }
 }
 
-/// Probabilities into `p` and score gradients into `ds`, zero in rows `seen..rows`, and the gradient of the queries
-/// into `dq`.
+/// Probabilities into `p`, score gradients into `ds` and the gradient of the queries into `dq`. `out` and `d_out` are
+/// the rows of these queries, `ldo` floats apart.
 ///
 /// # Safety
 /// The CPU has the features.
@@ -186,34 +241,39 @@ pub(super) unsafe fn forward(
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 pub(super) unsafe fn backward(
     panel: Panel<'_>,
-    d_out: &[f32],
-    (max, inverse, along): (&[f32], &[f32], &[f32; NR]),
-    rows: usize,
+    (out, d_out, ldo): (&[f32], &[f32], usize),
+    (max, inverse): (&[f32], &[f32]),
     p: &mut [f32],
     ds: &mut [f32],
     dq: &mut [f32],
 ) {
     panel.check(p);
     panel.check(ds);
-    let last = (rows - 1) * BLOCK + NR;
-    assert!(rows >= panel.seen && p.len() >= last && ds.len() >= last, "attention: scratch too short");
-    assert!(d_out.len() >= HEAD * NR && max.len() >= NR && inverse.len() >= NR, "attention: statistics");
-    let Panel { keys, values, ld, seen, .. } = panel;
+    let Panel { keys, values, ld, queries, seen, .. } = panel;
+    assert!(holds(out, queries, ldo) && holds(d_out, queries, ldo), "attention: outputs");
+    assert!(max.len() >= NR && inverse.len() >= NR, "attention: statistics");
     let scale = _mm512_set1_ps(panel.scale);
     // SAFETY: the lengths were checked above.
     unsafe {
         let (p, ds) = (p.as_mut_ptr(), ds.as_mut_ptr());
         let (max, inverse) = (_mm512_loadu_ps(max.as_ptr()), _mm512_loadu_ps(inverse.as_ptr()));
-        let along = _mm512_loadu_ps(along.as_ptr());
         // Two passes: one alone needs more registers than there are.
-        let q = load(panel.q);
+        let q = panel.load();
         for key in 0..seen {
             let s = along_head(keys.as_ptr().add(key * ld), &q);
             let s = _mm512_mask_blend_ps(panel.hidden(key), s, _mm512_set1_ps(f32::NEG_INFINITY));
             let e = _mm512_mul_ps(exp(_mm512_mul_ps(_mm512_sub_ps(s, max), scale)), inverse);
             _mm512_storeu_ps(p.add(key * BLOCK), e);
         }
-        let d_out = load(d_out);
+        let d_out = load(d_out.as_ptr(), ldo, queries);
+        let along = {
+            let out = load(out.as_ptr(), ldo, queries);
+            // In the tree of `crate::simd::fold`.
+            let x: [__m512; HEAD] = std::array::from_fn(|d| _mm512_mul_ps(d_out[d], out[d]));
+            let (a, b) = (_mm512_add_ps(x[0], x[4]), _mm512_add_ps(x[1], x[5]));
+            let (c, d) = (_mm512_add_ps(x[2], x[6]), _mm512_add_ps(x[3], x[7]));
+            _mm512_add_ps(_mm512_add_ps(a, c), _mm512_add_ps(b, d))
+        };
         let mut sum = [_mm512_setzero_ps(); HEAD];
         for key in 0..seen {
             let dp = along_head(values.as_ptr().add(key * ld), &d_out);
@@ -222,11 +282,98 @@ pub(super) unsafe fn backward(
             _mm512_storeu_ps(ds.add(key * BLOCK), g);
             accumulate(&mut sum, keys.as_ptr().add(key * ld), g);
         }
-        for key in seen..rows {
-            _mm512_storeu_ps(p.add(key * BLOCK), _mm512_setzero_ps());
-            _mm512_storeu_ps(ds.add(key * BLOCK), _mm512_setzero_ps());
+        scatter(&sum, dq, ld, queries);
+    }
+}
+
+/// Keys whose gradients are summed side by side. A divisor of 16, so that all of them have been met by whichever 16
+/// queries have met the first.
+const KEYS: usize = 8;
+
+/// A block of queries of one head from `q0` on, and the keys up to the last of them.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    /// Probabilities and score gradients, one row of [`BLOCK`] per key.
+    pub(super) p: &'a [f32],
+    pub(super) ds: &'a [f32],
+    /// Queries, `ld` floats from row to row, and the gradient of the outputs, `ldo`.
+    pub(super) q: &'a [f32],
+    pub(super) ld: usize,
+    pub(super) d_out: &'a [f32],
+    pub(super) ldo: usize,
+    pub(super) q0: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    /// Whether no other head has added to the gradients of these keys and values yet.
+    pub(super) first: bool,
+}
+
+/// Adds a block's part to the gradients of the keys at `dk` and of the values at `dv`, rows of `d_qkv`.
+///
+/// # Safety
+/// The CPU has the features.
+///
+/// # Panics
+/// If a slice is too short.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+pub(super) unsafe fn backward_keys(b: Block<'_>, d_qkv: &mut [f32], dk: usize, dv: usize) {
+    let Block { p, ds, keys, queries, q0, .. } = b;
+    assert!(keys == q0 + queries && q0.is_multiple_of(KEYS) && queries <= BLOCK, "attention: block");
+    assert!(p.len() >= keys * BLOCK && ds.len() >= keys * BLOCK, "attention: scratch too short");
+    assert!(holds(b.q, queries, b.ld) && holds(b.d_out, queries, b.ldo), "attention: queries");
+    assert!(holds(&d_qkv[dk..], keys, b.ld) && holds(&d_qkv[dv..], keys, b.ld), "attention: gradients");
+    let mut key = 0;
+    while key < keys {
+        let d_qkv = d_qkv.as_mut_ptr();
+        // SAFETY: the lengths were checked above.
+        unsafe {
+            let (dk, dv) = (d_qkv.add(dk + key * b.ld), d_qkv.add(dv + key * b.ld));
+            match keys - key {
+                1 => some_keys::<1>(b, key, dk, dv),
+                2 => some_keys::<2>(b, key, dk, dv),
+                3 => some_keys::<3>(b, key, dk, dv),
+                4 => some_keys::<4>(b, key, dk, dv),
+                5 => some_keys::<5>(b, key, dk, dv),
+                6 => some_keys::<6>(b, key, dk, dv),
+                7 => some_keys::<7>(b, key, dk, dv),
+                _ => some_keys::<KEYS>(b, key, dk, dv),
+            }
         }
-        scatter(&sum, dq, ld, panel.queries);
+        key += KEYS;
+    }
+}
+
+/// [`backward_keys`] for N keys from `key` on: a head fills half a register, which is all that is taken.
+///
+/// # Safety
+/// Keys and queries are inside the block, whose lengths are checked.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+unsafe fn some_keys<const N: usize>(b: Block<'_>, key: usize, dk: *mut f32, dv: *mut f32) {
+    let Block { ld, ldo, q0, queries, .. } = b;
+    // Earlier queries do not see them; later ones are the first that do.
+    let (from, fresh) = (key.saturating_sub(q0), b.first && key >= q0);
+    // SAFETY: the caller's.
+    unsafe {
+        let (p, ds) = (b.p.as_ptr().add(key * BLOCK), b.ds.as_ptr().add(key * BLOCK));
+        let (mut k, mut v) = ([_mm256_setzero_ps(); N], [_mm256_setzero_ps(); N]);
+        if !fresh {
+            for i in 0..N {
+                k[i] = _mm256_loadu_ps(dk.add(i * ld));
+                v[i] = _mm256_loadu_ps(dv.add(i * ld));
+            }
+        }
+        for query in from..queries {
+            let q = _mm256_loadu_ps(b.q.as_ptr().add(query * ld));
+            let g = _mm256_loadu_ps(b.d_out.as_ptr().add(query * ldo));
+            for i in 0..N {
+                k[i] = _mm256_fmadd_ps(_mm256_set1_ps(*ds.add(i * BLOCK + query)), q, k[i]);
+                v[i] = _mm256_fmadd_ps(_mm256_set1_ps(*p.add(i * BLOCK + query)), g, v[i]);
+            }
+        }
+        for i in 0..N {
+            _mm256_storeu_ps(dk.add(i * ld), k[i]);
+            _mm256_storeu_ps(dv.add(i * ld), v[i]);
+        }
     }
 }
 

@@ -27,10 +27,15 @@ pub(crate) struct B<'a> {
     pub(crate) panel: usize,
 }
 
+/// Columns of a panel at one inner index: a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([f32; NR]);
+
 /// B packed into zero-padded panels.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
-    data: Vec<f32>,
+    data: Vec<Line>,
     k: usize,
     n: usize,
 }
@@ -41,33 +46,34 @@ impl Panels {
         self.k = k;
         self.n = n;
         let panels = n.div_ceil(NR);
-        let len = panels * k * NR;
-        if self.data.len() < len {
-            self.data.resize(len, 0.0);
+        if self.data.len() < panels * k {
+            self.data.resize(panels * k, Line([0.0; NR]));
         }
-        for j in 0..panels {
+        if k == 0 {
+            return;
+        }
+        for (j, out) in self.data.chunks_exact_mut(k).take(panels).enumerate() {
             let cols = NR.min(n - j * NR);
-            let out = &mut self.data[j * k * NR..(j + 1) * k * NR];
             if cs == 1 && cols == NR {
-                for (p, dst) in out.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+                for (p, dst) in out.iter_mut().enumerate() {
                     // Of a length that the compiler knows: a call to memcpy would take longer than the copy.
                     if let Some(src) = b[p * rs + j * NR..].first_chunk::<NR>() {
-                        *dst = *src;
+                        dst.0 = *src;
                     }
                 }
             } else if cs == 1 {
-                for (p, dst) in out.chunks_exact_mut(NR).enumerate() {
-                    dst[..cols].copy_from_slice(&b[p * rs + j * NR..][..cols]);
-                    dst[cols..].fill(0.0);
+                for (p, dst) in out.iter_mut().enumerate() {
+                    dst.0[..cols].copy_from_slice(&b[p * rs + j * NR..][..cols]);
+                    dst.0[cols..].fill(0.0);
                 }
             } else if rs == 1 && cols == NR {
-                transpose(&b[j * NR * cs..], cs, k, out);
+                transpose(&b[j * NR * cs..], cs, out);
             } else {
-                out.fill(0.0);
+                out.fill(Line([0.0; NR]));
                 for c in 0..cols {
                     let column = &b[(j * NR + c) * cs..];
-                    for p in 0..k {
-                        out[p * NR + c] = column[p * rs];
+                    for (p, out) in out.iter_mut().enumerate() {
+                        out.0[c] = column[p * rs];
                     }
                 }
             }
@@ -75,14 +81,18 @@ impl Panels {
     }
 
     pub(crate) fn view(&self) -> B<'_> {
-        B { data: &self.data, row: NR, panel: self.k * NR }
+        let data = self.data.as_ptr().cast::<f32>();
+        // SAFETY: lines are arrays of NR floats without anything between them.
+        let data = unsafe { std::slice::from_raw_parts(data, self.data.len() * NR) };
+        B { data, row: NR, panel: self.k * NR }
     }
 }
 
 simd_fn! {
     /// A panel from sixteen columns that are contiguous: out\[p·16 + c\] = b\[c·cs + p\], in squares of whole cache lines.
-    fn transpose(b: &[f32], cs: usize, k: usize, out: &mut [f32]) {
-        for (p0, out) in (0..k).step_by(NR).zip(out.chunks_mut(NR * NR)) {
+    fn transpose(b: &[f32], cs: usize, out: &mut [Line]) {
+        let k = out.len();
+        for (p0, out) in (0..k).step_by(NR).zip(out.chunks_mut(NR)) {
             let mut square = [[0.0f32; NR]; NR];
             for (c, square) in square.iter_mut().enumerate() {
                 let column = &b[c * cs + p0..c * cs + k];
@@ -91,9 +101,9 @@ simd_fn! {
                     None => square[..column.len()].copy_from_slice(column),
                 }
             }
-            for (p, out) in out.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+            for (p, out) in out.iter_mut().enumerate() {
                 for c in 0..NR {
-                    out[c] = square[c][p];
+                    out.0[c] = square[c][p];
                 }
             }
         }
@@ -173,20 +183,31 @@ pub(crate) fn gemm(
         Init::From(d) => d.as_ptr(),
     };
     let g = Gemm { m, n, k, a, b, ldc };
+    if a.col != 1 && n > NR && m > COLUMNS / 2 && k.min(KC) * a.col > IN_PLACE {
+        // SAFETY: the sizes were checked above.
+        unsafe { on_this_cpu::<true>(g, from, c) };
+    } else {
+        // SAFETY: as above.
+        unsafe { on_this_cpu::<false>(g, from, c) };
+    }
+}
+
+/// `COPY`: copies a transposed A into strips, which needs much stack.
+unsafe fn on_this_cpu<const COPY: bool>(g: Gemm<'_>, from: *const f32, c: *mut f32) {
     #[cfg(target_arch = "x86_64")]
     if crate::simd::has_avx512() {
-        // SAFETY: the CPU has the features; the sizes were checked above.
-        unsafe { avx512(g, from, c) };
+        // SAFETY: the CPU has the features; the sizes are the caller's.
+        unsafe { avx512::<COPY>(g, from, c) };
         return;
     }
     #[cfg(target_arch = "x86_64")]
     if crate::simd::has_avx2_fma() {
-        // SAFETY: the CPU has the features; the sizes were checked above.
-        unsafe { avx2(g, from, c) };
+        // SAFETY: the CPU has the features; the sizes are the caller's.
+        unsafe { avx2::<COPY>(g, from, c) };
         return;
     }
-    // SAFETY: the sizes were checked above.
-    unsafe { g.run::<Narrow, { crate::simd::BASELINE_FMA }>(from, c) };
+    // SAFETY: the caller's sizes.
+    unsafe { g.run::<Narrow, { crate::simd::BASELINE_FMA }, COPY>(from, c) };
 }
 
 /// The product to compute; sizes checked against the slices.
@@ -202,16 +223,16 @@ struct Gemm<'a> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn avx512(g: Gemm<'_>, from: *const f32, c: *mut f32) {
+unsafe fn avx512<const COPY: bool>(g: Gemm<'_>, from: *const f32, c: *mut f32) {
     // SAFETY: the caller's sizes.
-    unsafe { g.run::<Wide, true>(from, c) };
+    unsafe { g.run::<Wide, true, COPY>(from, c) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(g: Gemm<'_>, from: *const f32, c: *mut f32) {
+unsafe fn avx2<const COPY: bool>(g: Gemm<'_>, from: *const f32, c: *mut f32) {
     // SAFETY: the caller's sizes.
-    unsafe { g.run::<Narrow, true>(from, c) };
+    unsafe { g.run::<Narrow, true, COPY>(from, c) };
 }
 
 /// How many accumulators the registers hold, and so the shapes of the tiles.
@@ -249,16 +270,33 @@ struct Tile {
 /// Columns of a transposed A that are copied at once: whole strips of either shape, in few cache lines.
 const COLUMNS: usize = 72;
 
+/// A transposed A of more floats than this is copied: its rows are on more pages than a CPU keeps at hand.
+const IN_PLACE: usize = 96 * 1024;
+
+/// Matrices of more floats than this are not in the second-level cache when they are needed.
+const LARGE: usize = 32 * 1024;
+
+/// Fetches the cache line at `p` into the second-level cache.
+#[inline(always)]
+fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, for any address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    let _ = p;
+}
+
 impl Gemm<'_> {
     #[inline(always)]
-    unsafe fn run<S: Shape, const FMA: bool>(self, from: *const f32, c: *mut f32) {
+    unsafe fn run<S: Shape, const FMA: bool, const COPY: bool>(self, from: *const f32, c: *mut f32) {
         let mut p0 = 0;
         while p0 < self.k {
             let kc = KC.min(self.k - p0);
             let from = if p0 == 0 { from } else { c.cast_const() };
             // SAFETY: the caller's sizes.
             unsafe {
-                if self.a.col != 1 && self.n > NR && self.m > S::ROWS {
+                if COPY {
                     self.transposed::<S, FMA>(p0, kc, from, c);
                 } else {
                     let a = self.a.data.as_ptr().add(p0 * self.a.col);
@@ -316,6 +354,8 @@ impl Gemm<'_> {
         c: *mut f32,
     ) {
         let Self { n, b, ldc, .. } = self;
+        let large_b = self.k * n > LARGE;
+        let large_c = self.m * n > LARGE;
         let panels = n.div_ceil(NR);
         // Strips of like height, instead of full ones and a low rest.
         let strips = rows.len().div_ceil(S::ROWS);
@@ -323,10 +363,26 @@ impl Gemm<'_> {
         let mut j = 0;
         while j < panels {
             let np = S::panels(low + usize::from(higher > 0), panels - j);
+            // Strip by strip, what comes next: panels of B, which are too many for the second-level cache, and the
+            // tile of what C starts from.
+            let next = np.min(panels - j - np);
+            let mut coming = 0..if large_b { next * kc } else { 0 };
+            let share = (next * kc).div_ceil(strips);
             let mut i = 0;
             for strip in 0..strips {
                 let height = low + usize::from(strip < higher);
                 let at = (rows.start + i) * ldc + j * NR;
+                for line in coming.by_ref().take(share) {
+                    let (q, p) = (line / kc, line % kc);
+                    prefetch(b.data.as_ptr().wrapping_add((j + np + q) * b.panel + (p0 + p) * b.row));
+                }
+                if !from.is_null() && large_c {
+                    for r in 0..height {
+                        for q in 0..np {
+                            prefetch(from.wrapping_add(at + (height + r) * ldc + q * NR));
+                        }
+                    }
+                }
                 // SAFETY: in bounds by the checks in `gemm`.
                 unsafe {
                     let t = Tile {
