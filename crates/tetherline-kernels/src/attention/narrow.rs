@@ -156,7 +156,7 @@ fn scatter(o: &[__m512; HEAD], out: &mut [f32], ld: usize, queries: usize) {
     let (low, high) = (square([o[0], o[1], o[2], o[3]]), square([o[4], o[5], o[6], o[7]]));
     let out = out.as_mut_ptr();
     for i in 0..4 {
-        let mut put = |query: usize, low: __m128, high: __m128| {
+        let put = |query: usize, low: __m128, high: __m128| {
             if query < queries {
                 // SAFETY: `out` holds the rows of all queries.
                 unsafe {
