@@ -107,7 +107,7 @@ impl Acts {
         let h = normed(layer.norm1.as_ref(), net.params, x, &mut self.h1, &mut self.stats1);
         let qkv = sized(&mut self.qkv, n * ldq);
         let linear = |l: &LinearSpec, y: &mut [f32], ld: usize| {
-            net.packed.forward(l, net.params, n, h, s.dim, y, ld, Init::Zero);
+            net.linear(l, n, h, s.dim, y, ld, Init::Zero);
         };
         linear(&a.v, &mut qkv[q_dim + kv_dim..], ldq);
         let (Some(q_norm), Some(k_norm)) = (&a.q_norm, &a.k_norm) else {
@@ -133,11 +133,11 @@ impl Acts {
         let (att, lda) = (&self.att[..], net.spec.att_dim());
         let add = |l: &LinearSpec, y: &[f32], ldy: usize, post: Post<'_>, to: &mut [f32], from: &[f32]| {
             let Some(norm) = post.norm else {
-                net.packed.forward(l, params, n, y, ldy, to, dim, Init::From(from));
+                net.linear(l, n, y, ldy, to, dim, Init::From(from));
                 return;
             };
             let raw = sized(post.raw, n * dim);
-            net.packed.forward(l, params, n, y, ldy, raw, dim, Init::Zero);
+            net.linear(l, n, y, ldy, raw, dim, Init::Zero);
             norm::forward(norm, params, raw, to, sized(post.stats, 2 * n));
             add_assign(to, from);
         };
@@ -152,13 +152,13 @@ impl Acts {
         let down = match &layer.mlp {
             MlpSpec::Gated { gate, up, down, act } => {
                 let gate_out = sized(&mut self.gate, n * hidden);
-                net.packed.forward(gate, params, n, h, dim, gate_out, hidden, Init::Zero);
-                net.packed.forward(up, params, n, h, dim, up_out, hidden, Init::Zero);
+                net.linear(gate, n, h, dim, gate_out, hidden, Init::Zero);
+                net.linear(up, n, h, dim, up_out, hidden, Init::Zero);
                 mlp::gated(*act, gate_out, up_out, act_out);
                 down
             }
             MlpSpec::Plain { up, down, act } => {
-                net.packed.forward(up, params, n, h, dim, up_out, hidden, Init::Zero);
+                net.linear(up, n, h, dim, up_out, hidden, Init::Zero);
                 mlp::plain(*act, up_out, act_out);
                 down
             }

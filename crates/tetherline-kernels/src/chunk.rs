@@ -3,21 +3,51 @@
 use crate::attention::{self, Scratch};
 use crate::block::{Acts, Grads, sized};
 use crate::engine::Row;
+use crate::gemm::Init;
 use crate::head::{LmState, scalar_backward, scalar_forward};
 use crate::linear::PackedWeights;
 use crate::norm;
 use crate::params::{Grad, Params};
-use crate::spec::{DecoderSpec, LayerSpec};
+use crate::spec::{DecoderSpec, LayerSpec, LinearSpec};
+use crate::team::Team;
 
 /// A decoder with its weights, ready to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Net<'a> {
-    /// What it is made of.
-    pub spec: &'a DecoderSpec,
-    /// Its parameters.
-    pub params: Params<'a>,
-    /// The same, packed ([`PackedWeights::new`]).
-    pub packed: &'a PackedWeights,
+    pub(crate) spec: &'a DecoderSpec,
+    pub(crate) params: Params<'a>,
+    pub(crate) packed: &'a PackedWeights,
+    team: Option<&'a Team<'a>>,
+}
+
+impl<'a> Net<'a> {
+    /// The decoder `spec` with its parameters, as they are and packed by [`PackedWeights::new`].
+    pub fn new(spec: &'a DecoderSpec, params: Params<'a>, packed: &'a PackedWeights) -> Self {
+        Self { spec, params, packed, team: None }
+    }
+
+    /// The same, but that a team shares the work of every linear layer.
+    pub(crate) fn with_team(self, team: Option<&'a Team<'a>>) -> Self {
+        Self { team, ..self }
+    }
+
+    pub(crate) fn team(&self) -> Option<&'a Team<'a>> {
+        self.team
+    }
+
+    /// y = init + linear(x) at `rows` positions.
+    pub(crate) fn linear(
+        &self,
+        l: &LinearSpec,
+        rows: usize,
+        x: &[f32],
+        ldx: usize,
+        y: &mut [f32],
+        ldy: usize,
+        init: Init<'_>,
+    ) {
+        self.packed.forward(self.team, l, self.params, rows, x, ldx, y, ldy, init);
+    }
 }
 
 /// What a forward pass leaves for the backward pass.

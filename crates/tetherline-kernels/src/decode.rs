@@ -14,6 +14,10 @@ use crate::head::scalar_forward;
 use crate::norm;
 use crate::softmax::softmax_in_place;
 use crate::spec::{AttentionSpec, DecoderSpec};
+use crate::team::{Shares, Team, each};
+
+/// Tokens of prompts that are read together at most: enough to reuse weights, few enough to stay in the cache.
+const PREFILL: usize = 256;
 
 /// Keys and values of one row for every layer.
 #[derive(Clone, Debug)]
@@ -31,7 +35,7 @@ pub struct DecodeBatch<'a> {
     rows: Vec<RowCache>,
     buf: Buffers,
     prefill: Workspace,
-    /// The prompt read last by [`DecodeBatch::push_shared`].
+    /// The prompt read last, if it comes again.
     shared: Option<(Vec<u32>, RowCache)>,
 }
 
@@ -82,6 +86,13 @@ impl<'a> DecodeBatch<'a> {
         self.net.spec.head_dim.next_multiple_of(NR)
     }
 
+    /// The same, its work shared by a team; the same bits.
+    #[must_use]
+    pub fn with_team(mut self, team: &'a Team<'a>) -> Self {
+        self.net = self.net.with_team(Some(team));
+        self
+    }
+
     /// Adds a row whose cache holds all of `tokens`; the next [`DecodeBatch::step`] continues after them.
     ///
     /// To get logits after a prompt, push all but its last token and feed that one to `step`.
@@ -89,40 +100,77 @@ impl<'a> DecodeBatch<'a> {
     /// # Panics
     /// If the tokens exceed the capacity.
     pub fn push(&mut self, tokens: &[u32]) {
-        let row = self.read(tokens);
-        self.rows.push(row);
+        self.push_all(&[tokens], false);
     }
 
-    /// As [`DecodeBatch::push`], for a prompt that comes several times in a row: it is read once and then copied.
+    /// As [`DecodeBatch::push`] of each in turn, read together; equal neighbours are read once and then copied. `again`
+    /// says that the last of them comes again: what was read of it is kept for the next call.
     ///
     /// # Panics
-    /// If the tokens exceed the capacity.
-    pub fn push_shared(&mut self, tokens: &[u32]) {
-        if self.shared.as_ref().is_none_or(|(of, _)| of != tokens) {
-            self.shared = Some((tokens.to_vec(), self.read(tokens)));
+    /// As [`DecodeBatch::push`].
+    pub fn push_all(&mut self, prompts: &[&[u32]], again: bool) {
+        let shared = self.shared.take();
+        let known = |tokens: &[u32]| shared.as_ref().filter(|(of, _)| of == tokens).map(|(_, row)| row);
+        let mut at = 0;
+        while at < prompts.len() {
+            if let Some(row) = known(prompts[at]) {
+                self.rows.push(row.clone());
+                at += 1;
+                continue;
+            }
+            // As many as are read together.
+            let (mut end, mut tokens) = (at, 0);
+            while end < prompts.len() && known(prompts[end]).is_none() {
+                let repeats = end > at && prompts[end] == prompts[end - 1];
+                let more = if repeats { 0 } else { prompts[end].len() };
+                if end > at && tokens + more > PREFILL {
+                    break;
+                }
+                tokens += more;
+                end += 1;
+            }
+            self.read(&prompts[at..end]);
+            at = end;
         }
-        self.rows.extend(self.shared.as_ref().map(|(_, row)| row.clone()));
+        if again {
+            self.shared = prompts.last().zip(self.rows.last()).map(|(p, row)| (p.to_vec(), row.clone()));
+        }
     }
 
-    fn read(&mut self, tokens: &[u32]) -> RowCache {
+    /// Reads prompts together and adds their rows.
+    fn read(&mut self, prompts: &[&[u32]]) {
         let s = self.net.spec;
         let (hp, cap) = (self.padded_head(), self.capacity);
-        assert!(tokens.len() <= cap, "prompt longer than the cache");
-        let mut row = RowCache {
-            len: tokens.len(),
-            keys: vec![0.0; s.layers.len() * s.kv_heads * s.head_dim * cap],
-            values: vec![0.0; s.layers.len() * s.kv_heads * cap * hp],
-        };
-        if !tokens.is_empty() {
-            let all = Row { tokens, lm: 0..0, scalar: 0..0 };
-            let (keys, values) = (&mut row.keys, &mut row.values);
-            self.prefill.forward(self.net, &[&all], 1.0, Keep::Nothing, |layer, qkv| {
-                for (t, at) in qkv.chunks_exact(s.qkv_dim()).take(tokens.len()).enumerate() {
-                    store(s, cap, hp, layer, t, at, keys, values);
+        let mut distinct: Vec<&[u32]> = prompts.to_vec();
+        distinct.dedup();
+        let mut caches: Vec<RowCache> = Vec::with_capacity(distinct.len());
+        for tokens in &distinct {
+            assert!(tokens.len() <= cap, "prompt longer than the cache");
+            caches.push(RowCache {
+                len: tokens.len(),
+                keys: vec![0.0; s.layers.len() * s.kv_heads * s.head_dim * cap],
+                values: vec![0.0; s.layers.len() * s.kv_heads * cap * hp],
+            });
+        }
+        let some = distinct.iter().filter(|tokens| !tokens.is_empty());
+        let rows: Vec<Row<'_>> = some.map(|tokens| Row { tokens, lm: 0..0, scalar: 0..0 }).collect();
+        if !rows.is_empty() {
+            let all: Vec<&Row<'_>> = rows.iter().collect();
+            self.prefill.forward(self.net, &all, 1.0, Keep::Nothing, |layer, qkv| {
+                let mut positions = qkv.chunks_exact(s.qkv_dim());
+                for row in &mut caches {
+                    for (t, at) in positions.by_ref().take(row.len).enumerate() {
+                        store(s, cap, hp, layer, t, at, &mut row.keys, &mut row.values);
+                    }
                 }
             });
         }
-        row
+        // Every row of `prompts`, in order; the last of equal ones takes the cache itself.
+        let mut caches = caches.into_iter().peekable();
+        for (i, tokens) in prompts.iter().enumerate() {
+            let row = if prompts.get(i + 1) == Some(tokens) { caches.peek().cloned() } else { caches.next() };
+            self.rows.extend(row);
+        }
     }
 
     /// Removes the rows for which `keep` is false, keeping the order of the rest.
@@ -139,7 +187,7 @@ impl<'a> DecodeBatch<'a> {
     /// # Panics
     /// If `tokens` is not one per row, or a row is full.
     pub fn step(&mut self, tokens: &[u32]) -> DecodeOutput<'_> {
-        let net = self.net;
+        let (net, team) = (self.net, self.net.team());
         let (s, params) = (net.spec, net.params);
         let (hp, cap, m, d) = (self.padded_head(), self.capacity, self.rows.len(), s.dim);
         assert_eq!(tokens.len(), m, "one token per row");
@@ -150,39 +198,29 @@ impl<'a> DecodeBatch<'a> {
         for ((x, &t), row) in x.chunks_exact_mut(d).zip(tokens).zip(&self.rows) {
             embed(s, params, t, row.len, x);
         }
-        sized(&mut b.scores, s.heads * cap);
+        // Rows are shared evenly; each share has scores of its own.
+        let shares = team.map_or(1, Team::threads).min(m.max(1));
+        let share = m.div_ceil(shares).max(1);
+        sized(&mut b.scores, shares * s.heads * cap);
         for (l, layer) in s.layers.iter().enumerate() {
             let a = &layer.attention;
             let acts = &mut b.acts;
             std::mem::swap(&mut acts.x, &mut b.x);
             acts.project(net, layer, m);
-            let att = sized(&mut acts.att, m * lda);
-            for ((row, qkv), out) in
-                self.rows.iter_mut().zip(acts.qkv.chunks_exact_mut(ldq)).zip(att.chunks_exact_mut(lda))
-            {
-                if let Some(rope) = a.rope {
-                    let table = s.ropes[rope].of(row.len + 1);
-                    table.rotate(qkv, s.heads + s.kv_heads, s.head_dim, row.len, false);
+            sized(&mut acts.att, m * lda);
+            let (rows, qkv) = (Shares::new(&mut self.rows), Shares::new(&mut acts.qkv));
+            let (att, scores) = (Shares::new(&mut acts.att), Shares::new(&mut b.scores));
+            let attention = |t: usize| {
+                // SAFETY: a share has its own scores and, below, its own rows.
+                let scores = unsafe { scores.at(t * s.heads * cap, s.heads * cap) };
+                for i in t * share..((t + 1) * share).min(m) {
+                    // SAFETY: as above.
+                    let (row, qkv, out) =
+                        unsafe { (&mut rows.at(i, 1)[0], qkv.at(i * ldq, ldq), att.at(i * lda, lda)) };
+                    attend_newest(s, a, cap, hp, l, row, qkv, scores, out);
                 }
-                store(s, cap, hp, l, row.len, qkv, &mut row.keys, &mut row.values);
-                #[cfg(target_arch = "x86_64")]
-                if attention::is_narrow(s, a) {
-                    let newest = attention::narrow::Newest {
-                        q: qkv,
-                        keys: &row.keys[l * s.kv_heads * s.head_dim * cap..],
-                        values: &row.values[l * s.kv_heads * cap * hp..],
-                        cap,
-                        seen: row.len + 1,
-                        heads: s.heads,
-                        group: s.heads / s.kv_heads,
-                        scale: a.scale,
-                    };
-                    // SAFETY: `is_narrow` says that the CPU has the features.
-                    unsafe { attention::narrow::attend(newest, &mut b.scores, out) };
-                    continue;
-                }
-                attend(s, a, cap, hp, l, row, qkv, &mut b.scores, out);
-            }
+            };
+            each(team, shares, &attention);
             acts.finish(net, layer, m, &mut b.x);
         }
         let h = sized(&mut b.h, m * d);
@@ -190,7 +228,7 @@ impl<'a> DecodeBatch<'a> {
         b.logits.clear();
         if let Some(head) = &s.lm_head {
             b.logits.resize(m * s.vocab, 0.0);
-            net.packed.forward(head, params, m, h, d, &mut b.logits, s.vocab, Init::Zero);
+            net.linear(head, m, h, d, &mut b.logits, s.vocab, Init::Zero);
             if let Some(cap) = s.logit_cap {
                 cap_in_place(&mut b.logits, 1.0, cap);
             }
@@ -228,6 +266,42 @@ fn store(
         let base = (layer * s.kv_heads + g) * cap * hp + t * hp;
         values[base..base + hd].copy_from_slice(v);
     }
+}
+
+/// Rotates and stores the newest position of a row, and lets it attend.
+fn attend_newest(
+    s: &DecoderSpec,
+    a: &AttentionSpec,
+    cap: usize,
+    hp: usize,
+    layer: usize,
+    row: &mut RowCache,
+    qkv: &mut [f32],
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
+    if let Some(rope) = a.rope {
+        let table = s.ropes[rope].of(row.len + 1);
+        table.rotate(qkv, s.heads + s.kv_heads, s.head_dim, row.len, false);
+    }
+    store(s, cap, hp, layer, row.len, qkv, &mut row.keys, &mut row.values);
+    #[cfg(target_arch = "x86_64")]
+    if attention::is_narrow(s, a) {
+        let newest = attention::narrow::Newest {
+            q: qkv,
+            keys: &row.keys[layer * s.kv_heads * s.head_dim * cap..],
+            values: &row.values[layer * s.kv_heads * cap * hp..],
+            cap,
+            seen: row.len + 1,
+            heads: s.heads,
+            group: s.heads / s.kv_heads,
+            scale: a.scale,
+        };
+        // SAFETY: `is_narrow` says that the CPU has the features.
+        unsafe { attention::narrow::attend(newest, scores, out) };
+        return;
+    }
+    attend(s, a, cap, hp, layer, row, qkv, scores, out);
 }
 
 /// Attention of the newest position of one row over its whole cache (that position included).

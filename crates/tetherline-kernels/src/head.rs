@@ -47,7 +47,7 @@ impl LmState {
             row.copy_from_slice(&hidden[p * d..(p + 1) * d]);
         }
         self.logits.resize(m * v, 0.0);
-        packed.forward(head, params, m, &self.hidden, d, &mut self.logits, v, Init::Zero);
+        packed.forward(None, head, params, m, &self.hidden, d, &mut self.logits, v, Init::Zero);
         if let Some(cap) = spec.logit_cap {
             cap_in_place(&mut self.logits, 1.0, cap);
             self.slopes.resize(m * v, 0.0);

@@ -32,6 +32,7 @@ mod params;
 pub mod rope;
 mod softmax;
 mod spec;
+mod team;
 
 pub use chunk::Net;
 pub use decode::{DecodeBatch, DecodeOutput};
@@ -43,3 +44,4 @@ pub use spec::{
     Activation, AdapterSpec, AttentionSpec, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind,
     NormSpec,
 };
+pub use team::Team;

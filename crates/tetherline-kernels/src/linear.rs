@@ -1,9 +1,10 @@
 //! Linear layers over packed weights, and low-rank additions to them.
 
-use crate::gemm::{A, B, Init, NR, Panels, gemm};
+use crate::gemm::{A, B, Init, NR, Panels, gemm, gemm_at};
 use crate::params::{Grad, Params};
 use crate::simd::add_assign;
 use crate::spec::{AdapterSpec, DecoderSpec, Layout, LinearSpec};
+use crate::team::{Shares, Team};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -112,6 +113,7 @@ impl PackedWeights {
     /// y\[rows × n_out\] = init + x\[rows × n_in\]·W + b, row strides `ldx` and `ldy`, and what the adapter adds.
     pub(crate) fn forward(
         &self,
+        team: Option<&Team<'_>>,
         l: &LinearSpec,
         params: Params<'_>,
         rows: usize,
@@ -121,8 +123,11 @@ impl PackedWeights {
         ldy: usize,
         init: Init<'_>,
     ) {
-        let b = self.layers[l.id].forward.view();
-        gemm(rows, l.n_out, l.n_in, A::rows(x, ldx), b, y, ldy, init);
+        let (b, a) = (self.layers[l.id].forward.view(), A::rows(x, ldx));
+        match team.filter(|_| l.n_in * l.n_out >= SHARED) {
+            None => gemm(rows, l.n_out, l.n_in, a, b, y, ldy, init),
+            Some(team) => by_columns(team, (rows, l.n_out, l.n_in), a, b, y, ldy, init),
+        }
         if let Some((s, adapter)) = self.adapter(l) {
             between(rows * s.rank, |u| {
                 gemm(rows, s.rank, l.n_in, A::rows(x, ldx), adapter.down.view(), u, s.rank, Init::Zero);
@@ -229,6 +234,49 @@ impl PackedWeights {
     }
 }
 
+/// Matrices of fewer weights are not worth a job of the team.
+const SHARED: usize = 16 * 1024;
+
+/// A product of which every task computes some panels of columns: the bits are those of the whole.
+fn by_columns(
+    team: &Team<'_>,
+    (m, n, k): (usize, usize, usize),
+    a: A<'_>,
+    b: B<'_>,
+    c: &mut [f32],
+    ldc: usize,
+    init: Init<'_>,
+) {
+    let from = match init {
+        Init::Zero | Init::Own => None,
+        Init::From(d) => {
+            assert!(m == 0 || d.len() >= (m - 1) * ldc + n, "gemm: D too short");
+            Some(d)
+        }
+    };
+    let own = matches!(init, Init::Own);
+    let panels = n.div_ceil(NR);
+    let tasks = team.threads().min(panels);
+    let share = panels.div_ceil(tasks);
+    let all = Shares::new(c);
+    team.run(tasks, &|task| {
+        let j0 = task * share * NR;
+        let columns = (share * NR).min(n.saturating_sub(j0));
+        if columns == 0 {
+            return;
+        }
+        let c = all.from(j0);
+        let from = match from {
+            Some(d) => d[j0..].as_ptr(),
+            None if own => c.0.cast_const(),
+            None => std::ptr::null(),
+        };
+        let b = B { data: &b.data[j0 / NR * b.panel..], ..b };
+        // SAFETY: a task has its own columns of C; D was checked.
+        unsafe { gemm_at(m, columns, k, a, b, c, ldc, from) };
+    });
+}
+
 /// Runs `f` with the thread's own buffer for what lies between the two factors of an adapter.
 fn between(n: usize, f: impl FnOnce(&mut [f32])) {
     thread_local! {
@@ -266,3 +314,36 @@ fn operand<'a>(
 
 /// A right operand of more floats than this is packed.
 const IN_PLACE: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_team_computes_the_bits_of_one_thread() {
+        let noise = |n: usize, a: f32| (0..n).map(|i| (i as f32 * a).sin()).collect::<Vec<f32>>();
+        for (m, n, k) in [(1, 150, 130), (1, 16, 2000), (7, 333, 64), (32, 49, 700)] {
+            let (x, w, d) = (noise(m * k, 0.7), noise(k * n, 1.3), noise(m * (n + 3), 0.3));
+            let mut panels = Panels::default();
+            panels.pack(&w, n, 1, k, n);
+            for which in 0..3 {
+                let run = |team: Option<&Team<'_>>| {
+                    let mut c = noise(m * (n + 3), 2.1);
+                    let init = [Init::Zero, Init::Own, Init::From(&d)][which];
+                    let (a, b) = (A::rows(&x, k), panels.view());
+                    match team {
+                        None => gemm(m, n, k, a, b, &mut c, n + 3, init),
+                        Some(team) => by_columns(team, (m, n, k), a, b, &mut c, n + 3, init),
+                    }
+                    c.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+                };
+                let alone = run(None);
+                for threads in [1, 2, 3, 8] {
+                    Team::with(threads, |team| {
+                        assert_eq!(run(Some(team)), alone, "{m}×{n}×{k}, {threads} threads")
+                    });
+                }
+            }
+        }
+    }
+}

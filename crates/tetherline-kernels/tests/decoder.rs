@@ -4,7 +4,7 @@
 use tetherline_kernels::rope::{Rope, RopeTable};
 use tetherline_kernels::{
     Activation, AdapterSpec, AttentionSpec, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec,
-    MlpSpec, Net, NormKind, NormSpec, PackedWeights, Params, Row, RowGrad, RowOutput, UnitLoss,
+    MlpSpec, Net, NormKind, NormSpec, PackedWeights, Params, Row, RowGrad, RowOutput, Team, UnitLoss,
 };
 
 struct Build {
@@ -302,7 +302,7 @@ fn loss_by(engine: &Engine, spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>])
     let packed = PackedWeights::new(spec, params, true, 1);
     let units: Vec<Vec<Row<'_>>> = rows(seqs).into_iter().map(|r| vec![r]).collect();
     let mut grad = vec![0.0; spec.n_trained()];
-    let net = Net { spec, params, packed: &packed };
+    let net = Net::new(spec, params, &packed);
     let stats = engine.step(net, &units, 0.8, &Weighted, &mut grad);
     (stats.iter().sum(), grad)
 }
@@ -351,7 +351,7 @@ fn a_loss_that_panics_ends_the_step() {
     }
     let (spec, flat) = decoder(LLAMA);
     let packed = PackedWeights::new(&spec, Params::trained(&flat), true, 1);
-    let net = Net { spec: &spec, params: Params::trained(&flat), packed: &packed };
+    let net = Net::new(&spec, Params::trained(&flat), &packed);
     // Long enough for a chunk each, so that there are as many shards.
     let seqs: Vec<Vec<u32>> = (0..6).map(|_| vec![1; 100]).collect();
     let units: Vec<Vec<Row<'_>>> = rows(&seqs).into_iter().map(|r| vec![r]).collect();
@@ -382,32 +382,39 @@ fn cached_decoding_gives_the_bits_of_the_full_pass() {
     for kind in KINDS {
         let (spec, flat) = decoder(kind);
         let packed = PackedWeights::new(&spec, params(&spec, &flat), false, 1);
-        let net = Net { spec: &spec, params: params(&spec, &flat), packed: &packed };
+        let net = Net::new(&spec, params(&spec, &flat), &packed);
         let engine = Engine::new(1);
         let seqs = sequences();
         let full: Vec<_> = seqs.iter().map(|t| engine.hidden_and_logits(net, t).1).collect();
         // All rows in one batch, each with half of its tokens as a prompt.
-        let mut batch = DecodeBatch::new(net, 128);
-        for t in &seqs {
-            batch.push(&t[..t.len() / 2]);
+        for threads in [1, 2, 3] {
+            Team::with(threads, |team| decodes_as(net, kind.name, &seqs, &full, team));
         }
-        let mut alive: Vec<usize> = (0..seqs.len()).collect();
-        let mut at: Vec<usize> = seqs.iter().map(|t| t.len() / 2).collect();
-        while !alive.is_empty() {
-            let tokens: Vec<u32> = alive.iter().map(|&r| seqs[r][at[r]]).collect();
-            let out = batch.step(&tokens);
-            for (&r, z) in alive.iter().zip(out.logits.chunks_exact(spec.vocab)) {
-                let want = &full[r][at[r] * spec.vocab..(at[r] + 1) * spec.vocab];
-                assert_eq!(z, want, "{}, row {r}, position {}", kind.name, at[r]);
-            }
-            let mut keep = Vec::new();
-            for &r in &alive {
-                at[r] += 1;
-                keep.push(at[r] < seqs[r].len());
-            }
-            batch.retain(|i| keep[i]);
-            alive = alive.into_iter().zip(keep).filter_map(|(r, k)| k.then_some(r)).collect();
+    }
+}
+
+fn decodes_as(net: Net<'_>, name: &str, seqs: &[Vec<u32>], full: &[Vec<f32>], team: &Team<'_>) {
+    let vocab = full[0].len() / seqs[0].len();
+    let mut batch = DecodeBatch::new(net, 128).with_team(team);
+    let prompts: Vec<&[u32]> = seqs.iter().map(|t| &t[..t.len() / 2]).collect();
+    batch.push_all(&prompts[..2], false);
+    batch.push_all(&prompts[2..], false);
+    let mut alive: Vec<usize> = (0..seqs.len()).collect();
+    let mut at: Vec<usize> = seqs.iter().map(|t| t.len() / 2).collect();
+    while !alive.is_empty() {
+        let tokens: Vec<u32> = alive.iter().map(|&r| seqs[r][at[r]]).collect();
+        let out = batch.step(&tokens);
+        for (&r, z) in alive.iter().zip(out.logits.chunks_exact(vocab)) {
+            let want = &full[r][at[r] * vocab..(at[r] + 1) * vocab];
+            assert_eq!(z, want, "{}, row {r}, position {}", name, at[r]);
         }
+        let mut keep = Vec::new();
+        for &r in &alive {
+            at[r] += 1;
+            keep.push(at[r] < seqs[r].len());
+        }
+        batch.retain(|i| keep[i]);
+        alive = alive.into_iter().zip(keep).filter_map(|(r, k)| k.then_some(r)).collect();
     }
 }
 
@@ -416,7 +423,7 @@ fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
     let (spec, flat) = decoder(KINDS[2]);
     let packed = PackedWeights::new(&spec, Params::trained(&flat), false, 1);
     let seqs = sequences();
-    let m = Net { spec: &spec, params: Params::trained(&flat), packed: &packed };
+    let m = Net::new(&spec, Params::trained(&flat), &packed);
     for pair in Engine::new(2).forward_pair(m, m, &rows(&seqs), 1.0) {
         assert_eq!(pair.policy.logprobs, pair.ref_logprobs);
         assert!(pair.kl_exact.iter().all(|&k| k == 0.0));
@@ -443,7 +450,7 @@ fn refreshed_panels_are_those_of_the_changed_parameters() {
     for kind in KINDS {
         let (spec, flat) = decoder(kind);
         let logits = |flat: &[f32], packed: &PackedWeights| {
-            let net = Net { spec: &spec, params: params(&spec, flat), packed };
+            let net = Net::new(&spec, params(&spec, flat), packed);
             Engine::new(1).hidden_and_logits(net, &[1, 2, 3]).1
         };
         let mut packed = PackedWeights::new(&spec, params(&spec, &flat), true, 2);
@@ -480,7 +487,7 @@ fn an_adapter_is_its_product_added_to_the_weights() {
         let logits = |spec: &DecoderSpec, flat: &[f32], heads: &[f32]| {
             let p = params(spec, flat);
             let packed = PackedWeights::new(spec, params(spec, heads), false, 1);
-            Engine::new(1).hidden_and_logits(Net { spec, params: p, packed: &packed }, &[5, 9, 30, 2]).1
+            Engine::new(1).hidden_and_logits(Net::new(spec, p, &packed), &[5, 9, 30, 2]).1
         };
         let mut looked_up = merged.clone();
         looked_up[..vocab].copy_from_slice(&flat[..vocab]);

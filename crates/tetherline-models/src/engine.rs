@@ -3,6 +3,7 @@
 use crate::device::Device;
 use crate::error::{ModelError, Result};
 use crate::graph::{self, CachedRows, GraphDevice};
+use tetherline_kernels::Team;
 
 /// Where and with how many threads models run. One engine serves any number of models.
 #[derive(Debug)]
@@ -94,7 +95,17 @@ pub struct DecodeOutput<'b> {
     pub scalars: &'b [f32],
 }
 
-impl DecodeBatch<'_> {
+impl<'a> DecodeBatch<'a> {
+    /// The same, its work shared by a team of threads (on the kernels); the same bits.
+    #[must_use]
+    pub fn with_team(self, team: &'a Team<'a>) -> Self {
+        let rows = match self.rows {
+            Rows::Kernels(rows) => Rows::Kernels(Box::new(rows.with_team(team))),
+            graph @ Rows::Graph(_) => graph,
+        };
+        Self { rows, ..self }
+    }
+
     /// Rows in the batch.
     pub fn len(&self) -> usize {
         self.lens.len()
@@ -123,26 +134,23 @@ impl DecodeBatch<'_> {
     /// # Errors
     /// If the tokens exceed the capacity or the vocabulary, or the device fails.
     pub fn push(&mut self, tokens: &[u32]) -> Result<()> {
-        self.add(tokens, false)
+        self.push_all(&[tokens], false)
     }
 
-    /// As [`DecodeBatch::push`], for a prompt that comes several times in a row: the kernels read it once and then copy
-    /// what they read.
+    /// As [`DecodeBatch::push`] of each in turn; the kernels read them together, and equal neighbours once. `again` says
+    /// that the last of them comes again, in the next call.
     ///
     /// # Errors
     /// As [`DecodeBatch::push`].
-    pub fn push_shared(&mut self, tokens: &[u32]) -> Result<()> {
-        self.add(tokens, true)
-    }
-
-    fn add(&mut self, tokens: &[u32], shared: bool) -> Result<()> {
-        self.check(tokens, tokens.len())?;
-        match &mut self.rows {
-            Rows::Kernels(rows) if shared => rows.push_shared(tokens),
-            Rows::Kernels(rows) => rows.push(tokens),
-            Rows::Graph(rows) => rows.push(tokens),
+    pub fn push_all(&mut self, prompts: &[&[u32]], again: bool) -> Result<()> {
+        for tokens in prompts {
+            self.check(tokens, tokens.len())?;
         }
-        self.lens.push(tokens.len());
+        match &mut self.rows {
+            Rows::Kernels(rows) => rows.push_all(prompts, again),
+            Rows::Graph(rows) => prompts.iter().for_each(|tokens| rows.push(tokens)),
+        }
+        self.lens.extend(prompts.iter().map(|tokens| tokens.len()));
         Ok(())
     }
 

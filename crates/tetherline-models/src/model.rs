@@ -304,7 +304,7 @@ impl Model {
     fn kernels(&self, threads: usize) -> tetherline_kernels::Net<'_> {
         let (spec, params) = (&self.spec, Params::trained(&self.flat));
         let packed = self.packed.get_or_init(|| PackedWeights::new(spec, params, self.trainable, threads));
-        tetherline_kernels::Net { spec, params, packed }
+        tetherline_kernels::Net::new(spec, params, packed)
     }
 
     /// The decoder on a device of the graph.

@@ -1,8 +1,10 @@
 //! Continuous batching with a cache: a row that ends leaves the batch and the next prompt takes its place; log-prob,
 //! entropy and value are read off the way.
 //!
-//! On the CPU kernels every thread has a batch of its own and takes prompts from one queue; on the graph all rows
-//! decode together, which is what keeps an accelerator busy. A prompt with several samples is read once.
+//! On the CPU kernels every thread has a batch of its own and takes prompts from one queue, if the model is so small
+//! that its weights stay in the cache; the threads share one batch, each with its columns of every matrix, if reading the
+//! weights is what takes the time. On the graph all rows decode together, which is what keeps an accelerator busy. A
+//! prompt with several samples is read once.
 //!
 //! Each row draws from its own stream (seed, purpose, step, prompt id, sample index). On the kernels a decode
 //! step also has the same bits in every batch, so a response depends neither on its neighbours nor on the
@@ -14,10 +16,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tetherline_core::seeds::{Purpose, Stream, stream};
 use tetherline_core::{PromptBatch, Ragged, Rollout, StopReason, TokenId};
-use tetherline_models::{DecodeBatch, Device, Engine, Model, Tokenizer, log_softmax_in_place};
+use tetherline_models::{DecodeBatch, Device, Engine, Model, Team, Tokenizer, log_softmax_in_place};
 
 /// Rows a thread of the CPU decodes together: enough to reuse the weights it reads, few enough for its cache.
 const ROWS: usize = 16;
+
+/// Parameters from which on threads share a batch.
+const SHARED: usize = 1_000_000;
 
 /// The name of the streams that responses draw from, but for prompt and sample.
 #[derive(Clone, Copy, Debug)]
@@ -72,15 +77,18 @@ pub fn generate(
         model.check_tokens(tokens)?;
     }
     let n = prompts.len();
-    let (rows, threads) = match engine.device() {
-        Device::Cpu => (n.div_ceil(engine.threads()).clamp(1, ROWS), engine.threads()),
-        _ => (n.max(1), 1),
+    let threads = if engine.device() == Device::Cpu { engine.threads() } else { 1 };
+    let shared = threads > 1 && model.n_params() >= SHARED;
+    let rows = match engine.device() {
+        Device::Cpu if shared => n.clamp(1, ROWS * threads),
+        Device::Cpu => n.div_ceil(threads).clamp(1, ROWS),
+        _ => n.max(1),
     };
     let queue =
         Queue { model, engine, tokenizer, prompts: &prompts, config, name, rows, next: AtomicUsize::new(0) };
     let done: Mutex<Vec<Option<Row>>> = Mutex::new((0..n).map(|_| None).collect());
     let failed = Mutex::new(None);
-    let worker = || match queue.work() {
+    let worker = |team: Option<&Team<'_>>| match queue.work(team) {
         Ok(rows) => {
             let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             rows.into_iter().for_each(|(i, row)| done[i] = Some(row));
@@ -91,12 +99,16 @@ pub fn generate(
             failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(e);
         }
     };
-    std::thread::scope(|s| {
-        for _ in 1..threads.min(n.div_ceil(rows)) {
-            s.spawn(worker);
-        }
-        worker();
-    });
+    if shared {
+        Team::with(threads, |team| worker(Some(team)));
+    } else {
+        std::thread::scope(|s| {
+            for _ in 1..threads.min(n.div_ceil(rows)) {
+                s.spawn(|| worker(None));
+            }
+            worker(None);
+        });
+    }
     if let Some(e) = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(e);
     }
@@ -152,51 +164,51 @@ struct Active {
     stream: Stream,
     /// The token to read next.
     feed: TokenId,
+    /// Scratch space of the draw.
+    order: Vec<u32>,
 }
 
 impl Queue<'_> {
     /// Answers prompts until the queue is empty.
-    fn work(&self) -> Result<Vec<(usize, Row)>, RolloutError> {
+    fn work(&self, team: Option<&Team<'_>>) -> Result<Vec<(usize, Row)>, RolloutError> {
         let longest = (0..self.prompts.len()).map(|r| self.prompts.tokens.row_len(r)).max().unwrap_or(0);
-        let mut batch = self.model.decode_batch(self.engine, longest + self.config.max_new_tokens)?;
+        let batch = self.model.decode_batch(self.engine, longest + self.config.max_new_tokens)?;
+        let mut batch = match team {
+            Some(team) => batch.with_team(team),
+            None => batch,
+        };
         let mut done = Vec::new();
         let mut active: Vec<Active> = Vec::with_capacity(self.rows);
-        let (mut feed, mut keep, mut order) = (Vec::new(), Vec::new(), Vec::new());
-        let (vocab, t) = (self.model.config().vocab, temperature(self.config));
+        let (mut feed, mut keep) = (Vec::new(), Vec::new());
+        let vocab = self.model.config().vocab;
         loop {
-            while active.len() < self.rows {
-                let i = self.next.fetch_add(1, Ordering::Relaxed);
-                if i >= self.prompts.len() {
-                    break;
-                }
-                active.push(self.start(i, &mut batch)?);
-            }
+            self.join(&mut active, &mut batch)?;
             if active.is_empty() {
                 return Ok(done);
             }
             feed.clear();
             feed.extend(active.iter().map(|a| a.feed));
             let step = batch.step(&feed)?;
-            keep.clear();
-            for (i, (a, logits)) in active.iter_mut().zip(step.logits.chunks_exact_mut(vocab)).enumerate() {
-                let entropy = log_softmax_in_place(logits, t);
-                let token = if self.config.is_greedy() {
-                    greedy(logits)
-                } else {
-                    draw(logits, self.config, &mut a.stream, &mut order)
-                };
-                let (id, at) = (self.prompts.ids[a.prompt], a.row.tokens.len());
-                if !(logits[token].is_finite() && entropy.is_finite()) {
-                    return Err(RolloutError::NonFinite { id, token: at });
+            let rows = active.iter_mut().zip(step.logits.chunks_exact_mut(vocab));
+            match team {
+                None => rows
+                    .into_iter()
+                    .enumerate()
+                    .try_for_each(|(i, (a, logits))| self.draw(a, logits, step.scalars.get(i).copied()))?,
+                Some(team) => {
+                    let rows: Vec<_> = rows.map(|row| Mutex::new((row, Ok(())))).collect();
+                    team.run(rows.len(), &|i| {
+                        let mut row = rows[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        let ((a, logits), result) = &mut *row;
+                        *result = self.draw(a, logits, step.scalars.get(i).copied());
+                    });
+                    rows.into_iter().try_for_each(|row| {
+                        row.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).1
+                    })?;
                 }
-                a.feed = token as TokenId;
-                a.row.tokens.push(a.feed);
-                a.row.logprobs.push(logits[token]);
-                a.row.entropy.push(entropy);
-                a.row.values.extend(step.scalars.get(i));
-                a.row.stop = self.stop(&a.row.tokens);
-                keep.push(a.row.stop.is_none());
             }
+            keep.clear();
+            keep.extend(active.iter().map(|a| a.row.stop.is_none()));
             if keep.contains(&false) {
                 batch.retain(|i| keep[i])?;
                 let ended = active.extract_if(.., |a| a.row.stop.is_some());
@@ -205,16 +217,48 @@ impl Queue<'_> {
         }
     }
 
-    /// Reads a prompt into the batch, all but its last token.
-    fn start(&self, i: usize, batch: &mut DecodeBatch<'_>) -> Result<Active, RolloutError> {
-        let tokens = self.prompts.tokens.row(i);
-        let same = |other: usize| other < self.prompts.len() && self.prompts.tokens.row(other) == tokens;
-        let (before, feed) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);
-        if same(i + 1) || i.checked_sub(1).is_some_and(same) {
-            batch.push_shared(before)?;
+    /// Draws the next token of a row from its logits.
+    fn draw(&self, a: &mut Active, logits: &mut [f32], scalar: Option<f32>) -> Result<(), RolloutError> {
+        let entropy = log_softmax_in_place(logits, temperature(self.config));
+        let token = if self.config.is_greedy() {
+            greedy(logits)
         } else {
-            batch.push(before)?;
+            draw(logits, self.config, &mut a.stream, &mut a.order)
+        };
+        if !(logits[token].is_finite() && entropy.is_finite()) {
+            let (id, token) = (self.prompts.ids[a.prompt], a.row.tokens.len());
+            return Err(RolloutError::NonFinite { id, token });
         }
+        a.feed = token as TokenId;
+        a.row.tokens.push(a.feed);
+        a.row.logprobs.push(logits[token]);
+        a.row.entropy.push(entropy);
+        a.row.values.extend(scalar);
+        a.row.stop = self.stop(&a.row.tokens);
+        Ok(())
+    }
+
+    /// Fills the batch with the prompts that come next, all but the last token of each.
+    fn join(&self, active: &mut Vec<Active>, batch: &mut DecodeBatch<'_>) -> Result<(), RolloutError> {
+        let from = active.len();
+        while active.len() < self.rows {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= self.prompts.len() {
+                break;
+            }
+            active.push(self.start(i));
+        }
+        let Some(last) = active[from..].last().map(|a| a.prompt) else { return Ok(()) };
+        let prompt = |i: usize| self.prompts.tokens.row(i);
+        let before: Vec<&[TokenId]> =
+            active[from..].iter().map(|a| &prompt(a.prompt)[..prompt(a.prompt).len() - 1]).collect();
+        let again = last + 1 < self.prompts.len() && prompt(last + 1) == prompt(last);
+        Ok(batch.push_all(&before, again)?)
+    }
+
+    /// A response to prompt `i`, not begun.
+    fn start(&self, i: usize) -> Active {
+        let tokens = self.prompts.tokens.row(i);
         let StreamName { seed, purpose, step } = self.name;
         let stream = stream(seed, purpose, step, self.prompts.ids[i], self.prompts.sample[i]);
         let new = self.config.max_new_tokens;
@@ -224,7 +268,7 @@ impl Queue<'_> {
             entropy: Vec::with_capacity(new),
             ..Row::default()
         };
-        Ok(Active { prompt: i, row, stream, feed })
+        Active { prompt: i, row, stream, feed: tokens[tokens.len() - 1], order: Vec::new() }
     }
 
     /// Why a response ends with its last token, if it does.

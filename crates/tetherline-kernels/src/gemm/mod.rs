@@ -155,20 +155,49 @@ pub(crate) fn gemm(
     ldc: usize,
     init: Init<'_>,
 ) {
+    let from = match init {
+        Init::Zero => std::ptr::null(),
+        Init::Own => c.as_ptr(),
+        Init::From(d) => {
+            assert!(m == 0 || d.len() >= (m - 1) * ldc + n, "gemm: D too short");
+            d.as_ptr()
+        }
+    };
+    // SAFETY: C is borrowed, and D is as long as needed.
+    unsafe { gemm_at(m, n, k, a, b, (c.as_mut_ptr(), c.len()), ldc, from) };
+}
+
+/// As [`gemm`], C by its address and length, and D by its address (null for none).
+///
+/// # Safety
+/// No one else touches the m × n elements of C meanwhile, and D has as many with the strides of C.
+///
+/// # Panics
+/// If another slice is too short for its sizes and strides.
+pub(crate) unsafe fn gemm_at(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: A<'_>,
+    b: B<'_>,
+    (c, len): (*mut f32, usize),
+    ldc: usize,
+    from: *const f32,
+) {
     if m == 0 || n == 0 {
         return;
     }
-    let size = (m - 1) * ldc + n;
-    assert!(c.len() >= size && n <= ldc, "gemm: C too short");
-    if let Init::From(d) = init {
-        assert!(d.len() >= size, "gemm: D too short");
-    }
+    assert!(len >= (m - 1) * ldc + n && n <= ldc, "gemm: C too short");
     if k == 0 {
-        for (i, row) in c.chunks_mut(ldc).take(m).enumerate() {
-            match init {
-                Init::Zero => row[..n].fill(0.0),
-                Init::Own => {}
-                Init::From(d) => row[..n].copy_from_slice(&d[i * ldc..i * ldc + n]),
+        for i in 0..m {
+            // SAFETY: inside C and D by the checks above.
+            unsafe {
+                let row = c.add(i * ldc);
+                if from.is_null() {
+                    row.write_bytes(0, n);
+                } else {
+                    std::ptr::copy(from.add(i * ldc), row, n);
+                }
             }
         }
         return;
@@ -176,12 +205,6 @@ pub(crate) fn gemm(
     assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.col, "gemm: A too short");
     let panels = n.div_ceil(NR);
     assert!(b.data.len() >= (panels - 1) * b.panel + (k - 1) * b.row + NR, "gemm: B too short");
-    let c = c.as_mut_ptr();
-    let from = match init {
-        Init::Zero => std::ptr::null(),
-        Init::Own => c.cast_const(),
-        Init::From(d) => d.as_ptr(),
-    };
     let g = Gemm { m, n, k, a, b, ldc };
     if a.col != 1 && n > NR && m > COLUMNS / 2 && k.min(KC) * a.col > IN_PLACE {
         // SAFETY: the sizes were checked above.
