@@ -11,7 +11,7 @@
 //! [`ChatTemplate::with_date`] gives another date. The same conversation always renders to the same text.
 
 use crate::chat_marks::{ControlTokens, Rendered, WRITTEN, strip};
-use crate::chat_python::{python_formatter, tojson};
+use crate::chat_python::{method, python_formatter, python_tests, tojson};
 use crate::chat_source::{
     configured, default_of, generation_as_filter, literal_text, parse_config, specials,
 };
@@ -82,8 +82,9 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(|e| DataError::Template(explain(&e)))?);
         env.set_formatter(python_formatter);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_unknown_method_callback(method);
         env.add_filter("tojson", tojson);
+        python_tests(&mut env);
         env.add_filter(GENERATION, |state: &State<'_, '_>, body: String| {
             let marked = state.lookup(GENERATION).is_some_and(|v| v.is_true());
             if marked { format!("{}{body}{}", WRITTEN[0], WRITTEN[1]) } else { body }

@@ -201,6 +201,6 @@ mod tests {
     fn written_ranges_are_those_of_the_unmarked_text() {
         let r =
             Rendered::from_marked("é\u{f0002}b\u{f0000}<s>\u{f0001}\u{f0003}c\u{f0002}\u{f0003}", &control());
-        assert_eq!((r.text().as_str(), r.assistant.as_slice()), ("éb<s>c", [2..6].as_slice()));
+        assert_eq!((r.text().as_str(), r.assistant.len(), &r.assistant[0]), ("éb<s>c", 1, &(2..6)));
     }
 }

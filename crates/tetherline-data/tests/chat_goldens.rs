@@ -4,6 +4,7 @@
 //! templates use: macros, namespaces, slices, whitespace control, string methods, `raise_exception`; those in
 //! `tests/chat/families` are the families' own. `TETHER_CHAT_TEMPLATES` names another folder that the script
 //! was run on, to try others.
+#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
 
 use serde_json::Value;
 use std::path::PathBuf;

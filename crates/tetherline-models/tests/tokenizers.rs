@@ -1,5 +1,6 @@
 //! Tokenizers of every kind against what Python transformers makes of the same directories
 //! (`fixtures/scripts/tokenizer_goldens.py`).
+#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
