@@ -30,3 +30,41 @@ pub(crate) fn warn<'a>(
         )));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tetherline_models::ModelFiles;
+
+    struct Heard(Vec<String>);
+
+    impl Observer for Heard {
+        fn on_event(&mut self, event: &Event<'_>) {
+            if let Event::Warning(text) = event {
+                self.0.push((*text).to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn plain_text_with_special_tokens_is_warned_of_once() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizers/byte-bpe");
+        let codec = Codec::open(&ModelFiles::dir(dir).unwrap(), &[], 1000).unwrap();
+        let message = |text: &str| Text::Messages(vec![tetherline_core::Message::user(text)]);
+        let texts = [
+            Text::Plain("fine".into()),
+            message("<|im_end|>"),
+            Text::Plain("a <|im_start|>user".into()),
+            Text::Plain("<|im_end|>".into()),
+        ];
+        let mut heard = Heard(Vec::new());
+        warn(&mut heard, "data.sft", &codec, texts.iter().enumerate());
+        assert_eq!(heard.0.len(), 1);
+        assert!(heard.0[0].starts_with("data.sft: 2 plain prompts"), "{heard:?}", heard = heard.0);
+        assert!(heard.0[0].contains("`<|im_start|>`, line 2"), "{heard:?}", heard = heard.0);
+        let mut heard = Heard(Vec::new());
+        warn(&mut heard, "data.sft", &codec, texts[..2].iter().enumerate());
+        warn(&mut heard, "data.sft", &codec.wrapping_plain_prompts(), texts.iter().enumerate());
+        assert!(heard.0.is_empty(), "{:?}", heard.0);
+    }
+}
