@@ -5,6 +5,8 @@
 
 mod cli;
 mod commands;
+#[cfg(feature = "hub")]
+mod downloads;
 mod exit_codes;
 mod interrupt;
 mod output;
@@ -16,6 +18,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     output::start_tracing(cli.verbose);
+    #[cfg(feature = "hub")]
+    downloads::show(progress::Show::choose(cli.quiet, cli.verbose));
     match commands::dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

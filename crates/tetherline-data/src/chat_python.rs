@@ -1,7 +1,7 @@
 //! Where Jinja in Python and in Rust print differently, Python's way: `None`, `True`, `json.dumps`.
 
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 
 /// Prints `None`, `True` and `False` as Python does; all else as usual.
 pub(crate) fn python_formatter(
@@ -16,6 +16,51 @@ pub(crate) fn python_formatter(
         _ => return escape_formatter(out, state, value),
     };
     out.write_str(text).map_err(Error::from)
+}
+
+/// Gives `env` Python's answers to what a value is, and to the length of nothing.
+pub(crate) fn python_tests(env: &mut Environment<'_>) {
+    use ValueKind::{Bool, Iterable, Map, Number, Seq, String, Undefined};
+    env.add_test("iterable", |v: &Value| matches!(v.kind(), Undefined | String | Seq | Map | Iterable));
+    env.add_test("sequence", |v: &Value| matches!(v.kind(), Undefined | String | Seq | Map));
+    // In Python a bool is an int.
+    env.add_test("number", |v: &Value| matches!(v.kind(), Number | Bool));
+    for name in ["length", "count"] {
+        env.add_filter(name, |v: &Value| match v.kind() {
+            Undefined => Ok(0),
+            kind => v.len().ok_or_else(|| invalid(format!("a value of type {kind} has no length"))),
+        });
+    }
+}
+
+/// Python's methods of strings and dicts: those of `minijinja_contrib`, and some that it lacks.
+pub(crate) fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let text = |i: usize| args.get(i).and_then(Value::as_str);
+    if let (Some(s), Some(by)) = (value.as_str(), text(0)) {
+        let three = |cut: Option<(&str, &str)>, none: [&str; 3]| {
+            Ok(Value::from_iter(cut.map_or(none, |(a, b)| [a, by, b])))
+        };
+        match name {
+            "removeprefix" => return Ok(Value::from(s.strip_prefix(by).unwrap_or(s))),
+            "removesuffix" => return Ok(Value::from(s.strip_suffix(by).unwrap_or(s))),
+            "partition" if !by.is_empty() => return three(s.split_once(by), [s, "", ""]),
+            "rpartition" if !by.is_empty() => return three(s.rsplit_once(by), ["", "", s]),
+            "rsplit" if !by.is_empty() => {
+                let most = args.get(1).and_then(Value::as_i64).and_then(|n| usize::try_from(n).ok());
+                let mut parts: Vec<&str> =
+                    s.rsplitn(most.map_or(usize::MAX, |n| n.saturating_add(1)), by).collect();
+                parts.reverse();
+                return Ok(Value::from_iter(parts));
+            }
+            _ => {}
+        }
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
 /// `json.dumps(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.

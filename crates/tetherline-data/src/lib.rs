@@ -26,7 +26,10 @@
 //! ```
 
 mod chat;
+mod chat_incremental;
+mod chat_marks;
 mod chat_python;
+mod chat_source;
 mod check;
 mod check_table;
 mod date;
@@ -38,7 +41,8 @@ mod row;
 mod source;
 mod transcript;
 
-pub use chat::ChatTemplate;
+pub use chat::{ChatTemplate, Split};
+pub use chat_marks::{Piece, Rendered};
 pub use check::{CheckReport, Lengths, RowKind, check, check_str};
 pub use date::Date;
 pub use error::DataError;

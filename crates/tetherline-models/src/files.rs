@@ -56,13 +56,7 @@ impl ModelFiles {
     pub fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
         match self {
             Self::Dir(dir) => {
-                // Names come from index files, which are not trusted.
-                if Path::new(file).components().count() != 1 || file.contains(['/', '\\']) || file == ".." {
-                    return Err(ModelError::NotAModel {
-                        path: dir.clone(),
-                        problem: format!("the file name {file:?} leaves the directory"),
-                    });
-                }
+                self.check_name(file)?;
                 let path = dir.join(file);
                 match std::fs::read(&path) {
                     Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
@@ -74,6 +68,50 @@ impl ModelFiles {
                 Ok(files.iter().find(|(n, _)| *n == file).map(|(_, b)| Cow::Borrowed(*b)))
             }
         }
+    }
+
+    /// Whether there is such a file.
+    ///
+    /// # Errors
+    /// If its name leaves the directory.
+    pub fn has(&self, file: &str) -> Result<bool> {
+        match self {
+            Self::Dir(dir) => {
+                self.check_name(file)?;
+                Ok(dir.join(file).is_file())
+            }
+            Self::Embedded { files, .. } => Ok(files.iter().any(|(n, _)| *n == file)),
+        }
+    }
+
+    /// (name, template) of each `additional_chat_templates/NAME.jinja`, by name.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn named_templates(&self) -> Result<Vec<(String, String)>> {
+        let Self::Dir(dir) = self else { return Ok(Vec::new()) };
+        let dir = dir.join("additional_chat_templates");
+        let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
+        let paths = entries.flatten().map(|e| e.path());
+        let mut out = Vec::new();
+        for path in paths.filter(|p| p.extension().is_some_and(|e| e == "jinja")) {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| ModelError::Read { path: path.clone(), source })?;
+            out.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text));
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// Names come from index files, which are not trusted.
+    fn check_name(&self, file: &str) -> Result<()> {
+        if Path::new(file).components().count() != 1 || file.contains(['/', '\\']) || file == ".." {
+            return Err(ModelError::NotAModel {
+                path: self.root(),
+                problem: format!("the file name {file:?} leaves the directory"),
+            });
+        }
+        Ok(())
     }
 
     /// A JSON file, or `None` if there is no such file.

@@ -27,6 +27,7 @@ mod layout;
 mod model;
 pub mod optim;
 mod tokenizer;
+mod tokenizer_pieces;
 mod weights;
 
 pub use config::{Architecture, Biases, HeadNorms, LayerConfig, ModelConfig, Norms, RopeConfig, RopeScaling};
@@ -41,4 +42,5 @@ pub use tetherline_kernels::{
     log_softmax_in_place,
 };
 pub use tokenizer::{JointEncoding, Tokenizer};
+pub use tokenizer_pieces::Encoded;
 pub use weights::SaveType;

@@ -1,9 +1,12 @@
 //! Text to tokens the way a model wants it: chat template, special tokens, end of sequence.
+//!
+//! What a message says is text: a special token in it (`<|im_end|>`, `</s>`) is encoded as these characters,
+//! never as that token, and so it is in plain text. Only the template writes special tokens.
 
 use crate::Error;
 use crate::train::Example;
-use tetherline_data::{ChatTemplate, Message, Text};
-use tetherline_models::{Model, ModelError, ModelFiles, Tokenizer};
+use tetherline_data::{ChatTemplate, Message, Piece, Rendered, Text};
+use tetherline_models::{Encoded, Model, ModelError, ModelFiles, Tokenizer};
 
 /// A tokenizer and its chat template, if it has one.
 #[derive(Debug)]
@@ -15,27 +18,47 @@ pub struct Codec {
     name: String,
 }
 
+/// A conversation as tokens, with what the assistant wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// For each token, whether the assistant wrote it.
+    pub written: Vec<bool>,
+}
+
 impl Codec {
     /// The codec of a model directory.
     ///
     /// # Errors
     /// If tokenizer or template cannot be used, or the tokenizer has ids the embedding has not.
     pub fn load(files: &ModelFiles, model: &Model) -> Result<Self, Error> {
+        Self::open(files, &model.config().eos, model.config().vocab)
+    }
+
+    /// As [`Codec::load`], of a model with `vocab` rows in its embedding and the end-of-sequence ids `eos`.
+    ///
+    /// # Errors
+    /// As [`Codec::load`].
+    pub fn open(files: &ModelFiles, eos: &[u32], vocab: usize) -> Result<Self, Error> {
         let name = files.root().display().to_string();
         let input = |e: ModelError| Error::input(format!("the model {name}"), e);
-        let tokenizer = Tokenizer::load(files, &model.config().eos).map_err(input)?;
-        let (tokenizer_max, vocab) = (tokenizer.max_id(), model.config().vocab);
+        let tokenizer = Tokenizer::load(files, eos).map_err(input)?;
+        let tokenizer_max = tokenizer.max_id();
         if tokenizer_max as usize >= vocab {
             return Err(input(ModelError::VocabMismatch { path: files.root(), tokenizer_max, vocab }));
         }
-        let config = tokenizer.config().to_string();
+        let config =
+            if tokenizer.config().is_null() { "{}".to_owned() } else { tokenizer.config().to_string() };
+        let named = tokenizer.named_templates();
         let template = match tokenizer.chat_template_file() {
             Some(jinja) => Some(ChatTemplate::from_jinja(jinja, &config)),
-            None if tokenizer.config().is_null() => None,
+            None if !named.is_empty() => Some(ChatTemplate::from_named(named.to_vec(), &config)),
             None => ChatTemplate::from_tokenizer_config(&config).transpose(),
         };
         let template =
             template.transpose().map_err(|e| Error::input(format!("the chat template of {name}"), e))?;
+        let template = template.map(|t| t.with_added_tokens(tokenizer.added_tokens()));
         Ok(Self { tokenizer, template, wrap_plain: false, name })
     }
 
@@ -47,32 +70,31 @@ impl Codec {
         self
     }
 
-    /// The template that applies to a prompt.
-    fn template_for(&self, prompt: &Text) -> Option<&ChatTemplate> {
-        self.template.as_ref().filter(|_| self.wrap_plain || matches!(prompt, Text::Messages(_)))
+    /// The template that applies to a prompt, with the prompt's messages.
+    fn messages(&self, prompt: &Text) -> Result<Option<(&ChatTemplate, Vec<Message>)>, Error> {
+        match (&self.template, prompt) {
+            (Some(t), Text::Plain(p)) if self.wrap_plain => Ok(Some((t, vec![Message::user(p.clone())]))),
+            (Some(t), Text::Messages(m)) => Ok(Some((t, m.clone()))),
+            (None, Text::Messages(_)) => {
+                Err(self.fail("the data has message lists, but the model has no chat template"))
+            }
+            (_, Text::Plain(_)) => Ok(None),
+        }
     }
 
     fn fail<E: Into<tetherline_core::BoxError>>(&self, e: E) -> Error {
         Error::input(format!("the tokenizer of {}", self.name), e)
     }
 
-    /// Prompt and response as the two texts that are encoded, and whether specials are added.
-    fn split(&self, prompt: &Text, response: &str) -> Result<(String, String, bool), Error> {
-        match (self.template_for(prompt), prompt) {
-            (Some(t), prompt) => {
-                let messages = match prompt {
-                    Text::Plain(p) => vec![Message::user(p.clone())],
-                    Text::Messages(m) => m.clone(),
-                };
-                let (before, after) =
-                    t.render_split(&messages, &[Message::assistant(response)]).map_err(|e| self.fail(e))?;
-                Ok((before, after, false))
-            }
-            (None, Text::Plain(p)) => Ok((p.clone(), response.to_owned(), true)),
-            (None, Text::Messages(_)) => {
-                Err(self.fail("the data has message lists, but the model has no chat template"))
-            }
-        }
+    fn rendered(&self, text: &Rendered) -> Result<Encoded, Error> {
+        let pieces: Vec<_> =
+            text.pieces.iter().map(|Piece { text, typed }| (text.as_str(), *typed)).collect();
+        self.tokenizer.encode_pieces(&pieces, false).map_err(|e| self.fail(e))
+    }
+
+    fn plain(&self, text: &str) -> Result<Encoded, Error> {
+        let pieces = self.tokenizer.special_pieces(text);
+        self.tokenizer.encode_pieces(&pieces, true).map_err(|e| self.fail(e))
     }
 
     /// What `other` makes of a prompt and a response, this makes of them too.
@@ -90,34 +112,44 @@ impl Codec {
     /// # Errors
     /// If the template or the tokenizer refuses it.
     pub fn prompt(&self, prompt: &Text) -> Result<Vec<u32>, Error> {
-        let (text, specials) = match (self.template_for(prompt), prompt) {
-            (Some(t), Text::Plain(p)) => {
-                (t.render(&[Message::user(p.clone())], true).map_err(|e| self.fail(e))?, false)
+        if let Some((template, messages)) = self.messages(prompt)? {
+            let text = template.render_pieces(&messages, true).map_err(|e| self.fail(e))?;
+            return Ok(self.rendered(&text)?.ids);
+        }
+        let mut encoded = self.plain(prompt.last_text())?;
+        // A post-processor may end every text; a prompt goes on.
+        while let (Some(id), Some(at)) = (encoded.ids.last(), encoded.offsets.last()) {
+            if !at.is_empty() || !self.tokenizer.eos().contains(id) || encoded.ids.len() == 1 {
+                break;
             }
-            (Some(t), Text::Messages(m)) => (t.render(m, true).map_err(|e| self.fail(e))?, false),
-            (None, _) => {
-                let (p, _, specials) = self.split(prompt, "")?;
-                (p, specials)
-            }
-        };
-        self.tokenizer.encode(&text, specials).map_err(|e| self.fail(e))
+            encoded.ids.pop();
+            encoded.offsets.pop();
+        }
+        Ok(encoded.ids)
     }
 
     /// Tokens of prompt and response, encoded as one text, ended by an end-of-sequence token if `end`.
     ///
+    /// The response ends at the first end-of-sequence token that the template writes after it: what a template
+    /// puts behind (a line break, or one more token) is no part of what the model says.
+    ///
     /// # Errors
     /// As [`Codec::prompt`].
     pub fn example(&self, prompt: &Text, response: &str, end: bool) -> Result<Example, Error> {
-        let (before, after, specials) = self.split(prompt, response)?;
-        let joint = self.tokenizer.encode_joint(&before, &after, specials).map_err(|e| self.fail(e))?;
-        let (mut tokens, prompt_len) = (joint.ids, joint.prompt_len);
-        let eos = self.tokenizer.eos();
-        // The template may end a turn by itself; exactly one end is wanted, or none.
-        while tokens.len() > prompt_len && tokens.last().is_some_and(|t| eos.contains(t)) {
-            tokens.pop();
-        }
-        if end {
-            tokens.extend(self.end_token());
+        let Some((template, messages)) = self.messages(prompt)? else {
+            return self.plain_example(prompt.last_text(), response, end);
+        };
+        let split =
+            template.render_split(&messages, &[Message::assistant(response)]).map_err(|e| self.fail(e))?;
+        let encoded = self.rendered(&split.whole)?;
+        let prompt_len = encoded.tokens_before(split.prompt);
+        let mut tokens = encoded.ids;
+        let is_end = |t: &u32| self.tokenizer.eos().contains(t);
+        let ended = tokens[prompt_len..].iter().position(is_end).map(|i| prompt_len + i);
+        match ended {
+            Some(at) => tokens.truncate(at + usize::from(end)),
+            None if end => tokens.extend(self.end_token()),
+            None => {}
         }
         Ok(Example { tokens, prompt_len })
     }
@@ -127,18 +159,35 @@ impl Codec {
     /// # Errors
     /// If the tokenizer refuses it.
     pub fn plain_example(&self, prompt: &str, response: &str, end: bool) -> Result<Example, Error> {
-        let joint = self.tokenizer.encode_joint(prompt, response, true).map_err(|e| self.fail(e))?;
-        let mut tokens = joint.ids;
+        let encoded = self.plain(&format!("{prompt}{response}"))?;
+        let prompt_len = encoded.tokens_before(prompt.len());
+        let mut tokens = encoded.ids;
+        // A post-processor may end the text by itself; exactly one end is wanted, or none.
+        while tokens.len() > prompt_len && tokens.last().is_some_and(|t| self.tokenizer.eos().contains(t)) {
+            tokens.pop();
+        }
         if end {
             tokens.extend(self.end_token());
         }
-        Ok(Example { tokens, prompt_len: joint.prompt_len })
+        Ok(Example { tokens, prompt_len })
+    }
+
+    /// Tokens of a whole conversation, and which of them the assistant wrote, as
+    /// `apply_chat_template(…, return_assistant_tokens_mask=True)` of transformers says: see
+    /// [`ChatTemplate::render_masked`].
+    ///
+    /// # Errors
+    /// If there is no chat template, it refuses the conversation, or does not show what the assistant wrote.
+    pub fn conversation(&self, messages: &[Message]) -> Result<Conversation, Error> {
+        let no_template = || self.fail("the data has message lists, but the model has no chat template");
+        let template = self.template.as_ref().ok_or_else(no_template)?;
+        let text = template.render_masked(messages).map_err(|e| self.fail(e))?;
+        let encoded = self.rendered(&text)?;
+        Ok(Conversation { written: encoded.mask(&text.assistant), tokens: encoded.ids })
     }
 
     /// The token that ends a response: the named `eos_token` if there is one.
     pub fn end_token(&self) -> Option<u32> {
-        let config = self.tokenizer.config();
-        let named = config.get("eos_token").and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
-        named.and_then(|t| self.tokenizer.token_to_id(t)).or_else(|| self.tokenizer.eos().first().copied())
+        self.tokenizer.eos_token().or_else(|| self.tokenizer.eos().first().copied())
     }
 }

@@ -30,6 +30,7 @@ pub mod sft;
 pub mod sources;
 mod supervised;
 pub mod train;
+mod typed;
 
 pub use error::{Error, ErrorKind};
 pub use options::{RunOptions, RunSummary, Stages};
@@ -37,3 +38,6 @@ pub use pipeline::run;
 pub use plan::{PlannedStage, plan};
 pub use recipe::{Recipe, RecipeError};
 pub use tetherline_models::Device;
+/// Models from the hub.
+#[cfg(feature = "hub")]
+pub use tetherline_models::hub;

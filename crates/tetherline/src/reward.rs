@@ -132,6 +132,7 @@ pub fn reward(
         }
         None => hold_out(&mut rows, recipe.seed),
     };
+    crate::typed::warn(observer, "data.pairs", codec, rows.iter().map(|r| (r.line, &r.prompt)));
     let mut strict = fit("data.pairs");
     let pairs = encode(codec, &rows, &mut strict)?;
     strict.report(observer);

@@ -82,6 +82,7 @@ pub(crate) fn encode_prompts(
     key: &str,
     observer: &mut dyn Observer,
 ) -> Result<PromptBatch, Error> {
+    crate::typed::warn(observer, key, codec, rows.iter().map(|r| (r.line, &r.prompt)));
     let new = recipe.sampling.max_new_tokens;
     let room = context.saturating_sub(new);
     let most = match recipe.data.max_prompt_tokens {

@@ -26,6 +26,7 @@ pub fn sft(
     let config = recipe.sft.clone().unwrap_or_default();
     let loaded = sources::sft(recipe)?.ok_or_else(|| Error::input("data.sft", "missing"))?;
     note_skipped(observer, "data.sft", loaded.skipped.len());
+    crate::typed::warn(observer, "data.sft", codec, loaded.rows.iter().map(|r| (r.line, &r.prompt)));
     let context = model.context();
     let file = sources::file_of(recipe, "data.sft");
     let mut fit = Fit::new(file, context, format!("context {context}"), recipe.data.skip_bad_lines);

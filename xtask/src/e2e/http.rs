@@ -1,7 +1,7 @@
 //! A server on the loopback interface that speaks as much HTTP as a hub's download API needs.
 //!
 //! `GET /api/models/{id}/revision/{revision}` lists a model's files; `GET` and `HEAD` of
-//! `/{id}/resolve/{revision}/{file}` give one, with `Range`, `ETag` and `X-Repo-Commit`. One thread, one
+//! `/{id}/resolve/{revision}/{file}` give one (the revision is `main` or its commit), with `Range`, `ETag` and `X-Repo-Commit`. One thread, one
 //! request per connection.
 
 use anyhow::{Context, Result};
@@ -22,6 +22,14 @@ pub(super) struct Hosted {
     pub(super) dir: PathBuf,
     /// The token it asks for.
     pub(super) token: Option<&'static str>,
+    /// The status that it answers everything with.
+    pub(super) refuses: Option<&'static str>,
+}
+
+impl Hosted {
+    pub(super) fn new(id: &'static str, dir: PathBuf) -> Self {
+        Self { id, dir, token: None, refuses: None }
+    }
 }
 
 /// A running server. It ends with the program.
@@ -126,13 +134,16 @@ fn respond(request: &Request, models: &[Hosted]) -> Response {
     let Some(model) = models.iter().find(|m| m.id == id) else {
         return Response::error("404 Not Found", "RepoNotFound");
     };
+    if let Some(status) = model.refuses {
+        return Response::error(status, "Refused");
+    }
     if model.token.is_some() && model.token != request.token.as_deref() {
         return Response::error("401 Unauthorized", "GatedRepo");
     }
     let mut parts = rest.splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {
         (Some("revision"), Some("main"), None) => list(model),
-        (Some("resolve"), Some("main"), Some(file)) => send(model, file, request.range),
+        (Some("resolve"), Some("main" | COMMIT), Some(file)) => send(model, file, request.range),
         _ => Response::error("404 Not Found", "RevisionNotFound"),
     }
 }
@@ -198,8 +209,13 @@ mod tests {
     #[test]
     fn the_hub_answers_as_the_real_one() {
         let dir = crate::process::root().join("fixtures/models/tiny-llama");
-        let hosted = |id, token| Hosted { id, dir: dir.clone(), token };
-        let server = Server::start(vec![hosted("a/open", None), hosted("a/closed", Some("secret"))]).unwrap();
+        let hosted = |id| Hosted::new(id, dir.clone());
+        let server = Server::start(vec![
+            hosted("a/open"),
+            Hosted { token: Some("secret"), ..hosted("a/closed") },
+            Hosted { refuses: Some("403 Forbidden"), ..hosted("a/gated") },
+        ])
+        .unwrap();
         let size = std::fs::metadata(dir.join("config.json")).unwrap().len();
 
         let listing = ask(&server, "GET /api/models/a/open/revision/main HTTP/1.1\r\n\r\n");
@@ -215,6 +231,7 @@ mod tests {
             ("/a/open/resolve/dev/config.json", "404"),
             ("/a/none/resolve/main/config.json", "404"),
             ("/a/closed/resolve/main/config.json", "401"),
+            ("/a/gated/resolve/main/config.json", "403"),
         ] {
             let answer = ask(&server, &format!("GET {path} HTTP/1.1\r\n\r\n"));
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
@@ -222,7 +239,7 @@ mod tests {
         let authorized =
             "GET /a/closed/resolve/main/config.json HTTP/1.1\r\nauthorization: Bearer secret\r\n\r\n";
         assert!(ask(&server, authorized).starts_with("HTTP/1.1 200"));
-        assert_eq!(server.take_log().len(), 8);
+        assert_eq!(server.take_log().len(), 9);
         assert_eq!(server.take_log().len(), 0);
     }
 }

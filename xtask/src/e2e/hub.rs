@@ -20,10 +20,16 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) -> Resu
     let sharded = tether.path("sharded-model");
     copy_dir(&model.dir, &sharded)?;
     shard(&sharded)?;
+    let slow_only = tether.path("slow-tokenizer");
+    copy_dir(&model.dir, &slow_only)?;
+    fs::rename(slow_only.join("tokenizer.json"), slow_only.join("tokenizer.model"))?;
+    let hosted = |id| Hosted::new(id, model.dir.clone());
     let server = Server::start(vec![
-        Hosted { id: "someorg/tiny", dir: model.dir.clone(), token: None },
-        Hosted { id: "someorg/sharded", dir: sharded, token: None },
-        Hosted { id: "someorg/closed", dir: model.dir.clone(), token: Some("open-sesame") },
+        hosted("someorg/tiny"),
+        Hosted::new("someorg/sharded", sharded),
+        Hosted::new("someorg/slow", slow_only),
+        Hosted { token: Some("open-sesame"), ..hosted("someorg/closed") },
+        Hosted { refuses: Some("403 Forbidden"), ..hosted("someorg/gated") },
     ])?;
     let online = tether.with_env(&client_env(&server.endpoint, &tether.path("home")));
     let local = tether.path("local.jsonl");
@@ -63,6 +69,39 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) -> Resu
     checks.check("hub: a model that asks for a token", || {
         let args = generate(tether, "someorg/closed", &never)?;
         online.run(&args)?.expect_error(&["someorg/closed", "401", "token"])
+    });
+    checks.check("hub: a gated model", || {
+        let args = generate(tether, "someorg/gated", &never)?;
+        online.run(&args)?.expect_error(&["someorg/gated", "403", "accept its conditions"])
+    });
+    checks.check("hub: a revision that is not there", || {
+        let args = generate(tether, "someorg/tiny@v9", &never)?;
+        online.run(&args)?.expect_error(&["someorg/tiny@v9", "no revision \"v9\""])
+    });
+    checks.check("hub: a model with a slow tokenizer only", || {
+        let args = generate(tether, "someorg/slow", &never)?;
+        online.run(&args)?.expect_error(&["someorg/slow", "slow tokenizer (tokenizer.model)", "python -c"])
+    });
+    checks.check("hub: a wrong token is not shown", || {
+        let env = [("HF_TOKEN", OsString::from("not-this-one"))];
+        let run = online.with_env(&env).run(&generate(tether, "someorg/closed", &never)?)?;
+        run.expect_error(&["someorg/closed", "401", "does not accept the token"])?;
+        if format!("{run:?}").contains("not-this-one") {
+            bail!("the token is shown: {run:?}");
+        }
+        Ok(())
+    });
+    checks.check("hub: offline, from the cache alone", || {
+        let out = tether.path("offline.jsonl");
+        let offline = online.with_env(&[("HF_HUB_OFFLINE", "1".into())]);
+        server.take_log();
+        offline.ok(&generate(tether, "someorg/tiny", &out)?)?;
+        let asked = server.take_log();
+        if !asked.is_empty() {
+            bail!("the server was asked: {asked:?}");
+        }
+        offline.run(&generate(tether, "someorg/nothing", &never)?)?.expect_error(&["HF_HUB_OFFLINE"])?;
+        expect_same_file(&local, &out)
     });
     checks.check("hub: the user's token is sent", || {
         let home = tether.path("home-with-token");
