@@ -462,4 +462,25 @@ mod tests {
             assert_eq!(&few[..], &all[..m * n], "batch {m}");
         }
     }
+
+    #[test]
+    fn a_transposed_operand_gives_the_same_bits_copied_and_in_place() {
+        let (m, n, k, wide) = (80, 40, 200, 600);
+        assert!(k * m <= IN_PLACE && k * wide > IN_PLACE);
+        let a = noise(k * wide, 5);
+        let narrow: Vec<f32> = a.chunks_exact(wide).flat_map(|row| &row[..m]).copied().collect();
+        let b = noise(k * n + NR, 6);
+        let mut panels = Panels::default();
+        panels.pack(&b, n, 1, k, n);
+        let product = |a: A<'_>, b: B<'_>| {
+            let mut c = noise(m * n, 7);
+            gemm(m, n, k, a, b, &mut c, n, Init::Own);
+            c
+        };
+        let want = product(A::transposed(&narrow, m), panels.view());
+        assert_eq!(product(A::transposed(&a, wide), panels.view()), want);
+        // And a right operand where it lies: what is behind its columns is read, and left out.
+        let in_place = B { data: &b, row: n, panel: NR };
+        assert_eq!(product(A::transposed(&a, wide), in_place), want);
+    }
 }
