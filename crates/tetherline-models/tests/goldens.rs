@@ -221,7 +221,7 @@ fn five_steps_of_adamw() {
                 &expected["grad_norm"],
                 1e-4,
             );
-            model.update(&engine, |params| optimizer.step(params, &grad, number(&adamw["lr"])));
+            model.update(&engine, |params| optimizer.step(params, &grad, number(&adamw["lr"]), 1));
         }
         for (name, expected) in adamw["param_norm_after_5"].as_object().unwrap() {
             // A bias on every key moves no attention weight, so its gradient is rounding noise (1e-8), which

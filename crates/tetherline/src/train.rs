@@ -1,6 +1,8 @@
 //! What every training loop shares: a model with its optimizer, and the log-likelihood loss.
 
 use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::Path;
 use tetherline_core::BoxError;
 use tetherline_models::optim::{AdamW, AdamWConfig, AdamWState, clip_grad_norm};
 use tetherline_models::{Engine, Model, Row, RowGrad, RowOutput, UnitLoss};
@@ -58,24 +60,33 @@ impl Trainer {
             return Err(NonFiniteGradient(norm));
         }
         let (adam, grad) = (&mut self.adam, &self.grad);
-        self.model.update(engine, |params| adam.step(params, grad, lr));
+        self.model.update(engine, |params| adam.step(params, grad, lr, engine.threads()));
         self.grad.fill(0.0);
         Ok(norm)
     }
 
-    /// Parameters and moments as little-endian bytes, for a checkpoint.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// Writes parameters and moments as little-endian bytes, for a checkpoint.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> std::io::Result<()> {
         let state = self.adam.state();
-        let mut out = Vec::with_capacity(16 + 12 * self.grad.len());
-        out.extend(state.step.to_le_bytes());
-        out.extend((self.grad.len() as u64).to_le_bytes());
+        let mut file = std::fs::File::create(path)?;
+        file.write_all(&state.step.to_le_bytes())?;
+        file.write_all(&(self.grad.len() as u64).to_le_bytes())?;
+        // A piece at a time: a second copy of all of it would be the peak of a run's memory.
+        let mut piece = Vec::new();
         for v in [self.model.params(), &state.m, &state.v] {
-            out.extend(v.iter().flat_map(|x| x.to_le_bytes()));
+            for numbers in v.chunks(1 << 16) {
+                piece.clear();
+                piece.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
+                file.write_all(&piece)?;
+            }
         }
-        out
+        Ok(())
     }
 
-    /// Continues from [`Trainer::to_bytes`].
+    /// Continues from the bytes that [`Trainer::save`] wrote.
     ///
     /// # Errors
     /// If the bytes are of another model.

@@ -296,20 +296,6 @@ const COLUMNS: usize = 72;
 /// A transposed A of more floats than this is copied: its rows are on more pages than a CPU keeps at hand.
 const IN_PLACE: usize = 96 * 1024;
 
-/// Matrices of more floats than this are not in the second-level cache when they are needed.
-const LARGE: usize = 32 * 1024;
-
-/// Fetches the cache line at `p` into the second-level cache.
-#[inline(always)]
-fn prefetch(p: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, for any address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
-    }
-    let _ = p;
-}
-
 impl Gemm<'_> {
     #[inline(always)]
     unsafe fn run<S: Shape, const FMA: bool, const COPY: bool>(self, from: *const f32, c: *mut f32) {
@@ -377,8 +363,6 @@ impl Gemm<'_> {
         c: *mut f32,
     ) {
         let Self { n, b, ldc, .. } = self;
-        let large_b = self.k * n > LARGE;
-        let large_c = self.m * n > LARGE;
         let panels = n.div_ceil(NR);
         // Strips of like height, instead of full ones and a low rest.
         let strips = rows.len().div_ceil(S::ROWS);
@@ -386,26 +370,10 @@ impl Gemm<'_> {
         let mut j = 0;
         while j < panels {
             let np = S::panels(low + usize::from(higher > 0), panels - j);
-            // Strip by strip, what comes next: panels of B, which are too many for the second-level cache, and the
-            // tile of what C starts from.
-            let next = np.min(panels - j - np);
-            let mut coming = 0..if large_b { next * kc } else { 0 };
-            let share = (next * kc).div_ceil(strips);
             let mut i = 0;
             for strip in 0..strips {
                 let height = low + usize::from(strip < higher);
                 let at = (rows.start + i) * ldc + j * NR;
-                for line in coming.by_ref().take(share) {
-                    let (q, p) = (line / kc, line % kc);
-                    prefetch(b.data.as_ptr().wrapping_add((j + np + q) * b.panel + (p0 + p) * b.row));
-                }
-                if !from.is_null() && large_c {
-                    for r in 0..height {
-                        for q in 0..np {
-                            prefetch(from.wrapping_add(at + (height + r) * ldc + q * NR));
-                        }
-                    }
-                }
                 // SAFETY: in bounds by the checks in `gemm`.
                 unsafe {
                     let t = Tile {
@@ -493,5 +461,26 @@ mod tests {
             gemm(m, n, k, A::rows(&a, k), panels.view(), &mut few, n, Init::Zero);
             assert_eq!(&few[..], &all[..m * n], "batch {m}");
         }
+    }
+
+    #[test]
+    fn a_transposed_operand_gives_the_same_bits_copied_and_in_place() {
+        let (m, n, k, wide) = (80, 40, 200, 600);
+        assert!(k * m <= IN_PLACE && k * wide > IN_PLACE);
+        let a = noise(k * wide, 5);
+        let narrow: Vec<f32> = a.chunks_exact(wide).flat_map(|row| &row[..m]).copied().collect();
+        let b = noise(k * n + NR, 6);
+        let mut panels = Panels::default();
+        panels.pack(&b, n, 1, k, n);
+        let product = |a: A<'_>, b: B<'_>| {
+            let mut c = noise(m * n, 7);
+            gemm(m, n, k, a, b, &mut c, n, Init::Own);
+            c
+        };
+        let want = product(A::transposed(&narrow, m), panels.view());
+        assert_eq!(product(A::transposed(&a, wide), panels.view()), want);
+        // And a right operand where it lies: what is behind its columns is read, and left out.
+        let in_place = B { data: &b, row: n, panel: NR };
+        assert_eq!(product(A::transposed(&a, wide), in_place), want);
     }
 }

@@ -105,27 +105,24 @@ impl AdamW {
         Ok(())
     }
 
-    /// One step at learning rate `lr`.
+    /// One step at learning rate `lr`, on at most `threads` threads: no number depends on another, so their count does
+    /// not show in the bits.
     ///
     /// # Panics
     /// If `params` or `grads` do not have one entry per parameter.
-    pub fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f64) {
+    pub fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f64, threads: usize) {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
         let AdamWState { step, m, v } = &mut self.state;
         assert_eq!(params.len(), m.len(), "parameters and moments");
         assert_eq!(grads.len(), m.len(), "gradients and moments");
         *step += 1;
 
-        let keep = (1.0 - lr * weight_decay) as f32;
-        if weight_decay != 0.0 {
-            match &self.decay {
-                None => params.iter_mut().for_each(|p| *p *= keep),
-                Some(ranges) => {
-                    for range in ranges {
-                        params[range.clone()].iter_mut().for_each(|p| *p *= keep);
-                    }
-                }
+        let mut keep = (1.0 - lr * weight_decay) as f32;
+        if let (Some(ranges), true) = (&self.decay, weight_decay != 0.0) {
+            for range in ranges {
+                params[range.clone()].iter_mut().for_each(|p| *p *= keep);
             }
+            keep = 1.0;
         }
 
         let t = *step as f64;
@@ -133,13 +130,30 @@ impl AdamW {
         let root_correction = (1.0 - beta2.powf(t)).sqrt() as f32;
         let (eps, beta2_f) = (eps as f32, beta2 as f32);
         let (rest1, rest2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
-        for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
-            *m += (g - *m) * rest1;
-            *v = *v * beta2_f + rest2 * g * g;
-            *p -= step_size * (*m / (v.sqrt() / root_correction + eps));
+        let part = |params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]| {
+            for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
+                *m += (g - *m) * rest1;
+                *v = *v * beta2_f + rest2 * g * g;
+                *p = *p * keep - step_size * (*m / (v.sqrt() / root_correction + eps));
+            }
+        };
+        let size = params.len().div_ceil(threads.max(1)).max(PER_THREAD);
+        if size >= params.len() {
+            part(params, grads, m, v);
+            return;
         }
+        let parts =
+            params.chunks_mut(size).zip(grads.chunks(size)).zip(m.chunks_mut(size).zip(v.chunks_mut(size)));
+        std::thread::scope(|s| {
+            for ((params, grads), (m, v)) in parts {
+                s.spawn(|| part(params, grads, m, v));
+            }
+        });
     }
 }
+
+/// The fewest numbers that are worth a thread.
+const PER_THREAD: usize = 1 << 18;
 
 #[cfg(test)]
 mod tests {
@@ -154,7 +168,7 @@ mod tests {
         let mut params = [1.0f32; 4];
         let mut adam = AdamW::new(4, CONFIG);
         for _ in 0..7 {
-            adam.step(&mut params, &grads, 0.01);
+            adam.step(&mut params, &grads, 0.01, 1);
         }
         for (p, g) in params.iter().zip(grads) {
             let g = f64::from(g);
@@ -171,9 +185,9 @@ mod tests {
         let config = AdamWConfig { beta1: 0.5, beta2: 0.75, eps: 0.0, weight_decay: 0.0 };
         let mut adam = AdamW::new(1, config);
         let mut p = [0.0f32];
-        adam.step(&mut p, &[1.0], 0.3);
+        adam.step(&mut p, &[1.0], 0.3, 1);
         assert!((p[0] + 0.3).abs() < 1e-6, "{p:?}");
-        adam.step(&mut p, &[-1.0], 0.3);
+        adam.step(&mut p, &[-1.0], 0.3, 1);
         assert!((p[0] + 0.2).abs() < 1e-6, "{p:?}");
         assert_eq!(adam.state().m, [-0.25]);
         assert_eq!(adam.state().v, [7.0 / 16.0]);
@@ -184,7 +198,7 @@ mod tests {
     #[test]
     fn eps_is_outside_the_corrected_root() {
         let mut p = [0.0f32];
-        AdamW::new(1, CONFIG).step(&mut p, &[1e-5], 1.0);
+        AdamW::new(1, CONFIG).step(&mut p, &[1e-5], 1.0, 1);
         assert!((p[0] + 0.5).abs() < 1e-3, "{p:?}");
     }
 
@@ -194,14 +208,14 @@ mod tests {
         let mut p = [2.0f32; 4];
         let mut adam = AdamW::new(4, config).with_decay_ranges(vec![0..1, 2..3]);
         for _ in 0..3 {
-            adam.step(&mut p, &[0.0; 4], 0.5);
+            adam.step(&mut p, &[0.0; 4], 0.5, 1);
         }
         let decayed = 2.0 * 0.95f32.powi(3);
         for (got, want) in p.iter().zip([decayed, 2.0, decayed, 2.0]) {
             assert!((got - want).abs() < 1e-6, "{p:?}");
         }
         let mut p = [2.0f32];
-        AdamW::new(1, config).step(&mut p, &[0.0], 0.5);
+        AdamW::new(1, config).step(&mut p, &[0.0], 0.5, 1);
         assert!((p[0] - 1.9).abs() < 1e-6);
     }
 
@@ -210,17 +224,36 @@ mod tests {
         let grad = |t: usize| [0.1 * t as f32 - 0.3, 0.7, -(t as f32)];
         let (mut a, mut p) = (AdamW::new(3, CONFIG), [0.1f32, 0.2, 0.3]);
         for t in 0..3 {
-            a.step(&mut p, &grad(t), 0.01);
+            a.step(&mut p, &grad(t), 0.01, 1);
         }
         let (mut b, mut q) = (AdamW::new(3, CONFIG), p);
         b.restore(a.state().clone()).unwrap();
         for t in 3..6 {
-            a.step(&mut p, &grad(t), 0.01);
+            a.step(&mut p, &grad(t), 0.01, 1);
             b.step(&mut q, &grad(t), 0.01);
         }
         assert_eq!(p, q);
         assert_eq!(a.state(), b.state());
         let error = AdamW::new(2, CONFIG).restore(a.state().clone()).unwrap_err();
         assert!(error.to_string().contains("the model has 2 parameters"), "{error}");
+    }
+
+    #[test]
+    fn threads_do_not_show_in_the_bits() {
+        let n = 2 * PER_THREAD + 5;
+        let config = AdamWConfig { weight_decay: 0.1, ..CONFIG };
+        let grads: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+        let run = |threads: usize| {
+            let (mut p, mut adam) = (grads.clone(), AdamW::new(n, config));
+            for _ in 0..2 {
+                adam.step(&mut p, &grads, 0.01, threads);
+            }
+            (p, adam.state().clone())
+        };
+        let one = run(1);
+        assert_ne!(one.0, grads);
+        for threads in [2, 3, 64] {
+            assert!(run(threads) == one, "{threads} threads");
+        }
     }
 }
