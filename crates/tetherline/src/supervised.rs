@@ -122,7 +122,7 @@ impl Supervised<'_> {
 }
 
 fn save(dir: &Path, trainer: &Trainer, place: &Place) -> Result<(), BoxError> {
-    std::fs::write(dir.join("model.bin"), trainer.to_bytes())?;
+    trainer.save(&dir.join("model.bin"))?;
     std::fs::write(dir.join("state.json"), serde_json::to_vec(place)?)?;
     Ok(())
 }

@@ -20,9 +20,9 @@ struct Saved {
 
 impl Ppo<'_> {
     pub(super) fn save(&self, dir: &Path, offsets: LogOffsets) -> Result<(), BoxError> {
-        std::fs::write(dir.join("policy.bin"), self.policy.to_bytes())?;
+        self.policy.save(&dir.join("policy.bin"))?;
         if let Some(v) = &self.value {
-            std::fs::write(dir.join("value.bin"), v.to_bytes())?;
+            v.save(&dir.join("value.bin"))?;
         }
         let saved = Saved {
             step: self.done,
