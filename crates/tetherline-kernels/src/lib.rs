@@ -37,7 +37,7 @@ mod team;
 pub use chunk::Net;
 pub use decode::{DecodeBatch, DecodeOutput};
 pub use engine::{Engine, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss};
-pub use linear::PackedWeights;
+pub use linear::{PackedWeights, Precision};
 pub use params::Params;
 pub use softmax::{draw, log_softmax_in_place};
 pub use spec::{

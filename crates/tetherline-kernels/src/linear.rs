@@ -1,10 +1,10 @@
 //! Linear layers over packed weights, and low-rank additions to them.
 
-use crate::gemm::{A, B, Init, NR, Panels, gemm, gemm_at};
+use crate::gemm::{A, B, HalfPanels, Init, NR, Panels, gemm, gemm_at};
 use crate::params::{Grad, Params};
 use crate::simd::add_assign;
 use crate::spec::{AdapterSpec, DecoderSpec, Layout, LinearSpec};
-use crate::team::{Shares, Team};
+use crate::team::{Shares, Team, each};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -16,12 +16,91 @@ pub struct PackedWeights {
     layers: Vec<Arc<PackedLinear>>,
     adapters: Vec<Option<PackedAdapter>>,
     train: bool,
+    precision: Precision,
+}
+
+/// What the weights of linear layers are kept as for computing; the flat parameters are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16. Activations, sums, log-probs, gradients and adapters are f32.
+    Bf16,
 }
 
 #[derive(Clone, Debug, Default)]
 struct PackedLinear {
-    forward: Panels,
-    backward: Panels,
+    forward: Weights,
+    backward: Weights,
+}
+
+#[derive(Clone, Debug)]
+enum Weights {
+    F32(Panels),
+    Bf16(HalfPanels),
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self::F32(Panels::default())
+    }
+}
+
+impl Weights {
+    fn pack(&mut self, precision: Precision, b: &[f32], rs: usize, cs: usize, k: usize, n: usize) {
+        if let (Self::F32(_), Precision::Bf16) = (&self, precision) {
+            *self = Self::Bf16(HalfPanels::default());
+        }
+        match self {
+            Self::F32(panels) => panels.pack(b, rs, cs, k, n),
+            Self::Bf16(panels) => panels.pack(b, rs, cs, k, n),
+        }
+    }
+
+    /// C = init + A·B, of which every task of a team computes some columns: the bits are those of the whole.
+    fn multiply(
+        &self,
+        team: Option<&Team<'_>>,
+        (m, n, k): (usize, usize, usize),
+        a: A<'_>,
+        c: &mut [f32],
+        ldc: usize,
+        init: Init<'_>,
+    ) {
+        let from = match init {
+            Init::Zero => std::ptr::null(),
+            Init::Own => c.as_ptr(),
+            Init::From(d) => {
+                assert!(m == 0 || d.len() >= (m - 1) * ldc + n, "gemm: D too short");
+                d.as_ptr()
+            }
+        };
+        let from = Shares::new_at(from.cast_mut(), c.len());
+        let panels = n.div_ceil(NR);
+        let tasks = team.map_or(1, Team::threads).min(panels);
+        let share = panels.div_ceil(tasks.max(1));
+        let all = Shares::new(c);
+        each(team, tasks, &|task| {
+            let j0 = task * share * NR;
+            let columns = (share * NR).min(n.saturating_sub(j0));
+            if columns == 0 {
+                return;
+            }
+            let (c, from) = (all.from(j0), if from.is_null() { std::ptr::null() } else { from.from(j0).0 });
+            // SAFETY: a task has its own columns of C; D was checked.
+            unsafe {
+                match self {
+                    Self::F32(b) => {
+                        let b = b.view();
+                        let b = B { data: &b.data[j0 / NR * b.panel..], ..b };
+                        gemm_at(m, columns, k, a, b, c, ldc, from);
+                    }
+                    Self::Bf16(b) => b.multiply(j0 / NR, (m, columns, k), a, c, ldc, from),
+                }
+            }
+        });
+    }
 }
 
 /// scale·Aᵀ and Bᵀ for the way forward; scale·B and A for the way back.
@@ -48,12 +127,19 @@ impl PackedAdapter {
 
 impl PackedWeights {
     /// Packs every linear layer of `spec`; `train` also packs what the backward pass needs.
-    pub fn new(spec: &DecoderSpec, params: Params<'_>, train: bool, threads: usize) -> Self {
+    pub fn new(
+        spec: &DecoderSpec,
+        params: Params<'_>,
+        train: bool,
+        precision: Precision,
+        threads: usize,
+    ) -> Self {
         let linears = spec.linears();
         let mut packed = Self {
             layers: vec![Arc::default(); linears.len()],
             adapters: linears.iter().map(|l| l.adapter.map(|_| PackedAdapter::default())).collect(),
             train,
+            precision,
         };
         packed.pack(spec, params, threads, |_| true);
         packed
@@ -71,7 +157,7 @@ impl PackedWeights {
         threads: usize,
         changed: impl Fn(usize) -> bool + Sync,
     ) {
-        let train = self.train;
+        let (train, precision) = (self.train, self.precision);
         let linears = spec.linears();
         let pack = |packed: &mut Arc<PackedLinear>, adapter: &mut Option<PackedAdapter>, l: &LinearSpec| {
             if let (Some(packed), Some(s)) = (adapter, l.adapter.filter(|s| changed(s.a))) {
@@ -86,9 +172,9 @@ impl PackedWeights {
                 Layout::OutIn => (1, l.stride),
                 Layout::InOut => (l.stride, 1),
             };
-            packed.forward.pack(w, over_in, over_out, l.n_in, l.n_out);
+            packed.forward.pack(precision, w, over_in, over_out, l.n_in, l.n_out);
             if train {
-                packed.backward.pack(w, over_out, over_in, l.n_out, l.n_in);
+                packed.backward.pack(precision, w, over_out, over_in, l.n_out, l.n_in);
             }
         };
         let per_thread = linears.len().div_ceil(threads.max(1));
@@ -123,11 +209,9 @@ impl PackedWeights {
         ldy: usize,
         init: Init<'_>,
     ) {
-        let (b, a) = (self.layers[l.id].forward.view(), A::rows(x, ldx));
-        match team.filter(|_| l.n_in * l.n_out >= SHARED) {
-            None => gemm(rows, l.n_out, l.n_in, a, b, y, ldy, init),
-            Some(team) => by_columns(team, (rows, l.n_out, l.n_in), a, b, y, ldy, init),
-        }
+        let team = team.filter(|_| l.n_in * l.n_out >= SHARED);
+        let size = (rows, l.n_out, l.n_in);
+        self.layers[l.id].forward.multiply(team, size, A::rows(x, ldx), y, ldy, init);
         if let Some((s, adapter)) = self.adapter(l) {
             between(rows * s.rank, |u| {
                 gemm(rows, s.rank, l.n_in, A::rows(x, ldx), adapter.down.view(), u, s.rank, Init::Zero);
@@ -154,8 +238,8 @@ impl PackedWeights {
         init: Init<'_>,
     ) {
         assert!(self.train, "backward on weights that were packed for inference");
-        let b = self.layers[l.id].backward.view();
-        gemm(rows, l.n_in, l.n_out, A::rows(dy, ldy), b, dx, ldx, init);
+        let size = (rows, l.n_in, l.n_out);
+        self.layers[l.id].backward.multiply(None, size, A::rows(dy, ldy), dx, ldx, init);
         if let Some((s, adapter)) = self.adapter(l) {
             between(rows * s.rank, |v| {
                 gemm(rows, s.rank, l.n_out, A::rows(dy, ldy), adapter.back_up.view(), v, s.rank, Init::Zero);
@@ -237,46 +321,6 @@ impl PackedWeights {
 /// Matrices of fewer weights are not worth a job of the team.
 const SHARED: usize = 16 * 1024;
 
-/// A product of which every task computes some panels of columns: the bits are those of the whole.
-fn by_columns(
-    team: &Team<'_>,
-    (m, n, k): (usize, usize, usize),
-    a: A<'_>,
-    b: B<'_>,
-    c: &mut [f32],
-    ldc: usize,
-    init: Init<'_>,
-) {
-    let from = match init {
-        Init::Zero | Init::Own => None,
-        Init::From(d) => {
-            assert!(m == 0 || d.len() >= (m - 1) * ldc + n, "gemm: D too short");
-            Some(d)
-        }
-    };
-    let own = matches!(init, Init::Own);
-    let panels = n.div_ceil(NR);
-    let tasks = team.threads().min(panels);
-    let share = panels.div_ceil(tasks);
-    let all = Shares::new(c);
-    team.run(tasks, &|task| {
-        let j0 = task * share * NR;
-        let columns = (share * NR).min(n.saturating_sub(j0));
-        if columns == 0 {
-            return;
-        }
-        let c = all.from(j0);
-        let from = match from {
-            Some(d) => d[j0..].as_ptr(),
-            None if own => c.0.cast_const(),
-            None => std::ptr::null(),
-        };
-        let b = B { data: &b.data[j0 / NR * b.panel..], ..b };
-        // SAFETY: a task has its own columns of C; D was checked.
-        unsafe { gemm_at(m, columns, k, a, b, c, ldc, from) };
-    });
-}
-
 /// Runs `f` with the thread's own buffer for what lies between the two factors of an adapter.
 fn between(n: usize, f: impl FnOnce(&mut [f32])) {
     thread_local! {
@@ -324,24 +368,22 @@ mod tests {
         let noise = |n: usize, a: f32| (0..n).map(|i| (i as f32 * a).sin()).collect::<Vec<f32>>();
         for (m, n, k) in [(1, 150, 130), (1, 16, 2000), (7, 333, 64), (32, 49, 700)] {
             let (x, w, d) = (noise(m * k, 0.7), noise(k * n, 1.3), noise(m * (n + 3), 0.3));
-            let mut panels = Panels::default();
-            panels.pack(&w, n, 1, k, n);
-            for which in 0..3 {
-                let run = |team: Option<&Team<'_>>| {
-                    let mut c = noise(m * (n + 3), 2.1);
-                    let init = [Init::Zero, Init::Own, Init::From(&d)][which];
-                    let (a, b) = (A::rows(&x, k), panels.view());
-                    match team {
-                        None => gemm(m, n, k, a, b, &mut c, n + 3, init),
-                        Some(team) => by_columns(team, (m, n, k), a, b, &mut c, n + 3, init),
+            for precision in [Precision::F32, Precision::Bf16] {
+                let mut weights = Weights::default();
+                weights.pack(precision, &w, n, 1, k, n);
+                for which in 0..3 {
+                    let run = |team: Option<&Team<'_>>| {
+                        let mut c = noise(m * (n + 3), 2.1);
+                        let init = [Init::Zero, Init::Own, Init::From(&d)][which];
+                        weights.multiply(team, (m, n, k), A::rows(&x, k), &mut c, n + 3, init);
+                        c.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+                    };
+                    let alone = run(None);
+                    for threads in [1, 2, 3, 8] {
+                        Team::with(threads, |team| {
+                            assert_eq!(run(Some(team)), alone, "{m}×{n}×{k}, {threads} threads")
+                        });
                     }
-                    c.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
-                };
-                let alone = run(None);
-                for threads in [1, 2, 3, 8] {
-                    Team::with(threads, |team| {
-                        assert_eq!(run(Some(team)), alone, "{m}×{n}×{k}, {threads} threads")
-                    });
                 }
             }
         }

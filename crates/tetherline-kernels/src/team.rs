@@ -178,6 +178,15 @@ impl<T> Shares<T> {
         Self(all.as_mut_ptr(), all.len())
     }
 
+    /// Elements that are only given out by their address.
+    pub(crate) fn new_at(all: *mut T, n: usize) -> Self {
+        Self(all, n)
+    }
+
+    pub(crate) fn is_null(&self) -> bool {
+        self.0.is_null()
+    }
+
     /// `n` elements from `at` on.
     ///
     /// # Safety
@@ -195,8 +204,7 @@ impl<T> Shares<T> {
     /// Where the elements from `at` on stand, and how many there are.
     pub(crate) fn from(&self, at: usize) -> (*mut T, usize) {
         assert!(at <= self.1, "a share outside of the whole");
-        // SAFETY: inside or one past the end.
-        (unsafe { self.0.add(at) }, self.1 - at)
+        (self.0.wrapping_add(at), self.1 - at)
     }
 }
 

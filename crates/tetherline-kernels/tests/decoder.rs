@@ -4,7 +4,8 @@
 use tetherline_kernels::rope::{Rope, RopeTable};
 use tetherline_kernels::{
     Activation, AdapterSpec, AttentionSpec, DecodeBatch, DecoderSpec, Engine, LayerSpec, Layout, LinearSpec,
-    MlpSpec, Net, NormKind, NormSpec, PackedWeights, Params, Row, RowGrad, RowOutput, Team, UnitLoss,
+    MlpSpec, Net, NormKind, NormSpec, PackedWeights, Params, Precision, Row, RowGrad, RowOutput, Team,
+    UnitLoss,
 };
 
 struct Build {
@@ -299,7 +300,7 @@ fn loss(spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>], threads: usize) -> 
 
 fn loss_by(engine: &Engine, spec: &DecoderSpec, flat: &[f32], seqs: &[Vec<u32>]) -> (f64, Vec<f32>) {
     let params = params(spec, flat);
-    let packed = PackedWeights::new(spec, params, true, 1);
+    let packed = PackedWeights::new(spec, params, true, Precision::F32, 1);
     let units: Vec<Vec<Row<'_>>> = rows(seqs).into_iter().map(|r| vec![r]).collect();
     let mut grad = vec![0.0; spec.n_trained()];
     let net = Net::new(spec, params, &packed);
@@ -350,7 +351,7 @@ fn a_loss_that_panics_ends_the_step() {
         }
     }
     let (spec, flat) = decoder(LLAMA);
-    let packed = PackedWeights::new(&spec, Params::trained(&flat), true, 1);
+    let packed = PackedWeights::new(&spec, Params::trained(&flat), true, Precision::F32, 1);
     let net = Net::new(&spec, Params::trained(&flat), &packed);
     // Long enough for a chunk each, so that there are as many shards.
     let seqs: Vec<Vec<u32>> = (0..6).map(|_| vec![1; 100]).collect();
@@ -381,7 +382,7 @@ fn bits_do_not_depend_on_threads() {
 fn cached_decoding_gives_the_bits_of_the_full_pass() {
     for kind in KINDS {
         let (spec, flat) = decoder(kind);
-        let packed = PackedWeights::new(&spec, params(&spec, &flat), false, 1);
+        let packed = PackedWeights::new(&spec, params(&spec, &flat), false, Precision::F32, 1);
         let net = Net::new(&spec, params(&spec, &flat), &packed);
         let engine = Engine::new(1);
         let seqs = sequences();
@@ -421,7 +422,7 @@ fn decodes_as(net: Net<'_>, name: &str, seqs: &[Vec<u32>], full: &[Vec<f32>], te
 #[test]
 fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
     let (spec, flat) = decoder(KINDS[2]);
-    let packed = PackedWeights::new(&spec, Params::trained(&flat), false, 1);
+    let packed = PackedWeights::new(&spec, Params::trained(&flat), false, Precision::F32, 1);
     let seqs = sequences();
     let m = Net::new(&spec, Params::trained(&flat), &packed);
     for pair in Engine::new(2).forward_pair(m, m, &rows(&seqs), 1.0) {
@@ -453,12 +454,12 @@ fn refreshed_panels_are_those_of_the_changed_parameters() {
             let net = Net::new(&spec, params(&spec, flat), packed);
             Engine::new(1).hidden_and_logits(net, &[1, 2, 3]).1
         };
-        let mut packed = PackedWeights::new(&spec, params(&spec, &flat), true, 2);
+        let mut packed = PackedWeights::new(&spec, params(&spec, &flat), true, Precision::F32, 2);
         let (before, old) = (packed.clone(), logits(&flat, &packed));
         let mut changed = flat.clone();
         changed[spec.frozen..].iter_mut().for_each(|x| *x *= 1.5);
         packed.refresh(&spec, params(&spec, &changed), 2);
-        let fresh = PackedWeights::new(&spec, params(&spec, &changed), true, 1);
+        let fresh = PackedWeights::new(&spec, params(&spec, &changed), true, Precision::F32, 1);
         assert_eq!(logits(&changed, &packed), logits(&changed, &fresh), "{}", kind.name);
         assert_eq!(logits(&flat, &before), old, "{}", kind.name);
     }
@@ -486,7 +487,7 @@ fn an_adapter_is_its_product_added_to_the_weights() {
         let vocab = spec.vocab * spec.dim;
         let logits = |spec: &DecoderSpec, flat: &[f32], heads: &[f32]| {
             let p = params(spec, flat);
-            let packed = PackedWeights::new(spec, params(spec, heads), false, 1);
+            let packed = PackedWeights::new(spec, params(spec, heads), false, Precision::F32, 1);
             Engine::new(1).hidden_and_logits(Net::new(spec, p, &packed), &[5, 9, 30, 2]).1
         };
         let mut looked_up = merged.clone();

@@ -3,13 +3,14 @@
 use crate::device::Device;
 use crate::error::{ModelError, Result};
 use crate::graph::{self, CachedRows, GraphDevice};
-use tetherline_kernels::Team;
+use tetherline_kernels::{Precision, Team};
 
 /// Where and with how many threads models run. One engine serves any number of models.
 #[derive(Debug)]
 pub struct Engine {
     device: Device,
     threads: usize,
+    precision: Precision,
     pub(crate) run: Run,
 }
 
@@ -26,7 +27,12 @@ impl Engine {
     /// The CPU kernels on at most `threads` threads.
     pub fn new(threads: usize) -> Self {
         let kernels = tetherline_kernels::Engine::new(threads);
-        Self { device: Device::Cpu, threads: kernels.threads(), run: Run::Kernels(kernels) }
+        Self {
+            device: Device::Cpu,
+            threads: kernels.threads(),
+            precision: Precision::F32,
+            run: Run::Kernels(kernels),
+        }
     }
 
     /// An engine on `device`. The graph leaves its own threads to candle; `threads` is then for what stays
@@ -57,6 +63,28 @@ impl Engine {
                     .into(),
             }),
         }
+    }
+
+    /// The same, but that linear layers compute with weights rounded to bf16: half the memory that a decode step
+    /// reads. Parameters, activations, log-probs and gradients stay f32; sampler and trainer see the same rounded weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] for the graph.
+    pub fn with_precision(self, precision: Precision) -> Result<Self> {
+        match (&self.run, precision) {
+            (Run::Graph(_), Precision::Bf16) => Err(ModelError::Device {
+                device: self.device,
+                problem:
+                    "bf16 weights are for the kernels alone; set device = \"cpu\" or model.dtype = \"f32\""
+                        .into(),
+            }),
+            _ => Ok(Self { precision, ..self }),
+        }
+    }
+
+    /// What linear layers compute with.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Threads used on the host.

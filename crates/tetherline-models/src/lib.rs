@@ -38,7 +38,7 @@ pub use files::ModelFiles;
 pub use layout::{Heads, Slot};
 pub use model::Model;
 pub use tetherline_kernels::{
-    Activation, NormKind, PairRow, Row, RowGrad, RowOutput, RowResult, Team, UnitLoss, draw,
+    Activation, NormKind, PairRow, Precision, Row, RowGrad, RowOutput, RowResult, Team, UnitLoss, draw,
     log_softmax_in_place,
 };
 pub use tokenizer::{JointEncoding, Tokenizer};

@@ -300,10 +300,17 @@ impl Model {
         }
     }
 
-    /// The decoder as the kernels run it.
-    fn kernels(&self, threads: usize) -> tetherline_kernels::Net<'_> {
+    /// The same parameters without the copies that an engine computed with, for one of another precision.
+    pub fn without_panels(&self) -> Self {
+        Self { packed: OnceLock::new(), ..self.clone() }
+    }
+
+    /// The decoder as the kernels run it; the first engine's precision is that of the panels.
+    fn kernels(&self, engine: &Engine) -> tetherline_kernels::Net<'_> {
+        let (threads, precision) = (engine.threads(), engine.precision());
         let (spec, params) = (&self.spec, Params::trained(&self.flat));
-        let packed = self.packed.get_or_init(|| PackedWeights::new(spec, params, self.trainable, threads));
+        let packed =
+            self.packed.get_or_init(|| PackedWeights::new(spec, params, self.trainable, precision, threads));
         tetherline_kernels::Net::new(spec, params, packed)
     }
 
@@ -366,7 +373,7 @@ impl Model {
     pub fn forward(&self, engine: &Engine, rows: &[Row<'_>], temperature: f32) -> Result<Vec<RowResult>> {
         rows.iter().try_for_each(|r| self.check_row(engine, r))?;
         match &engine.run {
-            Run::Kernels(k) => Ok(k.forward(self.kernels(engine.threads()), rows, temperature)),
+            Run::Kernels(k) => Ok(k.forward(self.kernels(engine), rows, temperature)),
             Run::Graph(device) => graph::forward(&self.net(device)?, rows, temperature),
         }
     }
@@ -399,8 +406,7 @@ impl Model {
         }
         match &engine.run {
             Run::Kernels(k) => {
-                let n = engine.threads();
-                Ok(k.forward_pair(self.kernels(n), reference.kernels(n), rows, temperature))
+                Ok(k.forward_pair(self.kernels(engine), reference.kernels(engine), rows, temperature))
             }
             Run::Graph(device) => {
                 graph::forward_pair(&self.net(device)?, &reference.net(device)?, rows, temperature)
@@ -415,7 +421,7 @@ impl Model {
     pub fn hidden_and_logits(&self, engine: &Engine, tokens: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         self.check_tokens(tokens)?;
         match &engine.run {
-            Run::Kernels(k) => Ok(k.hidden_and_logits(self.kernels(engine.threads()), tokens)),
+            Run::Kernels(k) => Ok(k.hidden_and_logits(self.kernels(engine), tokens)),
             Run::Graph(device) => graph::hidden_and_logits(&self.net(device)?, tokens),
         }
     }
@@ -434,7 +440,7 @@ impl Model {
     ) -> Result<Vec<L::Stats>> {
         units.iter().flatten().try_for_each(|r| self.check_row(engine, r))?;
         match &engine.run {
-            Run::Kernels(k) => Ok(k.step(self.kernels(engine.threads()), units, temperature, loss, grad)),
+            Run::Kernels(k) => Ok(k.step(self.kernels(engine), units, temperature, loss, grad)),
             Run::Graph(device) => graph::step(&self.net(device)?, units, temperature, loss, grad),
         }
     }
@@ -456,7 +462,7 @@ impl Model {
         }
         let rows = match &engine.run {
             Run::Kernels(_) => {
-                let batch = tetherline_kernels::DecodeBatch::new(self.kernels(engine.threads()), capacity);
+                let batch = tetherline_kernels::DecodeBatch::new(self.kernels(engine), capacity);
                 Rows::Kernels(Box::new(batch))
             }
             Run::Graph(device) => Rows::Graph(CachedRows::new(self.net(device)?, capacity)),

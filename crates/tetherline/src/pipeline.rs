@@ -5,7 +5,7 @@ use crate::checkpoint::{save_dir, save_file};
 use crate::codec::Codec;
 use crate::evaluate::{self, evaluate};
 use crate::ppo::{Machine, POLICY_HEADS, Ppo};
-use crate::recipe::Recipe;
+use crate::recipe::{Dtype, Recipe};
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardModel, Scorer};
 use crate::{Error, RunOptions, RunSummary, Stages, report, reward, sft, sources};
@@ -15,7 +15,7 @@ use tetherline_core::seeds::Purpose;
 use tetherline_core::{BoxError, Event, Observer, Stage};
 use tetherline_eval::report::{SamplePair, sample_pairs};
 use tetherline_eval::{Comparison, ResponseRecord};
-use tetherline_models::{Device, Engine, Model, ModelError, ModelFiles, SaveType};
+use tetherline_models::{Device, Engine, Model, ModelError, ModelFiles, Precision, SaveType};
 use tetherline_reward::RewardNorm;
 use tetherline_rollout::{StreamName, generate};
 
@@ -262,14 +262,19 @@ pub(crate) fn engine(device: Device, threads: usize) -> Result<Engine, Error> {
 
 /// [`engine`], set up as the recipe wants it for training.
 pub(crate) fn training_engine(recipe: &Recipe, threads: usize) -> Result<Engine, Error> {
-    let engine = engine(recipe.device, threads)?;
-    if !recipe.model.gradient_checkpointing {
-        return Ok(engine);
-    }
-    engine.with_gradient_checkpointing().map_err(|e| match e {
+    let mut engine = engine(recipe.device, threads)?;
+    let refused = |e: ModelError| match e {
         ModelError::Device { problem, .. } => Error::input(format!("device {}", recipe.device), problem),
-        e => Error::input("model.gradient_checkpointing", e),
-    })
+        e => Error::input("model", e),
+    };
+    if recipe.model.gradient_checkpointing {
+        engine = engine.with_gradient_checkpointing().map_err(refused)?;
+    }
+    let precision = match recipe.model.dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
+    };
+    engine.with_precision(precision).map_err(refused)
 }
 
 /// `text` in lines of at most `width` characters, broken at spaces; every line after the first is indented.

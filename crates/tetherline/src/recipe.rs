@@ -23,7 +23,7 @@ pub use fingerprint::Difference;
 pub use locate::Place;
 pub(crate) use locate::key_span;
 pub use sections::{
-    CheckpointConfig, DataSection, EvalConfig, ModelSection, ModelSource, SftConfig, ValueModel, World,
+    CheckpointConfig, DataSection, Dtype, EvalConfig, ModelSection, ModelSource, SftConfig, ValueModel, World,
 };
 
 use serde::{Deserialize, Serialize};

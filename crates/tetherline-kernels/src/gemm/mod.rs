@@ -5,10 +5,12 @@
 //! order: the tile size, the number of rows and the blocking of the inner dimension do not show in the
 //! bits. A block boundary stores and reloads an f32 accumulator, which is exact.
 
+mod half;
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
+pub(crate) use half::HalfPanels;
 use narrow::Narrow;
 use std::mem::MaybeUninit;
 #[cfg(target_arch = "x86_64")]

@@ -5,10 +5,14 @@ use crate::Error;
 use crate::rows::{full_rows, lm_rows, select};
 use tetherline_core::seeds::Purpose;
 use tetherline_core::{Event, Observer, Stage};
+use tetherline_models::{Engine, PairRow, Precision, Row};
 use tetherline_rollout::{StreamName, generate};
 
 /// Tokens per response: a disagreement shows in the first ones, and the first step should not have to wait.
 const TOKENS: usize = 32;
+
+/// Nats per token by which rounding weights may move log-probs.
+const MOST_DRIFT: f64 = 0.02;
 
 impl Ppo<'_> {
     /// Before any update: sampler and trainer must agree (first ratio 1 ± 1e-4), and a policy that starts
@@ -27,6 +31,7 @@ impl Ppo<'_> {
         let pairs = model
             .forward_pair(&self.reference, self.engine, &lm_rows(&full, &rollout), rollout.temperature)
             .map_err(stage)?;
+        let drift = self.drift_of_precision(&lm_rows(&full, &rollout), &pairs, rollout.temperature)?;
         let mut worst = 0.0f64;
         let mut kl = 0.0f64;
         for (i, p) in pairs.iter().enumerate() {
@@ -51,10 +56,44 @@ impl Ppo<'_> {
             );
             return Err(Error::SelfTest { cause });
         }
+        let drift =
+            drift.map_or_else(String::new, |d| format!(", bf16 moves log-probs by {d:.1e} nats per token"));
         observer.on_event(&Event::Note(&format!(
-            "self-test passed: first ratio off by at most {worst:.1e}, KL to the reference {kl:.2e} nats per sequence"
+            "self-test passed: first ratio off by at most {worst:.1e}, KL to the reference {kl:.2e} nats per \
+             sequence{drift}"
         )));
         observer.on_event(&Event::StageFinished { stage: Stage::SelfTest });
         Ok(())
+    }
+
+    /// Mean |Δ log p| of weights rounded to bf16 against the weights themselves, nats per token; none in f32.
+    fn drift_of_precision(
+        &self,
+        rows: &[Row<'_>],
+        rounded: &[PairRow],
+        temperature: f32,
+    ) -> Result<Option<f64>, Error> {
+        if self.engine.precision() == Precision::F32 {
+            return Ok(None);
+        }
+        let exact = Engine::new(self.engine.threads());
+        let plain = self.policy.model.without_panels();
+        let exact = plain.forward(&exact, rows, temperature).map_err(stage)?;
+        let (mut sum, mut tokens) = (0.0, 0usize);
+        for (a, b) in exact.iter().zip(rounded) {
+            tokens += a.logprobs.len();
+            sum +=
+                a.logprobs.iter().zip(&b.policy.logprobs).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>();
+        }
+        let drift = sum / tokens.max(1) as f64;
+        // Written so that a NaN is refused.
+        if drift <= MOST_DRIFT {
+            return Ok(Some(drift));
+        }
+        let cause = format!(
+            "weights rounded to bf16 move log-probs by {drift:.2e} nats per token (allowed {MOST_DRIFT}): this model \
+             needs model.dtype = \"f32\""
+        );
+        Err(Error::SelfTest { cause })
     }
 }

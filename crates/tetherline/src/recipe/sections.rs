@@ -27,6 +27,19 @@ pub struct ModelSection {
     /// Compute the activations of each block again on the way back instead of keeping them: less memory, about a third
     /// more work, the same bits.
     pub gradient_checkpointing: bool,
+    /// What linear layers compute with, in every model of the run.
+    pub dtype: Dtype,
+}
+
+/// Element type of the weights that linear layers compute with. Parameters, optimizer, activations and log-probs are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16.
+    Bf16,
 }
 
 /// Where the value function lives.
@@ -49,6 +62,7 @@ impl Default for ModelSection {
             value: ValueModel::Separate,
             max_context: 0,
             gradient_checkpointing: false,
+            dtype: Dtype::F32,
         }
     }
 }
