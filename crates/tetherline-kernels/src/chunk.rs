@@ -120,7 +120,7 @@ impl Block {
         let att = sized(&mut a.att, n * lda);
         let total = spans.iter().map(|&(_, t)| s.heads * attention::stats_len(t)).sum();
         let mut stats = sized(&mut self.att_stats, total);
-        for &(r, t) in spans {
+        for &(r, t) in spans.iter().filter(|(_, t)| *t > 0) {
             let (here, rest) = stats.split_at_mut(s.heads * attention::stats_len(t));
             stats = rest;
             let (qkv, out) = (&qkv[r * ldq..(r + t) * ldq], &mut att[r * lda..(r + t) * lda]);
@@ -147,7 +147,7 @@ impl Block {
         a.finish_backward(net, layer, n, d_x, g, grad);
         let d_qkv = sized(&mut g.d_qkv, n * ldq);
         let mut stats = &self.att_stats[..];
-        for &(r, t) in spans {
+        for &(r, t) in spans.iter().filter(|(_, t)| *t > 0) {
             let (here, rest) = stats.split_at(s.heads * attention::stats_len(t));
             stats = rest;
             attention::backward(
@@ -186,6 +186,11 @@ impl Workspace {
             self.tokens.extend(row.tokens.iter().map(|&t| t as usize));
         }
         let n = self.tokens.len();
+        if n == 0 {
+            // Rows without tokens: nothing to compute, and nothing to go back through.
+            self.heads(net, rows, scale);
+            return;
+        }
         self.keep = Some(keep);
         let trained = if keep == Keep::Nothing { s.layers.len() } else { s.first_trained_layer() };
         match keep {
@@ -255,6 +260,9 @@ impl Workspace {
     /// Backward from the per-token gradients through all layers, adding to `grad`.
     pub(crate) fn backward(&mut self, net: Net<'_>, scale: f32, grad: &mut Grad<'_>) {
         let (s, d, n) = (net.spec, net.spec.dim, self.tokens.len());
+        if n == 0 {
+            return;
+        }
         let g = &mut self.grads;
         let d_hidden = sized(&mut self.d_hidden, n * d);
         d_hidden.fill(0.0);

@@ -433,6 +433,41 @@ fn a_pair_of_equal_models_has_zero_kl_and_equal_logprobs() {
 }
 
 #[test]
+fn empty_rows_and_single_tokens_change_nothing_for_others() {
+    for kind in KINDS {
+        let (spec, flat) = decoder(kind);
+        let seqs = sequences();
+        let (_, want) = loss(&spec, &flat, &seqs, 1);
+        // Empty rows before, between and after, in units of their own and beside others.
+        let packed = PackedWeights::new(&spec, params(&spec, &flat), true, Precision::F32, 1);
+        let net = Net::new(&spec, params(&spec, &flat), &packed);
+        let empty = || Row { tokens: &[], lm: 0..0, scalar: 0..0 };
+        let mut units: Vec<Vec<Row<'_>>> =
+            rows(&seqs).into_iter().map(|r| vec![empty(), r, empty()]).collect();
+        units.push(vec![empty()]);
+        let mut grad = vec![0.0; spec.n_trained()];
+        struct Inner;
+        impl UnitLoss for Inner {
+            type Stats = usize;
+            fn unit(&self, unit: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> usize {
+                let some = rows.len().min(3) / 3;
+                for i in some..2 * some {
+                    Weighted.unit(unit, &rows[i..=i], &mut grads[i..=i]);
+                }
+                rows.iter().map(|r| r.logprobs.len() + r.scalars.len()).sum()
+            }
+        }
+        let seen = Engine::new(2).step(net, &units, 0.8, &Inner, &mut grad);
+        assert_eq!(seen.last(), Some(&0));
+        assert!(grad.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", kind.name);
+        let alone = [Row { tokens: &[3], lm: 0..0, scalar: 0..1 }, empty()];
+        let found = Engine::new(1).forward(net, &alone, 1.0);
+        assert!(found[0].scalars[0].is_finite() && found[0].logprobs.is_empty());
+        assert!(found[1].scalars.is_empty() && found[1].logprobs.is_empty());
+    }
+}
+
+#[test]
 fn activations_computed_again_give_the_same_gradient() {
     for kind in KINDS {
         let (spec, flat) = decoder(kind);
