@@ -122,7 +122,7 @@ impl Shared {
         let (mut seen, mut wait) = (0, Wait::default());
         while !self.over.load(Ordering::SeqCst) {
             let epoch = self.epoch.load(Ordering::SeqCst);
-            if epoch == seen || epoch % 2 == 0 {
+            if epoch == seen || epoch.is_multiple_of(2) {
                 wait.a_little();
                 continue;
             }
