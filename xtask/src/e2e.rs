@@ -3,10 +3,12 @@
 //! For each language model in `fixtures/models` (a Llama and a GPT-2): log-probs and greedy text against
 //! the goldens of Python transformers, every stage, a whole run, a run killed in the middle of PPO and
 //! continued bit for bit, a disk that fills up. Then what a user can get wrong, each of which must end in
-//! a clear error, and the loading path from a hub, served on the loopback interface.
+//! a clear error, and the loading path from a hub, served on the loopback interface. And a short run of
+//! one model per architecture (`--only architectures`).
 //!
 //! Nothing here links the crates under test: what is checked is the command line's contract.
 
+mod architectures;
 mod bad_input;
 mod bad_models;
 mod bad_recipes;
@@ -91,6 +93,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let first = models.iter().find(|m| !m.is_reward).context("fixtures/models has no language model")?;
     bad_input::check(&mut checks, &Tether::new(&exe, &work.join("bad-input"))?, first)?;
     hub::check(&mut checks, &Tether::new(&exe, &work.join("hub"))?, first)?;
+    architectures::check(&mut checks, &Tether::new(&exe, &work.join("architectures"))?);
     if options.hub {
         hub::check_real(&mut checks, &Tether::new(&exe, &work.join("real-hub"))?);
     } else {
@@ -116,7 +119,7 @@ fn models() -> Result<Vec<Model>> {
     let mut models = Vec::new();
     for entry in entries {
         let dir = entry?.path();
-        if dir.join("tokenizer.json").is_file() {
+        if dir.join("tokenizer.json").is_file() && dir.join("config.json").is_file() {
             let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let config = fs::read_to_string(dir.join("config.json"))?;
             let is_reward = config.contains("ForSequenceClassification");

@@ -32,11 +32,11 @@ pub enum ModelError {
         problem: String,
     },
     /// `config.json` names an architecture that is not implemented.
-    #[error("{path}: unknown architecture {found}; known: {known}")]
+    #[error("{path}: field `architectures`: {found}; known: {known}")]
     UnknownArchitecture {
         /// Which file.
         path: PathBuf,
-        /// What it says.
+        /// What it says, and why that does not load.
         found: String,
         /// What is supported.
         known: String,
@@ -58,6 +58,35 @@ pub enum ModelError {
         path: PathBuf,
         /// What the parser said.
         problem: String,
+    },
+    /// The index of a sharded model and its shards do not agree.
+    #[error("{path}: {problem}")]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A weight is in the files twice.
+    #[error("{path}: {problem}; leave one of them out")]
+    Doubled {
+        /// Which directory.
+        path: PathBuf,
+        /// Which, under which names and in which files.
+        problem: String,
+    },
+    /// The vocabulary head is said to be the embedding, and is another matrix.
+    #[error(
+        "{path}: `{name}` differs from `{embed}`, but config.json ties them; set \"tie_word_embeddings\": false in it to \
+         train both, or take `{name}` out of the file"
+    )]
+    TiedHead {
+        /// Which directory.
+        path: PathBuf,
+        /// The head.
+        name: String,
+        /// The embedding.
+        embed: String,
     },
     /// A tensor that the architecture needs is not in the files.
     #[error("{path}: tensor `{name}` with shape {shape:?} is missing{instead}")]

@@ -1,7 +1,12 @@
 //! The files of a model directory: on disk, or embedded in the binary.
+//!
+//! Small files are read whole. Weights are mapped, a tensor at a time ([`Weights`]), so that loading a model holds its
+//! parameters and one tensor of the file, not the file a second time.
 
 use crate::error::{ModelError, Result};
 use std::borrow::Cow;
+use std::fs::File;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 /// Where a model's files come from.
@@ -26,8 +31,13 @@ impl ModelFiles {
     pub fn dir(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         if !path.is_dir() {
-            let problem =
-                if path.exists() { "it is a file, not a directory" } else { "no such directory" }.to_owned();
+            let problem = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+                gguf(&path.file_name().unwrap_or_default().to_string_lossy())
+            } else if path.exists() {
+                "it is a file, not a directory".to_owned()
+            } else {
+                "no such directory".to_owned()
+            };
             return Err(ModelError::NotAModel { path, problem });
         }
         Ok(Self::Dir(path))
@@ -56,8 +66,7 @@ impl ModelFiles {
     pub fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
         match self {
             Self::Dir(dir) => {
-                self.check_name(file)?;
-                let path = dir.join(file);
+                let path = inside(dir, file)?;
                 match std::fs::read(&path) {
                     Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -76,10 +85,7 @@ impl ModelFiles {
     /// If its name leaves the directory.
     pub fn has(&self, file: &str) -> Result<bool> {
         match self {
-            Self::Dir(dir) => {
-                self.check_name(file)?;
-                Ok(dir.join(file).is_file())
-            }
+            Self::Dir(dir) => Ok(inside(dir, file)?.is_file()),
             Self::Embedded { files, .. } => Ok(files.iter().any(|(n, _)| *n == file)),
         }
     }
@@ -103,15 +109,39 @@ impl ModelFiles {
         Ok(out)
     }
 
-    /// Names come from index files, which are not trusted.
-    fn check_name(&self, file: &str) -> Result<()> {
-        if Path::new(file).components().count() != 1 || file.contains(['/', '\\']) || file == ".." {
-            return Err(ModelError::NotAModel {
-                path: self.root(),
-                problem: format!("the file name {file:?} leaves the directory"),
-            });
+    /// A weights file, to be read in parts; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::read`].
+    pub(crate) fn weights(&self, file: &str) -> Result<Option<Weights>> {
+        match self {
+            Self::Dir(dir) => {
+                let path = inside(dir, file)?;
+                match File::open(&path) {
+                    Ok(file) => Ok(Some(Weights::File { file, path })),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                    Err(source) => Err(ModelError::Read { path, source }),
+                }
+            }
+            Self::Embedded { files, .. } => {
+                Ok(files.iter().find(|(n, _)| *n == file).map(|(_, b)| Weights::Embedded(b)))
+            }
         }
-        Ok(())
+    }
+
+    /// Names of the files, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Self::Dir(dir) => std::fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.file_name().to_string_lossy().into_owned())
+                .collect(),
+            Self::Embedded { files, .. } => files.iter().map(|(n, _)| (*n).to_owned()).collect(),
+        };
+        names.sort();
+        names
     }
 
     /// A JSON file, or `None` if there is no such file.
@@ -124,5 +154,95 @@ impl ModelFiles {
             path: self.path(file),
             problem: format!("not valid JSON: {e}"),
         })
+    }
+}
+
+/// The path of a file of `dir`. Names come from index files, which are not trusted.
+fn inside(dir: &Path, file: &str) -> Result<PathBuf> {
+    if Path::new(file).components().count() != 1 || file.contains(['/', '\\']) || file == ".." {
+        return Err(ModelError::NotAModel {
+            path: dir.to_owned(),
+            problem: format!("the file name {file:?} leaves the directory"),
+        });
+    }
+    Ok(dir.join(file))
+}
+
+/// Why a GGUF file is refused, and what to do.
+pub(crate) fn gguf(name: &str) -> String {
+    format!(
+        "{name} is a GGUF file: weights quantised for inference, which cannot be trained; take the safetensors directory \
+         that it was made from, or convert it with Python: AutoModelForCausalLM.from_pretrained(DIR, \
+         gguf_file={name:?}).save_pretrained(OUT), and the tokenizer likewise"
+    )
+}
+
+/// A weights file of which spans are read.
+#[derive(Debug)]
+pub(crate) enum Weights {
+    /// On disk.
+    File {
+        /// Open.
+        file: File,
+        /// For messages.
+        path: PathBuf,
+    },
+    /// In the program.
+    Embedded(&'static [u8]),
+}
+
+/// A span of a weights file.
+#[derive(Debug)]
+pub(crate) enum Span {
+    Mapped(memmap2::Mmap),
+    Embedded(&'static [u8]),
+}
+
+impl Deref for Span {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+impl Weights {
+    /// Bytes of the file.
+    pub(crate) fn len(&self) -> Result<usize> {
+        match self {
+            Self::File { file, path } => {
+                let meta = file.metadata();
+                let meta = meta.map_err(|source| ModelError::Read { path: path.clone(), source })?;
+                Ok(usize::try_from(meta.len()).unwrap_or(usize::MAX))
+            }
+            Self::Embedded(bytes) => Ok(bytes.len()),
+        }
+    }
+
+    /// The bytes of a span that lies in the file. Pages are read when they are first looked at, and given back with
+    /// the span.
+    ///
+    /// # Errors
+    /// If the system does not map the file.
+    #[expect(
+        unsafe_code,
+        reason = "a map is unsound only while somebody shortens or rewrites the file under it. A model directory is \
+                  written whole and renamed into its place; the map lives for the copy of one tensor; what it shows is \
+                  copied as numbers, and any bytes are some number"
+    )]
+    pub(crate) fn span(&self, range: Range<usize>) -> Result<Span> {
+        match self {
+            Self::File { file, path } => {
+                // SAFETY: the reason above.
+                let map = unsafe {
+                    memmap2::MmapOptions::new().offset(range.start as u64).len(range.len()).map(file)
+                };
+                map.map(Span::Mapped).map_err(|source| ModelError::Read { path: path.clone(), source })
+            }
+            Self::Embedded(bytes) => Ok(Span::Embedded(&bytes[range])),
+        }
     }
 }

@@ -43,4 +43,4 @@ pub use tetherline_kernels::{
 };
 pub use tokenizer::{JointEncoding, Tokenizer};
 pub use tokenizer_pieces::Encoded;
-pub use weights::SaveType;
+pub use weights::{SaveOptions, SaveType};

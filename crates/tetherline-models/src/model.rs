@@ -6,7 +6,7 @@ use crate::error::{ModelError, Result};
 use crate::files::ModelFiles;
 use crate::graph::{self, CachedRows, DeviceCopy, GraphDevice, Net};
 use crate::layout::{Heads, SCORE, Slot, build};
-use crate::weights::{self, SaveType};
+use crate::weights::{self, SaveOptions, SaveType};
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -18,7 +18,7 @@ const ASSETS: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "generation_config.json",
+    GENERATION,
     "chat_template.jinja",
     "vocab.json",
     "merges.txt",
@@ -27,6 +27,9 @@ const ASSETS: [&str; 8] = [
 
 const LONG_ROPE: &str = "past it LongRoPE rotates the whole sequence otherwise, which cached decoding and the graph \
                          cannot follow; shorten the prompt or max_new_tokens";
+
+/// How a model generates by default.
+const GENERATION: &str = "generation_config.json";
 
 /// The value head of a policy that shares its trunk, saved beside the policy.
 const VALUE_HEAD: &str = "value_head.safetensors";
@@ -193,26 +196,30 @@ impl Model {
         Ok(true)
     }
 
-    /// Writes a Hugging Face directory: `config.json`, `model.safetensors`, tokenizer files. A model with
-    /// a scalar head and no vocabulary head is written as `…ForSequenceClassification`; a value head on a
-    /// shared trunk goes to `value_head.safetensors`.
+    /// Writes a Hugging Face directory: `config.json`, `generation_config.json`, `model.safetensors` (or shards with
+    /// their index, see [`SaveOptions`]), tokenizer files. A model with a scalar head and no vocabulary head is
+    /// written as `…ForSequenceClassification`; a value head on a shared trunk goes to `value_head.safetensors`.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn save(&self, dir: &Path, dtype: SaveType) -> Result<()> {
+    pub fn save(&self, dir: &Path, options: impl Into<SaveOptions>) -> Result<()> {
+        let options = options.into();
         let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
             std::fs::write(&path, bytes).map_err(|source| ModelError::Write { path, source })
         };
         std::fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_owned(), source })?;
         let classifier = self.heads.scalar && !self.heads.lm;
-        let config = self.config.to_json(classifier, dtype.name());
+        let config = self.config.to_json(classifier, options.dtype.name());
         write("config.json", format!("{config:#}\n").as_bytes())?;
+        if self.heads.lm && !self.assets.iter().any(|(name, _)| *name == GENERATION) {
+            write(GENERATION, format!("{:#}\n", self.config.generation_json()).as_bytes())?;
+        }
         for (name, bytes) in &self.assets {
             write(name, bytes)?;
         }
         let own: Vec<&Slot> = self.slots.iter().filter(|s| classifier || s.name != SCORE).collect();
-        weights::save(&dir.join("model.safetensors"), &own, &self.flat, dtype)?;
+        weights::save_sharded(dir, &own, &self.flat, options)?;
         if self.heads.scalar && !classifier {
             let head: Vec<&Slot> = self.slots.iter().filter(|s| s.name == SCORE).collect();
             weights::save(&dir.join(VALUE_HEAD), &head, &self.flat, SaveType::F32)?;

@@ -4,7 +4,7 @@
 use safetensors::tensor::{SafeTensors, TensorView};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, SaveType, Tokenizer};
+use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, SaveOptions, SaveType, Tokenizer};
 
 const LM: Heads = Heads { lm: true, scalar: false };
 const BOTH: Heads = Heads { lm: true, scalar: true };
@@ -163,4 +163,304 @@ fn ids_beyond_the_embedding_are_named() {
     let row = Row { tokens: &tokens, lm: 0..0, scalar: 0..0 };
     let message = model.forward(&Engine::new(1), &[row], 1.0).unwrap_err().to_string();
     assert!(message.contains("token id 320") && message.contains("320 tokens"), "{message}");
+}
+
+/// Small shards, so that a tiny model has several.
+fn shards() -> SaveOptions {
+    SaveOptions { dtype: SaveType::F32, max_shard_bytes: 40_000 }
+}
+
+fn file_names(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|n| n.starts_with("model")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_sharded_model_is_the_same_model_and_leaves_no_old_files() {
+    let model = load(&fixture("tiny-llama"), LM, 0).unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    model.save(temp.path(), SaveType::F32).unwrap();
+    assert_eq!(file_names(temp.path()), ["model.safetensors"]);
+    model.save(temp.path(), shards()).unwrap();
+    let names = file_names(temp.path());
+    assert!(names.len() > 3, "{names:?}");
+    let n = names.len() - 1;
+    for i in 1..=n {
+        let name = format!("model-{i:05}-of-{n:05}.safetensors");
+        assert!(names.contains(&name), "{names:?}");
+        let bytes = std::fs::read(temp.path().join(name)).unwrap();
+        let shard = SafeTensors::deserialize(&bytes).unwrap();
+        // A shard above the limit holds one tensor.
+        assert!(shard.len() == 1 || shard.iter().map(|(_, v)| v.data().len()).sum::<usize>() <= 40_000);
+    }
+    let index = std::fs::read(temp.path().join("model.safetensors.index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!(index["metadata"]["total_size"], 4 * model.n_params());
+    assert_eq!(index["weight_map"].as_object().unwrap().len(), model.slots().len());
+    let again = load(temp.path(), LM, 0).unwrap();
+    assert!(again.params().iter().zip(model.params()).all(|(a, b)| a.to_bits() == b.to_bits()));
+    model.save(temp.path(), SaveType::Bf16).unwrap();
+    assert_eq!(file_names(temp.path()), ["model.safetensors"]);
+}
+
+/// A sharded copy of tiny-llama with its index changed by `edit`.
+fn broken_index(edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> TempDir {
+    let temp = tempfile::tempdir().unwrap();
+    load(&fixture("tiny-llama"), LM, 0).unwrap().save(temp.path(), shards()).unwrap();
+    edit_index(temp.path(), edit);
+    temp
+}
+
+fn edit_index(dir: &Path, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
+    let path = dir.join("model.safetensors.index.json");
+    let mut index: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    edit(index["weight_map"].as_object_mut().unwrap());
+    std::fs::write(&path, index.to_string()).unwrap();
+}
+
+#[test]
+fn shards_that_do_not_fit_their_index_are_named() {
+    let index = "model.safetensors.index.json";
+    let intact = broken_index(|_| {});
+    load(intact.path(), LM, 0).unwrap();
+    let first = file_names(intact.path()).remove(0);
+    std::fs::remove_file(intact.path().join(&first)).unwrap();
+    refused(intact.path(), &[index, &first, "missing", "download"]);
+
+    let moved = broken_index(|map| map["model.norm.weight"] = map["model.embed_tokens.weight"].clone());
+    refused(moved.path(), &[index, "`model.norm.weight`", "does not have it"]);
+
+    let phantom = broken_index(|map| {
+        let file = map["model.norm.weight"].clone();
+        map.insert("model.layers.2.input_layernorm.weight".into(), file);
+    });
+    refused(phantom.path(), &[index, "`model.layers.2.input_layernorm.weight`", "does not have it"]);
+
+    let number = broken_index(|map| map["model.norm.weight"] = 3.into());
+    refused(number.path(), &[index, "`model.norm.weight`", "expected a file name, found 3"]);
+
+    let outside = broken_index(|map| map["model.norm.weight"] = "../model.safetensors".into());
+    refused(outside.path(), &["leaves the directory"]);
+
+    // A tensor in two shards: another shard is a copy of the one with the embedding.
+    let doubled = broken_index(|_| {});
+    let names = file_names(doubled.path());
+    let holds = |name: &String| {
+        let bytes = std::fs::read(doubled.path().join(name)).unwrap();
+        name.ends_with("tensors")
+            && SafeTensors::deserialize(&bytes).unwrap().tensor("model.norm.weight").is_ok()
+    };
+    let from = names.iter().find(|n| holds(n)).unwrap();
+    let path = doubled.path().join("model-00099-of-00099.safetensors");
+    std::fs::copy(doubled.path().join(from), &path).unwrap();
+    edit_index(doubled.path(), |map| map["model.norm.weight"] = "model-00099-of-00099.safetensors".into());
+    refused(doubled.path(), &["are the same weight", from, "00099-of-00099"]);
+}
+
+#[test]
+fn a_weight_under_two_names_is_refused_and_buffers_are_not_read() {
+    let temp = copy("tiny-llama");
+    let path = temp.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let with = |more: &[&str]| {
+        let norm = file.tensor("model.norm.weight").unwrap();
+        let mut views: Vec<(String, TensorView<'_>)> = file.tensors();
+        views.extend(more.iter().map(|n| ((*n).to_owned(), norm.clone())));
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    };
+    with(&["model.layers.0.self_attn.rotary_emb.inv_freq", "transformer.h.0.attn.masked_bias"]);
+    load(temp.path(), LM, 0).unwrap();
+    with(&["norm.weight"]);
+    refused(temp.path(), &["`model.norm.weight`", "`norm.weight`", "are the same weight"]);
+    with(&["model.layers.0.self_attn.q_norm.weight"]);
+    refused(temp.path(), &["unexpected tensor `model.layers.0.self_attn.q_norm.weight`", "[48]", "Llama"]);
+}
+
+#[test]
+fn a_missing_tensor_is_named_beside_one_of_its_shape() {
+    let temp = copy("tiny-llama");
+    let path = temp.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed = |name: String| match name.as_str() {
+        "model.layers.0.mlp.up_proj.weight" => "model.layers.0.mlp.w3.weight".to_owned(),
+        _ => name,
+    };
+    let views: Vec<_> = file.tensors().into_iter().map(|(n, v)| (renamed(n), v)).collect();
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let parts =
+        ["`model.layers.0.mlp.up_proj.weight`", "[80, 48] is missing", "`model.layers.0.mlp.w3.weight`"];
+    refused(temp.path(), &parts);
+}
+
+#[test]
+fn a_tied_head_in_the_file_is_the_embedding_or_refused() {
+    let tied = |change: fn(&mut Vec<u8>), keep_embedding: bool| {
+        let temp = copy("tiny-gpt2");
+        let path = temp.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let embed = file.tensor("transformer.wte.weight").unwrap();
+        let mut head = embed.data().to_vec();
+        change(&mut head);
+        let head = TensorView::new(embed.dtype(), embed.shape().to_vec(), &head).unwrap();
+        let mut views = file.tensors();
+        views.retain(|(n, _)| keep_embedding || n != "transformer.wte.weight");
+        views.push(("lm_head.weight".to_owned(), head));
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        temp
+    };
+    let plain = load(&fixture("tiny-gpt2"), LM, 0).unwrap();
+    for keep_embedding in [true, false] {
+        // transformers ties what it finds, whichever of the two it is.
+        let temp = tied(|_| {}, keep_embedding);
+        assert_eq!(load(temp.path(), LM, 0).unwrap().params(), plain.params());
+    }
+    let temp = tied(|head| head[0] ^= 1, true);
+    refused(temp.path(), &["`lm_head.weight` differs from `transformer.wte.weight`", "tie_word_embeddings"]);
+}
+
+#[test]
+fn half_precision_weights_load_to_their_values() {
+    let temp = copy("tiny-llama");
+    let path = temp.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let plain = load(&fixture("tiny-llama"), LM, 0).unwrap();
+    let halves = |v: &TensorView<'_>| -> Vec<u8> {
+        let numbers = v.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        numbers.flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect()
+    };
+    let stored: Vec<_> =
+        file.tensors().into_iter().map(|(n, v)| (n, v.shape().to_vec(), halves(&v))).collect();
+    let views =
+        stored.iter().map(|(n, s, d)| (n, TensorView::new(safetensors::Dtype::F16, s.clone(), d).unwrap()));
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let half = load(temp.path(), LM, 0).unwrap();
+    for (a, b) in half.params().iter().zip(plain.params()) {
+        // Ten bits of mantissa; below 2^-14 steps of 2^-24.
+        assert!((a - b).abs() <= b.abs() / 2048.0 + 3e-8, "{a} is not {b} in float16");
+    }
+}
+
+#[test]
+fn other_formats_are_refused_with_what_to_do() {
+    let with = |files: &[&str], config: bool| {
+        let temp = copy("tiny-llama");
+        std::fs::remove_file(temp.path().join("model.safetensors")).unwrap();
+        if !config {
+            std::fs::remove_file(temp.path().join("config.json")).unwrap();
+        }
+        files.iter().for_each(|f| std::fs::write(temp.path().join(f), "x").unwrap());
+        temp
+    };
+    let gguf = ["llama-Q4_K_M.gguf", "quantised for inference", "gguf_file=", "save_pretrained"];
+    refused(with(&["llama-Q4_K_M.gguf"], true).path(), &gguf);
+    refused(with(&["llama-Q4_K_M.gguf"], false).path(), &gguf);
+    let file = with(&["a.gguf"], false);
+    let message = ModelFiles::dir(file.path().join("a.gguf")).unwrap_err().to_string();
+    assert!(message.contains("a.gguf is a GGUF file"), "{message}");
+    for pickle in ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth"] {
+        refused(with(&[pickle, "optimizer.pt"], true).path(), &[pickle, "pickle", "save_pretrained"]);
+    }
+    refused(with(&["tf_model.h5"], true).path(), &["tf_model.h5", "safetensors are read"]);
+    refused(with(&["optimizer.pt"], true).path(), &["model.safetensors (or", "missing"]);
+}
+
+/// The message for a fixture whose `config.json` was changed.
+fn refusal(name: &str, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> String {
+    let path = fixture("architectures").join(name).join("config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let raw = json.as_object_mut().unwrap();
+    edit(raw);
+    let config = tetherline_models::ModelConfig::from_map(raw.clone(), "dir/config.json".into());
+    let message = config.map(|_| ()).unwrap_err().to_string();
+    assert!(message.starts_with("dir/config.json: field `") && !message.contains('\n'), "{message}");
+    message
+}
+
+#[test]
+fn configurations_that_cannot_be_trained_name_the_field_and_what_was_found() {
+    use serde_json::json;
+    let cases = [
+        ("llama", "quantization_config", json!({"quant_method": "gptq", "bits": 4}), "gptq"),
+        ("llama", "quantization_config", json!({"quant_method": "awq"}), "awq"),
+        (
+            "qwen2",
+            "quantization_config",
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
+            "bitsandbytes",
+        ),
+        ("llama", "hidden_act", json!("swiglu"), "\"swiglu\" is not supported; supported: silu"),
+        ("gemma3", "use_bidirectional_attention", json!(true), "take a causal model"),
+        ("gpt2", "add_cross_attention", json!(true), "take a decoder alone"),
+        ("gemma2", "layer_types", json!(["full_attention"]), "expected a list of"),
+        ("gemma2", "layer_types", json!("full_attention"), "found \"full_attention\""),
+        ("qwen3", "num_hidden_layers", json!(0), "found 0"),
+        ("llama", "num_key_value_heads", json!(3), "cannot share 3 key/value heads"),
+        ("llama", "hidden_size", json!(-8), "found -8"),
+        ("llama", "vocab_size", json!(null), "missing"),
+        ("llama-reward", "id2label", json!({"0": "a", "1": "b"}), "one label"),
+        ("smollm3", "no_rope_layers", json!([1]), "found one of 1"),
+    ];
+    for (name, field, value, part) in cases {
+        let message = refusal(name, |raw| {
+            raw.insert(field.into(), value.clone());
+        });
+        assert!(message.contains(part), "{name}: {message}");
+    }
+    for (name, kind, part) in [
+        ("llama", json!({"rope_type": "mrope"}), "`mrope` is not supported; supported: default, dynamic"),
+        ("phi3", json!({"rope_type": "linear", "factor": 2.0}), "`linear` is not supported"),
+        (
+            "phi3",
+            json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
+            "found one of 1",
+        ),
+        (
+            "llama",
+            json!({"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
+            "must differ",
+        ),
+        ("llama", json!({"rope_type": "yarn", "factor": -1.0}), "expected a positive number, found -1"),
+    ] {
+        let message = refusal(name, |raw| {
+            raw.insert("rope_parameters".into(), kind.clone());
+        });
+        assert!(message.contains(part), "{name}: {message}");
+    }
+    for (class, part) in [
+        ("Qwen3MoeForCausalLM", "mixture of experts"),
+        ("OlmoeForCausalLM", "mixture of experts"),
+        ("MixtralForCausalLM", "mixture of experts"),
+        ("Gemma3ForConditionalGeneration", "multimodal"),
+        ("LlavaForConditionalGeneration", "multimodal"),
+        ("BertForMaskedLM", "an encoder"),
+    ] {
+        let message = refusal("llama", |raw| {
+            raw.insert("architectures".into(), json!([class]));
+            if class.contains("Gemma3") {
+                raw.insert("vision_config".into(), json!({}));
+            }
+        });
+        assert!(message.contains(part) && message.contains(class), "{message}");
+    }
+}
+
+#[test]
+fn a_language_model_gets_a_generation_config_and_keeps_the_one_it_has() {
+    let temp = tempfile::tempdir().unwrap();
+    let bare = load(&fixture("architectures").join("gemma2"), LM, 0).unwrap();
+    bare.save(temp.path(), SaveType::F32).unwrap();
+    let read = |dir: &Path| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(dir.join("generation_config.json")).unwrap()).unwrap()
+    };
+    let written = read(temp.path());
+    assert_eq!((&written["bos_token_id"], &written["eos_token_id"]), (&1.into(), &2.into()), "{written}");
+    let temp = tempfile::tempdir().unwrap();
+    load(&fixture("tiny-llama"), LM, 0).unwrap().save(temp.path(), SaveType::F32).unwrap();
+    assert_eq!(read(temp.path()), read(&fixture("tiny-llama")));
 }

@@ -4,6 +4,7 @@
 //! Training state is saved whole or not at all ([`checkpoint`]), and logs are cut back to the last save
 //! on resume ([`jsonl`]), so an interrupted run that is resumed equals one that never was.
 
+mod card;
 pub mod checkpoint;
 pub mod codec;
 pub mod control;

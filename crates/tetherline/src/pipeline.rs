@@ -8,7 +8,7 @@ use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::{Dtype, Recipe};
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardModel, Scorer};
-use crate::{Error, RunOptions, RunSummary, Stages, report, reward, sft, sources};
+use crate::{Error, RunOptions, RunSummary, Stages, card, report, reward, sft, sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::seeds::Purpose;
@@ -193,7 +193,11 @@ impl Run<'_> {
         let machine = Machine { engine: &self.engine, clock: self.options.clock };
         let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, machine, observer)?;
         let (policy, _) = ppo.run(&self.dir, observer)?;
-        save_dir(&self.dir.policy(), |d| Ok(policy.save(d, SaveType::F32)?))?;
+        let card = card::text(self.recipe, &self.dir)?;
+        save_dir(&self.dir.policy(), |d| {
+            policy.save(d, SaveType::F32)?;
+            Ok(std::fs::write(d.join(card::CARD), card)?)
+        })?;
         Ok(())
     }
 
@@ -223,6 +227,8 @@ impl Run<'_> {
         let file = EvaluationFile { comparison, samples };
         let text = serde_json::to_vec_pretty(&file).map_err(Error::stage(Stage::Eval))?;
         save_file(&self.dir.root().join(report::EVALUATION), &text)?;
+        let card = card::text(self.recipe, &self.dir)?;
+        save_file(&self.dir.policy().join(card::CARD), card.as_bytes())?;
         observer.on_event(&Event::StageFinished { stage: Stage::Eval });
         Ok(file)
     }

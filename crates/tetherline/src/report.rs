@@ -61,7 +61,7 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
 }
 
 /// The lines of a JSON-lines file; none if there is no such file.
-fn lines(path: &Path) -> Result<Vec<Value>, Error> {
+pub(crate) fn lines(path: &Path) -> Result<Vec<Value>, Error> {
     let text = match std::fs::read_to_string(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(Error::Io { action: "read", path: path.to_owned(), source }),

@@ -11,7 +11,7 @@
 //! events.jsonl              every verdict other than to accept the update
 //! checkpoints/step-000040/  the whole state of PPO
 //! checkpoints/sft/  …       of a stage that is under way
-//! sft/  reward/  policy/    Hugging Face directories
+//! sft/  reward/  policy/    Hugging Face directories; policy/README.md is a model card
 //! evaluation.json           baseline policy against aligned policy
 //! report.html
 //! ```
@@ -122,14 +122,19 @@ const CONFIG: &str = "config.toml";
 const INPUTS: &str = "inputs.txt";
 const LOCK: &str = ".lock";
 
-/// Keys whose hash in the file `recorded` is another one than in `now`.
-fn other_inputs(recorded: &Path, now: &BTreeMap<String, String>) -> Result<Vec<String>, RunDirError> {
+/// Key → hash in the file `recorded`; none if there is no such file.
+fn recorded_inputs(recorded: &Path) -> Result<BTreeMap<String, String>, RunDirError> {
     let text = match fs::read_to_string(recorded) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         other => other.map_err(io_error("read", recorded))?,
     };
-    let then = text.lines().filter_map(|l| l.split_once(' '));
-    Ok(then.filter(|(k, h)| now.get(*k).is_some_and(|n| n != h)).map(|(k, _)| k.to_owned()).collect())
+    Ok(text.lines().filter_map(|l| l.split_once(' ')).map(|(k, h)| (k.to_owned(), h.to_owned())).collect())
+}
+
+/// Keys whose hash in the file `recorded` is another one than in `now`.
+fn other_inputs(recorded: &Path, now: &BTreeMap<String, String>) -> Result<Vec<String>, RunDirError> {
+    let then = recorded_inputs(recorded)?;
+    Ok(then.into_iter().filter(|(k, h)| now.get(k).is_some_and(|n| n != h)).map(|(k, _)| k).collect())
 }
 
 /// The directory of a run.
@@ -220,6 +225,14 @@ impl RunDir {
     /// `config.toml`.
     pub fn config(&self) -> PathBuf {
         self.root.join(CONFIG)
+    }
+
+    /// Key of the recipe → hash of what it named when the run started (`inputs.txt`).
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn inputs(&self) -> Result<BTreeMap<String, String>, RunDirError> {
+        recorded_inputs(&self.root.join(INPUTS))
     }
 
     /// `metrics.jsonl`.

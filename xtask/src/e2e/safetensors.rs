@@ -50,6 +50,24 @@ impl File {
         self.header.keys().filter(|name| *name != "__metadata__").cloned().collect()
     }
 
+    /// The numbers of an F32 tensor.
+    pub(super) fn floats(&self, tensor: &str) -> Result<Vec<f64>> {
+        Ok(self.elements::<4>(tensor, "F32")?.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect())
+    }
+
+    /// The numbers of an I64 tensor.
+    pub(super) fn integers(&self, tensor: &str) -> Result<Vec<i64>> {
+        Ok(self.elements::<8>(tensor, "I64")?.iter().map(|b| i64::from_le_bytes(*b)).collect())
+    }
+
+    fn elements<const N: usize>(&self, tensor: &str, kind: &str) -> Result<&[[u8; N]]> {
+        let span = self.span(tensor)?;
+        if self.header[tensor]["dtype"] != kind {
+            bail!("{tensor} is {}, expected {kind}", self.header[tensor]["dtype"]);
+        }
+        Ok(self.data[span].as_chunks().0)
+    }
+
     /// A file with some of the tensors.
     pub(super) fn pick(&self, names: &[String]) -> Result<Self> {
         let mut picked = Self { header: Map::new(), data: Vec::new() };

@@ -137,12 +137,23 @@ fn activation(f: &Fields<'_>, field: &str, default: &str) -> Result<Activation> 
     })
 }
 
+/// A list with an item for each block.
+fn of_length<'v>(f: &Fields<'_>, field: &str, v: &'v Value, n: usize, what: &str) -> Result<&'v [Value]> {
+    match v.as_array() {
+        Some(list) if list.len() == n => Ok(list),
+        Some(list) => {
+            let found = list.len();
+            Err(f.error(field, format!("expected a list of {n} {what}, one a block, found one of {found}")))
+        }
+        None => Err(f.error(field, format!("expected a list of {n} {what}, found {v}"))),
+    }
+}
+
 /// Which blocks have a sliding window: the list `layer_types`, or else what the family says of block i.
 fn sliding(f: &Fields<'_>, n: usize, family: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
     let field = "layer_types";
     let Some(list) = f.get(field) else { return Ok((0..n).map(family).collect()) };
-    let list = list.as_array().filter(|l| l.len() == n);
-    let list = list.ok_or_else(|| f.error(field, format!("expected a list of {n} names")))?;
+    let list = of_length(f, field, list, n, "names")?;
     list.iter()
         .map(|v| match v.as_str() {
             Some("sliding_attention") => Ok(true),
@@ -246,9 +257,7 @@ fn smollm3(f: &Fields<'_>) -> Result<ModelConfig> {
     let turns: Vec<bool> = match f.get("no_rope_layers") {
         // 1 says that a layer does rotate.
         Some(v) => {
-            let list = v.as_array().filter(|l| l.len() == n);
-            let list =
-                list.ok_or_else(|| f.error("no_rope_layers", format!("expected a list of {n} flags")))?;
+            let list = of_length(f, "no_rope_layers", v, n, "flags")?;
             list.iter().map(|v| v.as_u64().map_or(v.as_bool() == Some(true), |n| n != 0)).collect()
         }
         None => {
@@ -292,7 +301,8 @@ const GEMMA: Defaults = Defaults {
 };
 
 fn like_gemma(f: &Fields<'_>, d: &Defaults) -> Result<ModelConfig> {
-    f.only("use_bidirectional_attention", false)?;
+    let why = "its tokens see those after them, as in an embedding model, which cannot generate; take a causal model";
+    f.unset("use_bidirectional_attention", why)?;
     let mut c = like_llama(f, d)?;
     attention_bias(f, &mut c)?;
     (c.norms.after, c.norms.plus_one) = (true, true);
@@ -395,7 +405,7 @@ struct GptKeys {
 }
 
 fn gpt2(f: &Fields<'_>) -> Result<ModelConfig> {
-    f.only("add_cross_attention", false)?;
+    f.unset("add_cross_attention", "there is no encoder to attend to; take a decoder alone")?;
     let keys = GptKeys {
         dim: "n_embd",
         heads: "n_head",

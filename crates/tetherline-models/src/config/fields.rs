@@ -72,7 +72,8 @@ impl Fields<'_> {
     /// A list of `n` positive numbers.
     pub(super) fn numbers(&self, field: &str, n: usize) -> Result<Vec<f64>> {
         let list = self.get(field).and_then(Value::as_array);
-        let problem = || self.error(field, format!("expected a list of {n} positive numbers"));
+        let found = list.map_or("none".to_owned(), |l| format!("one of {}", l.len()));
+        let problem = || self.error(field, format!("expected a list of {n} positive numbers, found {found}"));
         let list = list.filter(|l| l.len() == n).ok_or_else(problem)?;
         list.iter().map(|v| self.as_number(field, v)).collect()
     }
@@ -83,12 +84,13 @@ impl Fields<'_> {
         })
     }
 
-    /// Refuses any value of a flag but one.
-    pub(super) fn only(&self, field: &str, plain: bool) -> Result<()> {
-        if self.flag_or(field, plain)? == plain {
-            return Ok(());
+    /// Refuses a flag that is set, and says why.
+    pub(super) fn unset(&self, field: &str, why: &str) -> Result<()> {
+        if self.flag_or(field, false)? {
+            Err(self.error(field, format!("true is not supported: {why}")))
+        } else {
+            Ok(())
         }
-        Err(self.error(field, format!("{} is not supported", !plain)))
     }
 
     /// An object inside, empty if absent.

@@ -3,12 +3,13 @@
 
 mod families;
 mod fields;
+mod refuse;
 mod rope;
 
 pub use rope::{RopeConfig, RopeScaling};
 
 use crate::error::{ModelError, Result};
-use crate::files::ModelFiles;
+use crate::files::{ModelFiles, gguf};
 use fields::Fields;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -237,10 +238,11 @@ impl ModelConfig {
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let path = files.path("config.json");
         let Some(json) = files.json("config.json")? else {
-            return Err(ModelError::NotAModel {
-                path: files.root(),
-                problem: "config.json is missing".into(),
-            });
+            // A directory of GGUF files has none.
+            let names = files.names();
+            let other = names.iter().find(|n| n.to_lowercase().ends_with(".gguf"));
+            let problem = other.map_or_else(|| "config.json is missing".to_owned(), |name| gguf(name));
+            return Err(ModelError::NotAModel { path: files.root(), problem });
         };
         let Value::Object(raw) = json else {
             return Err(ModelError::NotAModel { path, problem: "config.json is not a JSON object".into() });
@@ -256,14 +258,11 @@ impl ModelConfig {
         let class = raw.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
         let model_type = raw.get("model_type").and_then(Value::as_str);
         let Some((arch, sequence_classification)) = Architecture::find(class, model_type) else {
-            let found = class.or(model_type).unwrap_or("(config.json names none)");
-            return Err(ModelError::UnknownArchitecture {
-                path,
-                found: format!("`{found}`"),
-                known: Architecture::known(),
-            });
+            let found = refuse::unknown(&raw);
+            return Err(ModelError::UnknownArchitecture { path, found, known: Architecture::known() });
         };
         let f = Fields { path: path.clone(), map: &raw };
+        refuse::quantised(&f)?;
         let mut config = families::read(arch, &f)?;
         if config.heads * config.head_dim > 1 << 20 || config.heads % config.kv_heads != 0 {
             return Err(f.error(
@@ -289,6 +288,17 @@ impl ModelConfig {
         config.pad = token_ids(raw.get("pad_token_id")).first().copied();
         config.raw = raw;
         Ok(config)
+    }
+
+    /// The `generation_config.json` of a model that came without one: its special ids.
+    pub(crate) fn generation_json(&self) -> Value {
+        let mut out = Map::from_iter([("_from_model_config".to_owned(), Value::Bool(true))]);
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            if let Some(id) = self.raw.get(key).filter(|v| !v.is_null()) {
+                out.insert(key.to_owned(), id.clone());
+            }
+        }
+        Value::Object(out)
     }
 
     /// The `config.json` to save: what was read, with class and element type brought up to date.
