@@ -43,8 +43,12 @@ fn peak_of(status: &str) -> Option<f64> {
 /// CPU seconds used so far: by everyone, by this process.
 fn used() -> Option<(f64, f64)> {
     let everyone = busy_of(&std::fs::read_to_string("/proc/stat").ok()?)?;
-    let own = own_of(&std::fs::read_to_string("/proc/self/stat").ok()?)?;
-    Some((everyone, own))
+    Some((everyone, own_cpu_s()?))
+}
+
+/// CPU seconds of this process so far, all threads together.
+pub fn own_cpu_s() -> Option<f64> {
+    own_of(&std::fs::read_to_string("/proc/self/stat").ok()?)
 }
 
 /// user nice system idle iowait irq softirq steal: all but idle and iowait.

@@ -38,11 +38,21 @@ impl Size {
     }
 }
 
+/// Where the oracle is, if there is one.
+fn oracle() -> PathBuf {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
+    std::env::var_os("TETHER_ORACLE").map_or(default, PathBuf::from)
+}
+
 /// The oracle's stories260k, if it is there.
 fn stories() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
-    let root = std::env::var_os("TETHER_ORACLE").map_or(default, PathBuf::from);
-    Some(root.join("models/stories260k")).filter(|dir| dir.join("model.safetensors").is_file())
+    Some(oracle().join("models/stories260k")).filter(|dir| dir.join("model.safetensors").is_file())
+}
+
+/// The file with the prompts of TRL's run to a reward, if S is stories260k and the oracle has it.
+pub fn story_openings() -> Option<PathBuf> {
+    stories()?;
+    Some(oracle().join("peers_ppo_run/prompts.json")).filter(|file| file.is_file())
 }
 
 /// The files of S and their name.

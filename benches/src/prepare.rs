@@ -2,7 +2,7 @@
 //!
 //! Our trainers read the text, the peers the ids that our tokenizer makes of it, so both sides do the same work.
 
-use crate::models::{Size, load, matmul_params};
+use crate::models::{Size, load, matmul_params, story_openings};
 use crate::{BATCH, NEW, PROMPT, REWARD_STEPS, UPDATES, policy_dir, reward_dir};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -12,13 +12,16 @@ use tetherline::codec::Codec;
 use tetherline::scoring::REWARD_HEADS;
 use tetherline_core::seeds::{Purpose, Stream, stream};
 use tetherline_data::Text;
-use tetherline_models::{ModelFiles, SaveType};
+use tetherline_models::{Engine, Model, ModelFiles, Row, SaveType};
 
 /// Shortest and longest sequence of a preference pair, tokens; lengths are uniform between them.
 pub const PAIR_TOKENS: (usize, usize) = (24, PROMPT + NEW);
 
 /// Distinct prompts of the pairs. Fewer than ten, so that the trainer holds none out.
 const PAIR_PROMPTS: usize = 8;
+
+/// Rows whose log-probs are written.
+const CHECKED: usize = 8;
 
 /// Texts are made of these, until they have the tokens that are wanted.
 const WORDS: &[&str] = &[
@@ -44,6 +47,14 @@ pub fn prepare(dir: &Path, size: Size) -> Result<()> {
     lines(dir, "prompts.jsonl", prompts.iter().map(|(text, _)| json!({"prompt": text})))?;
     lines(dir, "prompts.ids.jsonl", prompts.iter().map(|(_, ids)| json!(ids)))?;
 
+    if size == Size::S
+        && let Some(file) = story_openings()
+    {
+        let openings = openings(&codec, &file)?;
+        lines(dir, "stories.jsonl", openings.iter().map(|(text, _)| json!({"prompt": text})))?;
+        lines(dir, "stories.ids.jsonl", openings.iter().map(|(_, ids)| json!(ids)))?;
+    }
+
     let (mut text, mut ids, mut tokens) = (Vec::new(), Vec::new(), 0);
     for i in 0..BATCH * REWARD_STEPS {
         let prompt = &prompts[i % PAIR_PROMPTS].0;
@@ -62,13 +73,31 @@ pub fn prepare(dir: &Path, size: Size) -> Result<()> {
 
     // Any ids do for a training step; special ones (below 3) are left out.
     let top = codec.tokenizer.max_id() as usize + 1;
-    let mut row = || (0..PROMPT + NEW).map(|_| 3 + draw.below(top - 3)).collect::<Vec<_>>();
-    lines(dir, "rows.ids.jsonl", (0..BATCH).map(|_| json!(row())).collect::<Vec<_>>())?;
+    let mut row = || (0..PROMPT + NEW).map(|_| 3 + draw.below(top - 3) as u32).collect::<Vec<_>>();
+    let rows: Vec<Vec<u32>> = (0..BATCH).map(|_| row()).collect();
+    lines(dir, "rows.ids.jsonl", rows.iter().map(|r| json!(r)))?;
+    lines(dir, "rows.logprobs.jsonl", logprobs(&model, &rows[..CHECKED])?)?;
 
     let about = json!({"name": name, "params": model.n_params(), "matmul_params": matmul_params(&model),
         "pair_mean_tokens": pair_mean});
     std::fs::write(dir.join("model.json"), format!("{about}\n"))?;
     Ok(())
+}
+
+/// The openings of stories that TRL's run to a reward had, as text and as our tokenizer's ids.
+fn openings(codec: &Codec, file: &Path) -> Result<Vec<(String, Vec<u32>)>> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let whole: serde_json::Value = serde_json::from_slice(&text)?;
+    let texts: Vec<String> = serde_json::from_value(whole["texts"].clone())?;
+    texts.into_iter().map(|t| Ok((t.clone(), codec.prompt(&Text::Plain(t))?))).collect()
+}
+
+/// Our log-probs of every token of `rows` but the first of each, for a peer to show that it has the same model.
+fn logprobs(model: &Model, rows: &[Vec<u32>]) -> Result<Vec<serde_json::Value>> {
+    let rows: Vec<Row<'_>> =
+        rows.iter().map(|r| Row { tokens: r, lm: 0..r.len() - 1, scalar: 0..0 }).collect();
+    let out = model.forward(&Engine::new(1), &rows, 1.0)?;
+    Ok(out.into_iter().map(|r| json!(r.logprobs)).collect())
 }
 
 /// Distinct texts of [`PROMPT`] tokens each, with their ids.

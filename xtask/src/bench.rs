@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: how fast our crates are; with `--peers` beside TRL, transformers and torch.
+//! `cargo xtask bench`: how fast our crates are; with `--peers` beside TRL, transformers, torch and llama.cpp.
 //!
 //! Every measurement is a fresh process. The two sides of a comparison take turns, so that what else the machine
 //! does falls on both; each process also measures the CPU that others used meanwhile, and the tables show it.
@@ -6,6 +6,7 @@
 
 mod baseline;
 mod compare;
+mod llama;
 mod machine;
 mod options;
 mod peers;
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     match &options.mode {
         Mode::Alone { save } => baseline::run(&bench, &options, *save),
         Mode::Peers => peers::run(&bench, &options),
+        Mode::Scaling => anyhow::bail!("not yet"),
         Mode::Compare(revision) => compare::run(&bench, &options, revision),
     }
 }
@@ -56,17 +58,17 @@ fn measure(
 ) -> Result<Results> {
     let mut results = Results::new();
     for model in &options.models {
-        for work in works::WORKS.iter().filter(|w| options.wants(w.name)) {
+        for work in works::WORKS.iter().filter(|w| options.wants(w, model)) {
             for &threads in &options.threads {
                 for round in 1..=options.repeat {
                     for side in sides {
                         for run in side.runs(work) {
                             println!(
-                                "{model}, {} on {threads} threads, {round} of {}: {} {run}",
-                                work.name, options.repeat, side.name
+                                "{model}, {threads} threads, {round} of {}: {} {run}",
+                                options.repeat, side.name
                             );
                             machine::wait_for_quiet(options.quiet);
-                            match bench.measure(&run, model, threads) {
+                            match bench.measure(&run, model, threads, round - 1) {
                                 Ok(line) => results.add(model, threads, side.name, run.work(), &line),
                                 Err(error) => println!("  FAILED: {error:#}"),
                             }

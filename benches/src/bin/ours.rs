@@ -10,7 +10,7 @@ use std::time::Instant;
 use tetherline_benches::machine::{self, Meter};
 use tetherline_benches::models::Size;
 use tetherline_benches::ppo::{Settings, ppo};
-use tetherline_benches::{Numbers, UPDATES, prepare, reward_step, sampling, train_step};
+use tetherline_benches::{Numbers, UPDATES, prepare, reward_step, sampling, time_to_reward, train_step};
 
 const USAGE: &str = "\
 ours WORK --model DIR [--threads N]
@@ -21,6 +21,8 @@ ours WORK --model DIR [--threads N]
   sampling     tokens per second at batch 1, 8, 32
   train-step   a training step on 32 × 72 tokens
   reward-step  a step of reward training on 32 pairs
+  time-to-reward [--seed N] [--set KEY=VALUE]…
+               until PPO reaches TRL's reward on stories260k
   gemm-peak    multiply-adds per second in registers; needs no --model
 
 ours prepare --model DIR --size S|M   writes DIR: models and data for all of these and for peers/*.py";
@@ -49,13 +51,30 @@ fn run(args: &[String]) -> Result<()> {
         return prepare::prepare(&dir()?, Size::parse(value("--size").unwrap_or("S"))?);
     }
     let meter = Meter::new();
-    let mut numbers = measure(work, dir, threads)?;
+    let mut numbers = match work.as_str() {
+        "time-to-reward" => {
+            let seed = value("--seed").unwrap_or("0").parse().context("--seed takes a number")?;
+            time_to_reward::time_to_reward(&dir()?, threads, seed, &sets(options)?)?
+        }
+        _ => measure(work, dir, threads)?,
+    };
     numbers.insert("work".to_owned(), json!(work));
     numbers.insert("threads".to_owned(), json!(threads));
     numbers.insert("foreign_cores".to_owned(), json!(meter.foreign_cores()));
     numbers.insert("peak_mib".to_owned(), json!(machine::peak_mib()));
     println!("{}", serde_json::Value::from(numbers));
     Ok(())
+}
+
+/// Every `--set KEY=VALUE`.
+fn sets(options: &[String]) -> Result<Vec<(String, String)>> {
+    let values = options.windows(2).filter(|w| w[0] == "--set").map(|w| &w[1]);
+    values
+        .map(|text| {
+            let (key, value) = text.split_once('=').with_context(|| format!("{text:?} is not KEY=VALUE"))?;
+            Ok((key.to_owned(), value.to_owned()))
+        })
+        .collect()
 }
 
 fn measure(work: &str, dir: impl Fn() -> Result<PathBuf>, threads: usize) -> Result<Numbers> {

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: our side alone, beside numbers that were stored on the same CPU.
 
 use super::options::Options;
-use super::process::{Bench, Program, Side};
+use super::process::Bench;
 use super::results::Results;
 use super::{machine, measure, summary, table};
 use crate::process::root;
@@ -15,10 +15,9 @@ fn dir() -> PathBuf {
 }
 
 pub(super) fn run(bench: &Bench, options: &Options, save: bool) -> Result<()> {
-    let sides = [Side { name: "ours", program: Program::Ours(bench.ours.clone()) }];
     let own = dir().join(format!("{}.json", machine::slug(&machine::label())));
     let stored = stored(&own)?;
-    let mut results = measure(bench, options, &sides, |_| Ok(()))?;
+    let mut results = measure(bench, options, &bench.our_sides(options), |_| Ok(()))?;
     if save {
         fs::create_dir_all(dir()).with_context(|| format!("cannot create {}", dir().display()))?;
         results.write(&own)?;

@@ -11,10 +11,8 @@ use std::process::Command;
 
 pub(super) fn run(bench: &Bench, options: &Options, revision: &str) -> Result<()> {
     let base = build(&bench.dir.join("rev"), revision)?;
-    let sides = [
-        Side { name: "base", program: Program::Ours(base) },
-        Side { name: "ours", program: Program::Ours(bench.ours.clone()) },
-    ];
+    let mut sides = vec![Side { name: "base", program: Program::Ours(base) }];
+    sides.extend(bench.our_sides(options));
     let path = bench.dir.join("compare.json");
     let results = measure(bench, options, &sides, |results| results.write(&path))?;
     println!("\nbase: {revision}; ours: the working tree; on {}", results.machine);

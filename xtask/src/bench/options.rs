@@ -1,21 +1,25 @@
 //! The arguments of `cargo xtask bench`.
 
 use super::machine::cores;
-use super::works::WORKS;
+use super::works::{WORKS, Work};
 use anyhow::{Context, Result, bail, ensure};
 
 const USAGE: &str = "\
-usage: cargo xtask bench [--peers | --compare REV | --save] [OPTION…]
+usage: cargo xtask bench [--peers | --compare REV | --scaling | --save] [OPTION…]
 
   (nothing)       our side alone, beside the stored baseline
   --save          the same, and store it as this machine's baseline
-  --peers         beside TRL, transformers and torch (a Python environment under target/bench)
+  --peers         beside TRL, transformers, torch and llama.cpp (made under target/bench)
   --compare REV   beside another revision of this repository
+  --scaling       time and memory against size, batch, length, vocabulary and threads, and the
+                  roofline: writes docs/scaling.md and its figures (about five minutes)
 
-  --only WORD     only the works with WORD in their name
+  --only WORD     only the works with WORD in their name: ppo, sampling, llama, train-step,
+                  reward-step, gemm-peak, and time-to-reward, which runs only when named
   --threads LIST  numbers of threads (default 1,2)
   --repeat N      processes of each kind (default 3)
   --model S|M     only this model
+  --dtype bf16    our side in bf16 too
   --quiet N       before each process wait up to N seconds until others leave the CPU alone (Linux)";
 
 /// What our side is put beside.
@@ -29,6 +33,8 @@ pub(super) enum Mode {
     Peers,
     /// A revision.
     Compare(String),
+    /// Nothing: other sizes of the work.
+    Scaling,
 }
 
 pub(super) struct Options {
@@ -37,6 +43,8 @@ pub(super) struct Options {
     pub(super) threads: Vec<usize>,
     pub(super) repeat: usize,
     pub(super) models: Vec<String>,
+    /// Whether our side is measured in bf16 too.
+    pub(super) bf16: bool,
     /// Seconds to wait for a quiet machine before each process.
     pub(super) quiet: usize,
 }
@@ -49,6 +57,7 @@ impl Options {
             threads: if cores() > 1 { vec![1, 2] } else { vec![1] },
             repeat: 3,
             models: vec!["S".to_owned(), "M".to_owned()],
+            bf16: false,
             quiet: 0,
         };
         let mut modes = 0;
@@ -59,6 +68,8 @@ impl Options {
                 "--peers" => options.mode = Mode::Peers,
                 "--save" => options.mode = Mode::Alone { save: true },
                 "--compare" => options.mode = Mode::Compare(value()?.to_owned()),
+                "--scaling" => options.mode = Mode::Scaling,
+                "--dtype" => options.bf16 = dtype(value()?)?,
                 "--only" => options.only = Some(value()?.to_owned()),
                 "--threads" => options.threads = numbers(value()?)?,
                 "--repeat" => options.repeat = numbers(value()?)?[0],
@@ -66,9 +77,9 @@ impl Options {
                 "--model" => options.models = vec![model(value()?)?],
                 other => bail!("unknown option {other:?}\n\n{USAGE}"),
             }
-            modes += usize::from(matches!(flag, "--peers" | "--save" | "--compare"));
+            modes += usize::from(matches!(flag, "--peers" | "--save" | "--compare" | "--scaling"));
         }
-        ensure!(modes <= 1, "--peers, --compare and --save exclude each other\n\n{USAGE}");
+        ensure!(modes <= 1, "--peers, --compare, --scaling and --save exclude each other\n\n{USAGE}");
         if let Some(word) = &options.only {
             let names: Vec<&str> = WORKS.iter().map(|w| w.name).collect();
             ensure!(
@@ -80,9 +91,11 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether a work is asked for.
-    pub(super) fn wants(&self, work: &str) -> bool {
-        self.only.as_ref().is_none_or(|word| work.contains(word.as_str()))
+    /// Whether a work is asked for on a model.
+    pub(super) fn wants(&self, work: &Work, model: &str) -> bool {
+        let named = self.only.as_ref().map(|word| work.name.contains(word.as_str()));
+        let measured = !work.again || matches!(self.mode, Mode::Peers);
+        measured && work.models.contains(&model) && named.unwrap_or(!work.named)
     }
 }
 
@@ -95,6 +108,12 @@ fn numbers(text: &str) -> Result<Vec<usize>> {
 fn model(text: &str) -> Result<String> {
     ensure!(matches!(text, "S" | "M"), "there is no model {text:?}; there are S and M");
     Ok(text.to_owned())
+}
+
+/// Whether it is bf16; f32 is what is measured in any case.
+fn dtype(text: &str) -> Result<bool> {
+    ensure!(matches!(text, "f32" | "bf16"), "there is no dtype {text:?}; there are f32 and bf16");
+    Ok(text == "bf16")
 }
 
 #[cfg(test)]
@@ -112,11 +131,33 @@ mod tests {
         assert_eq!((o.threads, o.repeat, o.models), (vec![2, 4], 5, vec!["M".to_owned()]));
         assert!(matches!(parse("--compare HEAD~1").unwrap().mode, Mode::Compare(r) if r == "HEAD~1"));
         assert!(matches!(parse("").unwrap().mode, Mode::Alone { save: false }));
+        assert!(parse("--scaling --dtype bf16").unwrap().bf16);
+    }
+
+    #[test]
+    fn what_takes_minutes_has_to_be_named() {
+        let wants = |text: &str, model: &str| {
+            let o = parse(text).unwrap();
+            WORKS.iter().filter(|w| o.wants(w, model)).map(|w| w.name).collect::<Vec<_>>()
+        };
+        assert_eq!(wants("", "S"), ["ppo", "sampling", "train-step", "reward-step", "gemm-peak"]);
+        assert_eq!(wants("--peers --only s", "M"), ["sampling", "train-step", "reward-step"]);
+        assert_eq!(wants("--peers --only llama", "M"), ["llama"]);
+        assert_eq!(wants("--only reward", "S"), ["reward-step", "time-to-reward"]);
+        assert_eq!(wants("--only reward", "M"), ["reward-step"]);
     }
 
     #[test]
     fn wrong_options_are_refused() {
-        for bad in ["--peers --save", "--threads 0", "--threads", "--only nothing", "--model L", "--fast"] {
+        for bad in [
+            "--peers --save",
+            "--threads 0",
+            "--threads",
+            "--only nothing",
+            "--model L",
+            "--dtype f8",
+            "--fast",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -2,7 +2,8 @@
 
 use super::options::Options;
 use super::process::{Bench, Program, Side};
-use super::{measure, summary, table};
+use super::works::WORKS;
+use super::{llama, measure, summary, table};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,32 +13,44 @@ use std::process::{Command, Stdio};
 const PACKAGES: &[&str] = &["torch==2.15.*", "transformers==5.23.*", "trl==1.16.*", "datasets", "accelerate"];
 /// The last TRL with a PPO trainer, in a directory of its own: it runs on the same packages.
 const PPO_PACKAGE: &str = "trl==1.12.0";
-/// The script that wants it.
-const PPO_SCRIPT: &str = "ppo.py";
+/// The scripts that want it.
+const PPO_SCRIPTS: &[&str] = &["ppo.py", "time_to_reward.py"];
+/// The script that times llama.cpp.
+const LLAMA_SCRIPT: &str = "llama.py";
 
 /// A Python with the peers.
 pub(super) struct Environment {
     python: PathBuf,
     ppo_trl: PathBuf,
+    /// The program that [`LLAMA_SCRIPT`] starts, if it could be built.
+    llama: Option<PathBuf>,
 }
 
 impl Environment {
     /// The interpreter, ready to be given `script`.
     pub(super) fn command(&self, script: &str) -> Command {
         let mut command = Command::new(&self.python);
-        if script == PPO_SCRIPT {
+        if PPO_SCRIPTS.contains(&script) {
             command.env("PYTHONPATH", &self.ppo_trl);
         } else {
             command.env_remove("PYTHONPATH");
         }
+        if let Some(llama) = &self.llama {
+            command.env("TETHER_BENCH_LLAMA", llama);
+        }
         command
+    }
+
+    /// Whether `script` can run.
+    pub(super) fn has(&self, script: &str) -> bool {
+        script != LLAMA_SCRIPT || self.llama.is_some()
     }
 
     /// Makes the environment, or takes the one that is there.
     fn open(dir: &Path) -> Result<Self> {
         let venv = dir.join("venv");
         let bin = if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" };
-        let environment = Self { python: venv.join(bin), ppo_trl: dir.join("trl-ppo") };
+        let environment = Self { python: venv.join(bin), ppo_trl: dir.join("trl-ppo"), llama: None };
         let wanted = format!("{} {PPO_PACKAGE}\n", PACKAGES.join(" "));
         let stamp = venv.join("tetherline-bench.txt");
         if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
@@ -80,10 +93,18 @@ fn answers(python: &str) -> bool {
 pub(super) fn run(bench: &Bench, options: &Options) -> Result<()> {
     let mut sides = Vec::new();
     match Environment::open(&bench.dir) {
-        Ok(environment) => sides.push(Side { name: "peer", program: Program::Python(environment) }),
+        Ok(mut environment) => {
+            if WORKS.iter().any(|w| w.peer == Some(LLAMA_SCRIPT) && options.wants(w, &options.models[0])) {
+                match llama::open(&bench.dir, &environment.python) {
+                    Ok(program) => environment.llama = Some(program),
+                    Err(error) => println!("llama.cpp cannot be run: {error:#}"),
+                }
+            }
+            sides.push(Side { name: "peer", program: Program::Python(environment) });
+        }
         Err(error) => println!("the peers cannot be run: {error:#}\nmeasuring our side alone"),
     }
-    sides.push(Side { name: "ours", program: Program::Ours(bench.ours.clone()) });
+    sides.extend(bench.our_sides(options));
     let path = bench.dir.join("peers.json");
     // Written after every process, so that an interrupted run leaves what it has.
     let results = measure(bench, options, &sides, |results| results.write(&path))?;

@@ -19,7 +19,7 @@ pub(super) struct Bench {
 
 /// One side of a comparison.
 pub(super) struct Side {
-    /// As in the results: `ours`, `peer`, or a revision.
+    /// As in the results: `ours`, `bf16`, `peer` or `base`.
     pub(super) name: &'static str,
     pub(super) program: Program,
 }
@@ -28,13 +28,15 @@ pub(super) struct Side {
 pub(super) enum Program {
     /// A build of `ours`.
     Ours(PathBuf),
+    /// The same, told to compute in bf16.
+    Bf16(PathBuf),
     /// Scripts of `benches/peers`.
     Python(super::peers::Environment),
 }
 
 /// A process to start.
 pub(super) enum Run<'a> {
-    Ours { program: &'a Path, work: &'static str },
+    Ours { program: &'a Path, work: &'static str, bf16: bool },
     Peer { python: &'a super::peers::Environment, script: &'static str },
 }
 
@@ -42,10 +44,21 @@ impl Side {
     /// What this side starts for a work.
     pub(super) fn runs<'a>(&'a self, work: &'static Work) -> Vec<Run<'a>> {
         match &self.program {
-            Program::Ours(program) => work.ours.iter().map(|work| Run::Ours { program, work }).collect(),
-            Program::Python(python) => work.peer.iter().map(|script| Run::Peer { python, script }).collect(),
+            Program::Ours(program) => ours(program, work.ours, false),
+            Program::Bf16(program) if work.has_bf16() => ours(program, work.ours, true),
+            Program::Bf16(_) => Vec::new(),
+            Program::Python(python) => work
+                .peer
+                .iter()
+                .filter(|script| python.has(script))
+                .map(|script| Run::Peer { python, script })
+                .collect(),
         }
     }
+}
+
+fn ours<'a>(program: &'a Path, works: &'static [&'static str], bf16: bool) -> Vec<Run<'a>> {
+    works.iter().map(|work| Run::Ours { program, work, bf16 }).collect()
 }
 
 impl Run<'_> {
@@ -73,6 +86,15 @@ impl Bench {
         self.dir.join("models").join(name)
     }
 
+    /// Our side, in f32 and where it is asked for in bf16.
+    pub(super) fn our_sides(&self, options: &Options) -> Vec<Side> {
+        let mut sides = vec![Side { name: "ours", program: Program::Ours(self.ours.clone()) }];
+        if options.bf16 {
+            sides.push(Side { name: "bf16", program: Program::Bf16(self.ours.clone()) });
+        }
+        sides
+    }
+
     /// Writes the models that the options ask for.
     pub(super) fn prepare(&self, options: &Options) -> Result<()> {
         for name in &options.models {
@@ -90,12 +112,15 @@ impl Bench {
         Ok(serde_json::from_slice(&text)?)
     }
 
-    /// Starts a process and returns what it measured. What it prints on standard error goes to a log.
-    pub(super) fn measure(&self, what: &Run<'_>, model: &str, threads: usize) -> Result<Value> {
+    /// Starts a process and returns what it measured. Works that draw by chance take `seed`. What it prints on standard error goes to a log.
+    pub(super) fn measure(&self, what: &Run<'_>, model: &str, threads: usize, seed: usize) -> Result<Value> {
         let mut command = match what {
-            Run::Ours { program, work } => {
+            Run::Ours { program, work, bf16 } => {
                 let mut command = Command::new(program);
                 command.arg(work);
+                if *bf16 {
+                    command.args(["--dtype", "bf16"]);
+                }
                 command
             }
             Run::Peer { python, script } => {
@@ -113,6 +138,7 @@ impl Bench {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let out = command
             .env("TETHER_BENCH_STARTED_NS", now.to_string())
+            .env("TETHER_BENCH_SEED", seed.to_string())
             .output()
             .with_context(|| format!("cannot start {command:?}"))?;
         let text = String::from_utf8_lossy(&out.stdout);

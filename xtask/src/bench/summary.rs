@@ -39,7 +39,7 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
         }
     }
     if threads.contains(&1) && threads.contains(&2) {
-        for work in WORKS {
+        for work in WORKS.iter().filter(|w| !w.again) {
             for metric in work.metrics.iter().filter(|metric| metric.goal.is_some()) {
                 let gain = |side: &str, work: &str| {
                     let of = |n| Some(results.spread(model, n, side, work, metric.key)?.median);
@@ -50,7 +50,14 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
                 let theirs = work_of(other, work, metric).and_then(|w| gain(other.side, w));
                 let quiet = is_quiet(&[1, 2].map(|n| results.load(model, n, "ours", metric.ours)));
                 let goal = verdict(&format!("≥{}×", SECOND_CORE[m]), Some(ours >= SECOND_CORE[m]), quiet);
-                let what = format!("second core: {} {}", metric.ours, metric.label);
+                let what = format!(
+                    "second core: {}",
+                    if work.metrics.len() == 1 {
+                        work.name.to_owned()
+                    } else {
+                        format!("{}, {}", work.name, metric.label)
+                    }
+                );
                 rows.push(row(&what, "2 : 1".to_owned(), theirs, short(ours), None, goal));
             }
         }
@@ -66,8 +73,7 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
         rows.push(row("training step, GFLOP/s", n.to_string(), theirs, short(ours), None, String::new()));
         let gemm = best("peer", "train_step.py", "gemm_gflops");
         let registers = best("ours", "gemm-peak", "fma_gflops");
-        let peaks =
-            [("of the fastest matrix product (torch)", gemm), ("of multiply-adds in registers", registers)];
+        let peaks = [("of torch's fastest GEMM", gemm), ("of multiply-adds in registers", registers)];
         for (i, (what, peak)) in peaks.into_iter().enumerate() {
             let Some(peak) = peak else { continue };
             let share = |rate: f64| 100.0 * rate / peak;
@@ -83,6 +89,6 @@ pub(super) fn print(results: &Results, model: &str, about: &Value, threads: &[us
         return;
     }
     println!("\n{model}: memory, start-up, second core, share of the matrix-product peak");
-    let heads = ["medians", "threads", other.heading, "ours", "ratio", if goals { "goal" } else { "" }];
+    let heads = ["medians", "thr", other.heading, "ours", "ratio", if goals { "goal" } else { "" }];
     grid(&heads.map(str::to_owned), &rows);
 }

@@ -1,4 +1,5 @@
-//! One table per work: smallest, middle and largest of both sides, the ratio of the middles, the goal, the load.
+//! One table per work: smallest, middle and largest of both sides, the ratio of the middles, the goal (`?` where the
+//! machine was busy). At most 80 columns.
 
 use super::results::{Load, Results, Spread};
 use super::works::{Metric, Unit, WORKS, Work};
@@ -22,32 +23,56 @@ pub(super) fn work_of(other: Other, work: &Work, metric: &Metric) -> Option<&'st
     if other.side == PEER.side { work.peer } else { Some(metric.ours) }
 }
 
+/// The side of ours in bf16.
+const BF16: &str = "bf16";
+
 /// Prints the tables of a model.
 pub(super) fn print(results: &Results, model: &str, threads: &[usize], other: Other) {
     for work in WORKS {
-        let rows: Vec<[String; 7]> = work
-            .metrics
+        let mut rows = Vec::new();
+        for metric in work.metrics {
+            for side in ["ours", BF16] {
+                rows.extend(
+                    threads.iter().filter_map(|&n| row(results, model, n, other, work, metric, side)),
+                );
+            }
+        }
+        let peer_ran = threads
             .iter()
-            .flat_map(|metric| {
-                threads.iter().filter_map(move |&n| row(results, model, n, other, work, metric))
-            })
-            .collect();
-        if rows.is_empty() {
+            .any(|&n| work.peer.is_some_and(|script| results.load(model, n, other.side, script).is_some()));
+        if rows.is_empty() || (work.again && !peer_ran) {
             continue;
         }
         println!("\n{model}: {}", work.title);
-        let unit = work.metrics[0].unit.name();
+        let unit = match work.metrics[0].unit.name() {
+            "" => String::new(),
+            unit => format!("{unit}, "),
+        };
         let goal = if other.side == PEER.side { "goal" } else { "" };
-        let head = [
-            format!("{unit}, min/median/max"),
-            "threads".to_owned(),
-            other.heading.to_owned(),
-            "ours".to_owned(),
-            "ratio".to_owned(),
-            goal.to_owned(),
-            "load of others".to_owned(),
-        ];
-        grid(&head, &rows);
+        let head = [format!("{unit}min/median/max"), "thr".into(), other.heading.into(), "ours".into()];
+        let [what, threads_head, theirs, ours] = head;
+        grid(&[what, threads_head, theirs, ours, "ratio".into(), goal.into()], &rows);
+        note_load(results, model, threads, other, work);
+    }
+}
+
+/// One line for a work during which others used the CPU, or nothing.
+fn note_load(results: &Results, model: &str, threads: &[usize], other: Other, work: &Work) {
+    for &n in threads {
+        let their_works: Vec<&str> =
+            if other.side == PEER.side { work.peer.iter().copied().collect() } else { work.ours.to_vec() };
+        let worst = |side: &str, works: &[&str]| {
+            let loads = works.iter().filter_map(|w| results.load(model, n, side, w)).filter(|l| !l.quiet);
+            loads.map(|l| l.cores).fold(None, |most: Option<f64>, l| Some(most.map_or(l, |m| m.max(l))))
+        };
+        let sides = [(other.heading, worst(other.side, &their_works)), ("ours", worst("ours", work.ours))];
+        let said: Vec<String> = sides
+            .iter()
+            .filter_map(|(name, load)| Some(format!("{:.1} cores during {name}", (*load)?)))
+            .collect();
+        if !said.is_empty() {
+            println!("  NOT QUIET at {n} thr: others used {}", said.join(", "));
+        }
     }
 }
 
@@ -58,23 +83,25 @@ fn row(
     other: Other,
     work: &Work,
     metric: &Metric,
-) -> Option<[String; 7]> {
-    let ours = results.spread(model, threads, "ours", metric.ours, metric.key)?;
+    side: &str,
+) -> Option<[String; 6]> {
+    let ours = results.spread(model, threads, side, metric.ours, metric.key)?;
     let their_work = work_of(other, work, metric);
     let theirs = their_work.and_then(|w| results.spread(model, threads, other.side, w, metric.key));
     let ratio = theirs.map(|t| times_better(metric.unit, t.median, ours.median));
     let their_load = their_work.and_then(|w| results.load(model, threads, other.side, w));
-    let our_load = results.load(model, threads, "ours", metric.ours);
+    let our_load = results.load(model, threads, side, metric.ours);
     let quiet = is_quiet(&[their_load, our_load]);
-    let goal = metric.goal.filter(|_| other.side == PEER.side).map(|g| g[usize::from(model == "M")]);
+    let goals = if side == BF16 { metric.goal_bf16 } else { metric.goal };
+    let goal = goals.filter(|_| other.side == PEER.side).map(|g| g[usize::from(model == "M")]);
+    let label = if side == BF16 { format!("{}, bf16", metric.label) } else { metric.label.to_owned() };
     Some([
-        metric.label.to_owned(),
+        label,
         threads.to_string(),
         theirs.map_or_else(String::new, three),
         three(ours),
         ratio.map_or_else(String::new, |r| format!("{}×", short(r))),
         goal.map_or_else(String::new, |g| verdict(&format!("≥{g}×"), ratio.map(|r| r >= g), quiet)),
-        format!("{} / {}", load(their_load), load(our_load)),
     ])
 }
 
@@ -91,23 +118,15 @@ pub(super) fn is_quiet(loads: &[Option<Load>]) -> bool {
 /// A goal, and whether it is met. Numbers of a busy machine decide nothing.
 pub(super) fn verdict(goal: &str, met: Option<bool>, quiet: bool) -> String {
     match met {
-        Some(_) if !quiet => format!("{goal} (load)"),
+        Some(_) if !quiet => format!("{goal} ?"),
         Some(true) => format!("{goal} met"),
-        Some(false) => format!("{goal} missed"),
+        Some(false) => format!("{goal} no"),
         None => goal.to_owned(),
     }
 }
 
-fn load(of: Option<Load>) -> String {
-    match of {
-        None => "–".to_owned(),
-        Some(l) if l.used < l.of => format!("{:.2} ({} of {})", l.cores, l.used, l.of),
-        Some(l) => format!("{:.2}", l.cores),
-    }
-}
-
 fn three(s: Spread) -> String {
-    [s.min, s.median, s.max].map(short).join(" / ")
+    [s.min, s.median, s.max].map(short).join("/")
 }
 
 /// Three digits that count.
@@ -148,16 +167,15 @@ mod tests {
         results.add("M", 2, "peer", "train_step.py", &json!({"step_s": 0.3, "foreign_cores": 0.1}));
         results.add("M", 2, "ours", "train-step", &json!({"step_s": 0.1, "foreign_cores": 0.0}));
         let work = WORKS.iter().find(|w| w.name == "train-step").unwrap();
-        let row = row(&results, "M", 2, PEER, work, &work.metrics[0]).unwrap();
-        assert_eq!(row[2], "0.300 / 0.300 / 0.300");
+        let row = row(&results, "M", 2, PEER, work, &work.metrics[0], "ours").unwrap();
+        assert_eq!(row[2], "0.300/0.300/0.300");
         assert_eq!((row[4].as_str(), row[5].as_str()), ("3.00×", "≥1.45× met"));
-        assert_eq!(row[6], "0.10 / 0.00");
     }
 
     #[test]
     fn a_busy_machine_decides_nothing() {
-        assert_eq!(verdict("≥2×", Some(true), false), "≥2× (load)");
-        assert_eq!(verdict("≥2×", Some(false), true), "≥2× missed");
+        assert_eq!(verdict("≥2×", Some(true), false), "≥2× ?");
+        assert_eq!(verdict("≥2×", Some(false), true), "≥2× no");
         let loud = Load { cores: 1.0, used: 2, of: 2, quiet: false };
         assert!(is_quiet(&[None]) && !is_quiet(&[None, Some(loud)]));
     }
