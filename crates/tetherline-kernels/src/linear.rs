@@ -145,6 +145,42 @@ impl PackedWeights {
         packed
     }
 
+    /// As [`PackedWeights::new`], but that layers which are frozen both here and in another decoder, at the same offset of
+    /// the same parameters, share its panels; the precision is that of the other's.
+    pub fn sharing(
+        spec: &DecoderSpec,
+        params: Params<'_>,
+        train: bool,
+        threads: usize,
+        (other, donor): (&DecoderSpec, &Self),
+    ) -> Self {
+        let (linears, theirs) = (spec.linears(), other.linears());
+        let twin = |l: &LinearSpec| {
+            let same = |t: &&&LinearSpec| {
+                (t.weight, t.stride, t.n_in, t.n_out, t.layout)
+                    == (l.weight, l.stride, l.n_in, l.n_out, l.layout)
+            };
+            let frozen = l.weight < spec.frozen.min(other.frozen) && (donor.train || !train);
+            theirs.iter().find(same).filter(|_| frozen).map(|t| Arc::clone(&donor.layers[t.id]))
+        };
+        let twins: Vec<Option<Arc<PackedLinear>>> = linears.iter().map(|l| twin(l)).collect();
+        let shared: Vec<usize> =
+            linears.iter().zip(&twins).filter(|(_, t)| t.is_some()).map(|(l, _)| l.weight).collect();
+        let mut packed = Self {
+            layers: twins.into_iter().map(Option::unwrap_or_default).collect(),
+            adapters: linears.iter().map(|l| l.adapter.map(|_| PackedAdapter::default())).collect(),
+            train,
+            precision: donor.precision,
+        };
+        packed.pack(spec, params, threads, |offset| !shared.contains(&offset));
+        packed
+    }
+
+    /// How many layers have the same panels in memory as those of `other` with the same id.
+    pub fn shared_with(&self, other: &Self) -> usize {
+        self.layers.iter().zip(&other.layers).filter(|(a, b)| Arc::ptr_eq(a, b)).count()
+    }
+
     /// Packs what is trained again after the parameters changed.
     pub fn refresh(&mut self, spec: &DecoderSpec, params: Params<'_>, threads: usize) {
         self.pack(spec, params, threads, |offset| offset >= spec.frozen);

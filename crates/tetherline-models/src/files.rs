@@ -21,6 +21,16 @@ pub enum ModelFiles {
         /// (file name, contents).
         files: &'static [(&'static str, &'static [u8])],
     },
+    /// A directory of Python `peft` and the base that its adapter is for. A file is looked for in the adapter's
+    /// directory first.
+    Adapter {
+        /// The directory with `adapter_config.json`.
+        dir: PathBuf,
+        /// How what is trained on calls the base: a directory or a hub id.
+        name: String,
+        /// The base.
+        base: Box<ModelFiles>,
+    },
 }
 
 impl ModelFiles {
@@ -43,10 +53,27 @@ impl ModelFiles {
         Ok(Self::Dir(path))
     }
 
+    /// The adapter in directory `dir` over `base`, which is called `name`.
+    ///
+    /// # Errors
+    /// If the base is itself an adapter.
+    pub fn adapter(dir: PathBuf, name: String, base: Self) -> Result<Self> {
+        if matches!(base, Self::Adapter { .. }) || base.adapter_base()?.is_some() {
+            let problem =
+                format!("its base {name} is an adapter itself; merge that one first (`tether export`)");
+            return Err(ModelError::NotAModel { path: dir, problem });
+        }
+        Ok(Self::Adapter { dir, name, base: Box::new(base) })
+    }
+
     /// Path (or name) of a file, for messages.
     pub fn path(&self, file: &str) -> PathBuf {
         match self {
             Self::Dir(dir) => dir.join(file),
+            Self::Adapter { dir, base, .. } => {
+                let own = dir.join(file);
+                if own.exists() { own } else { base.path(file) }
+            }
             Self::Embedded { name, .. } => Path::new(&format!("embedded:{name}")).join(file),
         }
     }
@@ -54,7 +81,7 @@ impl ModelFiles {
     /// Path (or name) of the whole, for messages.
     pub fn root(&self) -> PathBuf {
         match self {
-            Self::Dir(dir) => dir.clone(),
+            Self::Dir(dir) | Self::Adapter { dir, .. } => dir.clone(),
             Self::Embedded { name, .. } => PathBuf::from(format!("embedded:{name}")),
         }
     }
@@ -73,6 +100,10 @@ impl ModelFiles {
                     Err(source) => Err(ModelError::Read { path, source }),
                 }
             }
+            Self::Adapter { dir, base, .. } => match Self::Dir(dir.clone()).read(file)? {
+                Some(bytes) => Ok(Some(bytes)),
+                None => base.read(file),
+            },
             Self::Embedded { files, .. } => {
                 Ok(files.iter().find(|(n, _)| *n == file).map(|(_, b)| Cow::Borrowed(*b)))
             }
@@ -86,6 +117,7 @@ impl ModelFiles {
     pub fn has(&self, file: &str) -> Result<bool> {
         match self {
             Self::Dir(dir) => Ok(inside(dir, file)?.is_file()),
+            Self::Adapter { dir, base, .. } => Ok(inside(dir, file)?.is_file() || base.has(file)?),
             Self::Embedded { files, .. } => Ok(files.iter().any(|(n, _)| *n == file)),
         }
     }
@@ -95,7 +127,15 @@ impl ModelFiles {
     /// # Errors
     /// If one cannot be read.
     pub fn named_templates(&self) -> Result<Vec<(String, String)>> {
-        let Self::Dir(dir) = self else { return Ok(Vec::new()) };
+        let dir = match self {
+            Self::Dir(dir) => dir,
+            // A template beside the adapter takes the place of all of the base's.
+            Self::Adapter { dir, base, .. } => {
+                let own = Self::Dir(dir.clone()).named_templates()?;
+                return if own.is_empty() { base.named_templates() } else { Ok(own) };
+            }
+            Self::Embedded { .. } => return Ok(Vec::new()),
+        };
         let dir = dir.join("additional_chat_templates");
         let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
         let paths = entries.flatten().map(|e| e.path());
@@ -115,6 +155,10 @@ impl ModelFiles {
     /// As [`ModelFiles::read`].
     pub(crate) fn weights(&self, file: &str) -> Result<Option<Weights>> {
         match self {
+            Self::Adapter { dir, base, .. } => match Self::Dir(dir.clone()).weights(file)? {
+                Some(own) => Ok(Some(own)),
+                None => base.weights(file),
+            },
             Self::Dir(dir) => {
                 let path = inside(dir, file)?;
                 match File::open(&path) {
@@ -132,7 +176,7 @@ impl ModelFiles {
     /// Names of the files, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match self {
-            Self::Dir(dir) => std::fs::read_dir(dir)
+            Self::Dir(dir) | Self::Adapter { dir, .. } => std::fs::read_dir(dir)
                 .into_iter()
                 .flatten()
                 .flatten()
@@ -142,6 +186,23 @@ impl ModelFiles {
         };
         names.sort();
         names
+    }
+
+    /// The base that this directory's `adapter_config.json` names, and its revision on the hub; none of a directory
+    /// that holds no adapter.
+    ///
+    /// # Errors
+    /// If the file cannot be read or names no base.
+    pub fn adapter_base(&self) -> Result<Option<(String, Option<String>)>> {
+        crate::lora::base_of(self)
+    }
+
+    /// The files of the whole model that this is an adapter for, or of itself.
+    pub fn base(&self) -> &Self {
+        match self {
+            Self::Adapter { base, .. } => base.base(),
+            whole => whole,
+        }
     }
 
     /// A JSON file, or `None` if there is no such file.

@@ -1,7 +1,7 @@
 //! Hugging Face model directories: load, run, train and save.
 //!
-//! A [`Model`] is a configuration, all parameters in one flat vector with named spans in a stable order,
-//! and a decoder over them. Training is a forward pass over ragged rows, a loss that says the gradient of
+//! A [`Model`] is a configuration, flat parameters with named spans in a stable order (the frozen ones first, shared
+//! between clones; then the trained ones), and a decoder over them. Training is a forward pass over ragged rows, a loss that says the gradient of
 //! each token's log-prob, entropy and value, and the backward pass ([`Model::step`]).
 //!
 //! The decoder has two implementations that share no arithmetic; an [`Engine`] chooses. On
@@ -24,6 +24,7 @@ mod graph;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod layout;
+mod lora;
 mod model;
 pub mod optim;
 mod tokenizer;
@@ -36,6 +37,7 @@ pub use engine::{DecodeBatch, DecodeOutput, Engine};
 pub use error::{ModelError, Result};
 pub use files::ModelFiles;
 pub use layout::{Heads, Slot};
+pub use lora::{LoraConfig, TargetModules};
 pub use model::Model;
 pub use tetherline_kernels::{
     Activation, NormKind, PairRow, Precision, Row, RowGrad, RowOutput, RowResult, Team, UnitLoss, draw,

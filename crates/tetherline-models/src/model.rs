@@ -1,51 +1,38 @@
-//! A model in memory: configuration, named parameters in one flat vector, and the decoder that runs them.
+//! A model in memory: configuration, flat parameters with named spans, and the decoder that runs them.
+
+mod adapt;
+mod io;
 
 use crate::config::ModelConfig;
 use crate::engine::{DecodeBatch, Engine, Rows, Run};
 use crate::error::{ModelError, Result};
-use crate::files::ModelFiles;
 use crate::graph::{self, CachedRows, DeviceCopy, GraphDevice, Net};
 use crate::layout::{Heads, SCORE, Slot, build};
-use crate::weights::{self, SaveOptions, SaveType};
+use crate::lora::LoraConfig;
 use std::borrow::Cow;
-use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_kernels::{DecoderSpec, PackedWeights, PairRow, Params, Row, RowResult, UnitLoss};
-
-/// Files that travel with a model unchanged.
-const ASSETS: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    GENERATION,
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-];
 
 const LONG_ROPE: &str = "past it LongRoPE rotates the whole sequence otherwise, which cached decoding and the graph \
                          cannot follow; shorten the prompt or max_new_tokens";
 
-/// How a model generates by default.
-const GENERATION: &str = "generation_config.json";
-
-/// The value head of a policy that shares its trunk, saved beside the policy.
-const VALUE_HEAD: &str = "value_head.safetensors";
-
 /// A model in memory.
 ///
-/// The flat parameters are the truth. What an engine computes with are copies made when one first needs
-/// them: panels for the kernels, variables on a device for the graph.
+/// The flat parameters are the truth: frozen ones, which clones share, then trained ones. What an engine computes
+/// with are copies made when one first needs them: panels for the kernels, variables on a device for the graph.
+/// Clones share those of frozen parameters too.
 #[derive(Clone, Debug)]
 pub struct Model {
     config: ModelConfig,
     heads: Heads,
     slots: Vec<Slot>,
     spec: DecoderSpec,
-    flat: Vec<f32>,
-    /// Counts the changes of `flat`; a device copy knows which it was made from.
+    /// The first `spec.frozen` are this model's; another head's may follow.
+    frozen: Arc<Vec<f32>>,
+    trained: Vec<f32>,
+    freeze: Freeze,
+    /// Counts the changes of `trained`; a device copy knows which it was made from.
     version: u64,
     packed: OnceLock<PackedWeights>,
     on_device: DeviceCopy,
@@ -54,37 +41,23 @@ pub struct Model {
     assets: Vec<(&'static str, Cow<'static, [u8]>)>,
 }
 
-impl Model {
-    /// Loads a directory with the given heads. A scalar head that the files do not have is initialised from
-    /// N(0, 1/(dim + 1)) (standard deviation 1/√(dim + 1)), stream `(seed, Init)`.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the directory, naming file, tensor or field.
-    pub fn load(files: &ModelFiles, heads: Heads, seed: u64) -> Result<Self> {
-        let config = ModelConfig::load(files)?;
-        let (slots, spec) = build(&config, heads);
-        let mut flat = vec![0.0; spec.n_params];
-        let absent = weights::load(files, &config, &slots, &mut flat)?;
-        let mut model = Self::assemble(config, heads, slots, spec, flat);
-        for name in absent {
-            if !model.load_value_head(files)? {
-                model.init_scalar(&name, seed);
-            }
-        }
-        for name in ASSETS {
-            if let Some(bytes) = files.read(name)? {
-                model.assets.push((name, bytes));
-            }
-        }
-        Ok(model)
-    }
+/// What is frozen, and what is trained in its place.
+#[derive(Clone, Debug)]
+enum Freeze {
+    Nothing,
+    /// The embedding and this many blocks.
+    Layers(usize),
+    /// All but the scalar head, with an adapter added.
+    Base(Arc<LoraConfig>),
+}
 
+impl Model {
     fn assemble(
         config: ModelConfig,
         heads: Heads,
-        slots: Vec<Slot>,
-        spec: DecoderSpec,
-        flat: Vec<f32>,
+        (slots, spec): (Vec<Slot>, DecoderSpec),
+        freeze: Freeze,
+        (frozen, trained): (Arc<Vec<f32>>, Vec<f32>),
     ) -> Self {
         Self {
             limit: config.max_positions,
@@ -92,7 +65,9 @@ impl Model {
             heads,
             slots,
             spec,
-            flat,
+            frozen,
+            trained,
+            freeze,
             version: 0,
             packed: OnceLock::new(),
             on_device: DeviceCopy::default(),
@@ -121,43 +96,12 @@ impl Model {
             let mut r = stream(seed, Purpose::Init, 0, i as u64, 0);
             values.iter_mut().for_each(|x| *x = (r.normal() * sd) as f32);
         }
-        let mut model = Self::assemble(config, heads, slots, spec, flat);
+        let parts = (Arc::default(), flat);
+        let mut model = Self::assemble(config, heads, (slots, spec), Freeze::Nothing, parts);
         if heads.scalar {
             model.init_scalar(SCORE, seed);
         }
         model
-    }
-
-    /// The same trunk with other heads. A scalar head that `self` does not have is initialised as in
-    /// [`Model::load`].
-    ///
-    /// # Errors
-    /// If a vocabulary head is asked for that `self` does not have.
-    pub fn with_heads(&self, heads: Heads, seed: u64) -> Result<Self> {
-        let (slots, spec) = build(&self.config, heads);
-        let mut flat = vec![0.0; spec.n_params];
-        let mut fresh_scalar = false;
-        for s in &slots {
-            if let Some(old) = self.slots.iter().find(|o| o.name == s.name) {
-                flat[s.range()].copy_from_slice(&self.flat[old.range()]);
-            } else if s.name == SCORE {
-                fresh_scalar = true;
-            } else {
-                return Err(ModelError::MissingTensor {
-                    instead: String::new(),
-                    path: "model in memory".into(),
-                    name: s.name.clone(),
-                    shape: s.shape.clone(),
-                });
-            }
-        }
-        let mut model = Self::assemble(self.config.clone(), heads, slots, spec, flat);
-        model.assets.clone_from(&self.assets);
-        model.limit = self.limit;
-        if fresh_scalar {
-            model.init_scalar(SCORE, seed);
-        }
-        Ok(model)
     }
 
     fn init_scalar(&mut self, name: &str, seed: u64) {
@@ -168,63 +112,25 @@ impl Model {
 
     fn set_scalar(&mut self, name: &str, mut value: impl FnMut(usize) -> f32) {
         let Some(slot) = self.slots.iter().find(|s| s.name == name) else { return };
-        for (i, x) in self.flat[slot.range()].iter_mut().enumerate() {
+        let (from, len) = (slot.offset - self.spec.frozen, slot.len());
+        for (i, x) in self.trained[from..from + len].iter_mut().enumerate() {
             *x = value(i);
         }
         self.version += 1;
-        self.packed.take();
+        match self.packed.get_mut() {
+            // Panels of frozen layers may be shared.
+            Some(packed) if self.spec.frozen > 0 => {
+                let params = Params { frozen: &self.frozen[..self.spec.frozen], trained: &self.trained };
+                packed.refresh(&self.spec, params, 1);
+            }
+            _ => drop(self.packed.take()),
+        }
     }
 
     /// Sets the scalar head to N(0, `sd`²), stream `(seed, Init)`; with 0 it starts by predicting nothing.
     pub fn init_scalar_head(&mut self, sd: f64, seed: u64) {
         let mut r = stream(seed, Purpose::Init, 0, u64::MAX, 1);
         self.set_scalar(SCORE, |_| (r.normal() * sd) as f32);
-    }
-
-    fn load_value_head(&mut self, files: &ModelFiles) -> Result<bool> {
-        let Some(bytes) = files.read(VALUE_HEAD)? else { return Ok(false) };
-        let corrupt = |problem: String| ModelError::Corrupt { path: files.path(VALUE_HEAD), problem };
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| corrupt(e.to_string()))?;
-        let view = tensors.tensor(SCORE).map_err(|e| corrupt(e.to_string()))?;
-        if view.shape() != [1, self.config.dim] || view.dtype() != safetensors::Dtype::F32 {
-            return Err(corrupt(format!("`{SCORE}` must be F32 of shape [1, {}]", self.config.dim)));
-        }
-        let data = view.data().to_vec();
-        self.set_scalar(SCORE, |i| {
-            f32::from_le_bytes([data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]])
-        });
-        Ok(true)
-    }
-
-    /// Writes a Hugging Face directory: `config.json`, `generation_config.json`, `model.safetensors` (or shards with
-    /// their index, see [`SaveOptions`]), tokenizer files. A model with a scalar head and no vocabulary head is
-    /// written as `…ForSequenceClassification`; a value head on a shared trunk goes to `value_head.safetensors`.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
-    pub fn save(&self, dir: &Path, options: impl Into<SaveOptions>) -> Result<()> {
-        let options = options.into();
-        let write = |name: &str, bytes: &[u8]| {
-            let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(|source| ModelError::Write { path, source })
-        };
-        std::fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_owned(), source })?;
-        let classifier = self.heads.scalar && !self.heads.lm;
-        let config = self.config.to_json(classifier, options.dtype.name());
-        write("config.json", format!("{config:#}\n").as_bytes())?;
-        if self.heads.lm && !self.assets.iter().any(|(name, _)| *name == GENERATION) {
-            write(GENERATION, format!("{:#}\n", self.config.generation_json()).as_bytes())?;
-        }
-        for (name, bytes) in &self.assets {
-            write(name, bytes)?;
-        }
-        let own: Vec<&Slot> = self.slots.iter().filter(|s| classifier || s.name != SCORE).collect();
-        weights::save_sharded(dir, &own, &self.flat, options)?;
-        if self.heads.scalar && !classifier {
-            let head: Vec<&Slot> = self.slots.iter().filter(|s| s.name == SCORE).collect();
-            weights::save(&dir.join(VALUE_HEAD), &head, &self.flat, SaveType::F32)?;
-        }
-        Ok(())
     }
 
     /// The same model with its context cut to `tokens` (0: unchanged).
@@ -270,37 +176,63 @@ impl Model {
         &self.slots
     }
 
-    /// All parameters.
-    pub fn params(&self) -> &[f32] {
-        &self.flat
+    /// All parameters: frozen, then trained.
+    pub(crate) fn params(&self) -> Params<'_> {
+        Params { frozen: &self.frozen[..self.spec.frozen], trained: &self.trained }
+    }
+
+    /// The parameters that training changes: the last [`Model::n_trained`] of all.
+    pub fn trained(&self) -> &[f32] {
+        &self.trained
+    }
+
+    /// The parameters that never change: the first ones, shared between clones. Empty where everything is trained.
+    pub fn frozen(&self) -> &[f32] {
+        self.params().frozen
+    }
+
+    /// Whether two models have their frozen parameters in the same memory.
+    pub fn shares_frozen_with(&self, other: &Self) -> bool {
+        self.spec.frozen > 0 && Arc::ptr_eq(&self.frozen, &other.frozen)
     }
 
     /// Number of parameters.
     pub fn n_params(&self) -> usize {
-        self.flat.len()
+        self.spec.n_params
+    }
+
+    /// Number of parameters that are trained.
+    pub fn n_trained(&self) -> usize {
+        self.trained.len()
+    }
+
+    /// Where the gradient of a slot lies among those of the trained parameters; none if it is frozen.
+    pub fn gradient_range(&self, slot: &Slot) -> Option<std::ops::Range<usize>> {
+        slot.offset.checked_sub(self.spec.frozen).map(|from| from..from + slot.len())
     }
 
     /// The parameters of one tensor, in the order of the flat parameters ([`Slot::to_file`]).
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
-        self.slots.iter().find(|s| s.name == name).map(|s| &self.flat[s.range()])
+        self.slots.iter().find(|s| s.name == name).map(|s| self.params().at(s.offset, s.len()))
     }
 
     /// Replaces a file that travels with the model (a tokenizer for a model made in memory, say).
     pub fn set_asset(&mut self, name: &str, bytes: Vec<u8>) {
-        if let Some(known) = ASSETS.iter().find(|a| **a == name) {
+        if let Some(known) = io::ASSETS.iter().find(|a| **a == name) {
             self.assets.retain(|(n, _)| n != known);
             self.assets.push((known, Cow::Owned(bytes)));
         }
     }
 
-    /// Changes the parameters; the copies that engines compute with follow.
+    /// Changes the trained parameters; the copies that engines compute with follow.
     pub fn update(&mut self, engine: &Engine, change: impl FnOnce(&mut [f32])) {
-        change(&mut self.flat);
+        change(&mut self.trained);
         self.version += 1;
         match &engine.run {
             Run::Kernels(_) => {
+                let params = Params { frozen: &self.frozen[..self.spec.frozen], trained: &self.trained };
                 if let Some(packed) = self.packed.get_mut() {
-                    packed.refresh(&self.spec, Params::trained(&self.flat), engine.threads());
+                    packed.refresh(&self.spec, params, engine.threads());
                 }
             }
             Run::Graph(_) => drop(self.packed.take()),
@@ -315,7 +247,7 @@ impl Model {
     /// The decoder as the kernels run it; the first engine's precision is that of the panels.
     fn kernels(&self, engine: &Engine) -> tetherline_kernels::Net<'_> {
         let (threads, precision) = (engine.threads(), engine.precision());
-        let (spec, params) = (&self.spec, Params::trained(&self.flat));
+        let (spec, params) = (&self.spec, self.params());
         let packed =
             self.packed.get_or_init(|| PackedWeights::new(spec, params, self.trainable, precision, threads));
         tetherline_kernels::Net::new(spec, params, packed)
@@ -323,8 +255,20 @@ impl Model {
 
     /// The decoder on a device of the graph.
     pub(crate) fn net(&self, device: &GraphDevice) -> Result<Net<'_>> {
-        let uploaded = self.on_device.get(device, self.version, &self.spec, &self.slots, &self.flat)?;
+        let uploaded = self.on_device.get(device, self.version, &self.spec, &self.slots, self.params())?;
         Ok(Net { spec: &self.spec, slots: &self.slots, uploaded })
+    }
+
+    /// Makes what `engine` computes with, so that clones made from now on share what is frozen of it.
+    ///
+    /// # Errors
+    /// If the parameters cannot be brought to the device.
+    pub fn prepare(&self, engine: &Engine) -> Result<()> {
+        match &engine.run {
+            Run::Kernels(_) => _ = self.kernels(engine),
+            Run::Graph(device) => drop(self.net(device)?),
+        }
+        Ok(())
     }
 
     /// Prepares for [`Model::step`]: keeps the second packed copy that the backward pass reads.
@@ -433,7 +377,7 @@ impl Model {
         }
     }
 
-    /// Forward, loss and backward; the gradient is added to `grad` (one float per parameter).
+    /// Forward, loss and backward; the gradient is added to `grad` (one float per trained parameter).
     ///
     /// # Errors
     /// As [`Model::forward`]; on the graph also [`ModelError::NoGradient`].

@@ -3,7 +3,7 @@
 
 use crate::error::{ModelError, Result};
 use crate::layout::Slot;
-use tetherline_kernels::{DecoderSpec, PairRow, Row, RowResult, UnitLoss};
+use tetherline_kernels::{DecoderSpec, PairRow, Params, Row, RowResult, UnitLoss};
 
 /// A device of the graph: there is none.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl DeviceCopy {
         _version: u64,
         _spec: &DecoderSpec,
         _slots: &[Slot],
-        _flat: &[f32],
+        _params: Params<'_>,
     ) -> Result<Uploaded> {
         match *device {}
     }

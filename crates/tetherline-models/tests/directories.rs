@@ -60,7 +60,7 @@ fn saved_models_load_to_identical_bits() {
         assert!(temp.path().join("value_head.safetensors").is_file());
         // Another seed: a value head that was drawn again would differ.
         let again = load(temp.path(), BOTH, 8).unwrap();
-        let bits = |m: &Model| m.params().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let bits = |m: &Model| m.trained().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(again.slots(), model.slots());
         assert_eq!(bits(&again), bits(&model), "{name}");
         assert!(again.tensor("score.weight").unwrap().iter().any(|x| *x != 0.0));
@@ -86,16 +86,16 @@ fn a_saved_reward_model_is_a_classifier_and_bf16_stays_bf16() {
     assert!(!temp.path().join("value_head.safetensors").exists());
     let config = std::fs::read_to_string(temp.path().join("config.json")).unwrap();
     assert!(config.contains("LlamaForSequenceClassification"), "{config}");
-    assert_eq!(load(temp.path(), heads, 1).unwrap().params(), model.params());
+    assert_eq!(load(temp.path(), heads, 1).unwrap().trained(), model.trained());
 
     model.save(temp.path(), SaveType::Bf16).unwrap();
     let once = load(temp.path(), heads, 1).unwrap();
     // Eight bits of mantissa: half a unit in the last place is 2⁻⁹ of the value.
-    for (a, b) in once.params().iter().zip(model.params()) {
+    for (a, b) in once.trained().iter().zip(model.trained()) {
         assert!((a - b).abs() <= b.abs() / 256.0, "{a} is not {b} in bfloat16");
     }
     once.save(temp.path(), SaveType::Bf16).unwrap();
-    assert_eq!(load(temp.path(), heads, 1).unwrap().params(), once.params());
+    assert_eq!(load(temp.path(), heads, 1).unwrap().trained(), once.trained());
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub struct Trainer {
     pub model: Model,
     adam: AdamW,
     grad: Vec<f32>,
+    /// Hash of the frozen parameters: a checkpoint holds the trained ones alone.
+    base: u64,
 }
 
 /// A gradient that is not finite.
@@ -21,12 +23,23 @@ pub struct Trainer {
 #[error("the gradient norm is {0}; nothing was changed by this step")]
 pub struct NonFiniteGradient(pub f64);
 
+/// Bytes before the floats of a checkpoint: steps, number of parameters, hash of the frozen ones.
+const HEADER: usize = 24;
+
+/// FNV-1a over the bits of each number.
+fn hash(values: &[f32]) -> u64 {
+    values
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, x| (h ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3))
+}
+
 impl Trainer {
     /// A trainer whose optimizer starts fresh.
     pub fn new(mut model: Model, adam: AdamWConfig) -> Self {
         model.make_trainable();
-        let n = model.n_params();
-        Self { model, adam: AdamW::new(n, adam), grad: vec![0.0; n] }
+        let n = model.n_trained();
+        let base = hash(model.frozen());
+        Self { model, adam: AdamW::new(n, adam), grad: vec![0.0; n], base }
     }
 
     /// Adds the gradient of `loss` over `units`; returns each unit's statistics.
@@ -65,18 +78,19 @@ impl Trainer {
         Ok(norm)
     }
 
-    /// Writes parameters and moments as little-endian bytes, for a checkpoint.
+    /// Writes trained parameters and their moments as little-endian bytes, for a checkpoint.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn save(&self, path: &Path) -> std::io::Result<()> {
         let state = self.adam.state();
         let mut file = std::fs::File::create(path)?;
-        file.write_all(&state.step.to_le_bytes())?;
-        file.write_all(&(self.grad.len() as u64).to_le_bytes())?;
+        for word in [state.step, self.grad.len() as u64, self.base] {
+            file.write_all(&word.to_le_bytes())?;
+        }
         // A piece at a time: a second copy of all of it would be the peak of a run's memory.
         let mut piece = Vec::new();
-        for v in [self.model.params(), &state.m, &state.v] {
+        for v in [self.model.trained(), &state.m, &state.v] {
             for numbers in v.chunks(1 << 16) {
                 piece.clear();
                 piece.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
@@ -89,21 +103,24 @@ impl Trainer {
     /// Continues from the bytes that [`Trainer::save`] wrote.
     ///
     /// # Errors
-    /// If the bytes are of another model.
+    /// If the bytes are of another model, or of an adapter for another one.
     pub fn restore(&mut self, engine: &Engine, bytes: &[u8]) -> Result<(), BoxError> {
         let n = self.grad.len();
         let word =
             |i: usize| bytes.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-        if word(1) != Some(n as u64) || bytes.len() != 16 + 12 * n {
-            let (got, expected) = (bytes.len(), 16 + 12 * n);
+        if word(1) != Some(n as u64) || bytes.len() != HEADER + 12 * n {
+            let (got, expected) = (bytes.len(), HEADER + 12 * n);
             return Err(format!(
-                "the saved weights have {got} bytes, and a model of {n} parameters has {expected}: the file is \
-                 damaged, or of another model"
+                "the saved weights have {got} bytes, and a model of {n} trained parameters has {expected}: the file \
+                 is damaged, or of another model"
             )
             .into());
         }
+        if word(2) != Some(self.base) {
+            return Err("the saved weights were trained on other frozen weights than this model has".into());
+        }
         let floats = |k: usize| -> Vec<f32> {
-            let part = &bytes[16 + 4 * n * k..16 + 4 * n * (k + 1)];
+            let part = &bytes[HEADER + 4 * n * k..][..4 * n];
             part.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
         };
         let params = floats(0);

@@ -231,11 +231,16 @@ pub(crate) fn token_ids(v: Option<&Value>) -> Vec<u32> {
 }
 
 impl ModelConfig {
-    /// Reads `config.json`.
+    /// Reads `config.json`; of an adapter that of its base, which the adapter may make a classifier.
     ///
     /// # Errors
     /// If it is missing, not JSON, names an unknown architecture, or a field is missing or out of range.
     pub fn load(files: &ModelFiles) -> Result<Self> {
+        if let ModelFiles::Adapter { base, .. } = files {
+            let mut config = Self::load(base)?;
+            config.sequence_classification |= crate::lora::is_classifier(files)?;
+            return Ok(config);
+        }
         let path = files.path("config.json");
         let Some(json) = files.json("config.json")? else {
             // A directory of GGUF files has none.

@@ -74,8 +74,11 @@ pub(super) struct Decoder<'n> {
 impl<'n> Decoder<'n> {
     /// With `train`, outputs remember how they were made.
     pub(super) fn new(net: &'n Net<'n>, train: bool) -> Self {
-        let of = |v: &candle_core::Var| if train { v.as_tensor().clone() } else { v.as_detached_tensor() };
-        Self { net, tensors: net.uploaded.vars.iter().map(of).collect() }
+        let frozen = net.uploaded.frozen;
+        let of = |(i, v): (usize, &candle_core::Var)| {
+            if train && i >= frozen { v.as_tensor().clone() } else { v.as_detached_tensor() }
+        };
+        Self { net, tensors: net.uploaded.vars.iter().enumerate().map(of).collect() }
     }
 
     /// The tensor that holds the parameter at `offset`, and where in it.
@@ -90,7 +93,7 @@ impl<'n> Decoder<'n> {
         t.narrow(0, from, n)
     }
 
-    /// y = x·W + b; x (n, n_in), y (n, n_out).
+    /// y = x·W + b + s·(x·Aᵀ)·Bᵀ; x (n, n_in), y (n, n_out).
     pub(super) fn linear(&self, l: &LinearSpec, x: &Tensor) -> Result<Tensor> {
         let (t, from) = self.at(l.weight);
         let w = match l.layout {
@@ -98,7 +101,13 @@ impl<'n> Decoder<'n> {
             // Columns of a fused matrix: BLAS backends want rows without gaps.
             Layout::InOut => t.narrow(1, from % l.stride, l.n_out)?.contiguous()?,
         };
-        let y = x.matmul(&w)?;
+        let mut y = x.matmul(&w)?;
+        if let Some(s) = l.adapter {
+            let a = self.at(s.a).0.t()?;
+            let (b, from) = self.at(s.b);
+            let b = b.narrow(0, from / s.rank, l.n_out)?.t()?;
+            y = (y + (x.matmul(&a)?.matmul(&b)? * f64::from(s.scale))?)?;
+        }
         match l.bias {
             None => Ok(y),
             Some(b) => y.broadcast_add(&self.vector(b, l.n_out)?),

@@ -39,8 +39,9 @@ pub(crate) fn step<L: UnitLoss>(
         }
     }
     for (slot, sum) in net.slots.iter().zip(sums) {
+        let Some(from) = slot.offset.checked_sub(net.spec.frozen) else { continue };
         let sum: Vec<f32> = to_host(sum.as_ref())?;
-        grad[slot.range()].iter_mut().zip(sum).for_each(|(g, s)| *g += s);
+        grad[from..from + slot.len()].iter_mut().zip(sum).for_each(|(g, s)| *g += s);
     }
     Ok(stats.into_iter().flatten().collect())
 }
@@ -134,7 +135,9 @@ impl Used {
     fn needs(self, net: &Net<'_>, slot: usize) -> bool {
         let s = net.spec;
         let of = |head: &LinearSpec| {
-            net.slot_of(head.weight) == slot || head.bias.is_some_and(|b| net.slot_of(b) == slot)
+            let adapter = head.adapter.into_iter().flat_map(|a| [a.a, a.b]);
+            let offsets = [head.weight].into_iter().chain(head.bias).chain(adapter);
+            offsets.into_iter().any(|offset| net.slot_of(offset) == slot)
         };
         // A head that shares the embedding leaves it in use.
         let tied = |head: &LinearSpec| head.weight == s.embed;
@@ -147,7 +150,7 @@ impl Used {
 /// Goes backward and adds what arrived at each parameter.
 fn add_gradients(net: &Net<'_>, surrogate: &Tensor, used: Used, sums: &mut [Option<Tensor>]) -> Result<()> {
     let mut grads = surrogate.backward()?;
-    for (i, (var, sum)) in net.uploaded.vars.iter().zip(sums).enumerate() {
+    for (i, (var, sum)) in net.uploaded.vars.iter().zip(sums).enumerate().skip(net.uploaded.frozen) {
         match (grads.remove(var.as_tensor()), &sum) {
             (Some(g), None) => *sum = Some(g),
             (Some(g), Some(before)) => *sum = Some((before + g)?),

@@ -6,8 +6,8 @@
 use crate::layout::Slot;
 use candle_core::{Device, Result, Tensor, Var};
 use std::sync::{Arc, Mutex, PoisonError};
-use tetherline_kernels::DecoderSpec;
 use tetherline_kernels::rope::RopeTable;
+use tetherline_kernels::{DecoderSpec, Params};
 
 /// Parameters on a device.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Uploaded {
     pub(super) device: Device,
     /// One per slot, in their order and shape.
     pub(super) vars: Vec<Var>,
+    /// How many of them, from the first on, are frozen.
+    pub(super) frozen: usize,
     /// cos and sin of each rotary embedding's angles, (positions, pairs of dimensions that turn) each.
     pub(super) ropes: Vec<(Tensor, Tensor)>,
 }
@@ -32,14 +34,15 @@ impl Clone for DeviceCopy {
 }
 
 impl DeviceCopy {
-    /// The copy on `device`, uploaded first if there is none of this `version` of the parameters.
+    /// The copy on `device`, uploaded first if there is none of this `version` of the parameters. Frozen parameters,
+    /// which are the same in every version, are uploaded once.
     pub(crate) fn get(
         &self,
         device: &Device,
         version: u64,
         spec: &DecoderSpec,
         slots: &[Slot],
-        flat: &[f32],
+        params: Params<'_>,
     ) -> Result<Arc<Uploaded>> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = held.take().filter(|u| u.device.same_device(device));
@@ -47,17 +50,21 @@ impl DeviceCopy {
             *held = here.clone();
             return Ok(Arc::clone(u));
         }
-        let ropes = match here.map(|u| u.ropes.clone()) {
-            Some(tables) => tables,
+        let frozen = slots.iter().take_while(|s| s.offset < spec.frozen).count();
+        // Outdated variables go now: a device need not hold two copies.
+        let kept =
+            here.map(|u| (u.ropes.clone(), u.vars.iter().take(frozen.min(u.frozen)).cloned().collect()));
+        let (ropes, mut vars): (_, Vec<Var>) = match kept {
+            Some(kept) => kept,
             None => {
                 let tables = spec.ropes.iter().map(|r| rope_tables(&r.table, spec.max_positions, device));
-                tables.collect::<Result<_>>()?
+                (tables.collect::<Result<_>>()?, Vec::new())
             }
         };
-        // The outdated variables are gone by now: a device need not hold two copies.
-        let vars = slots.iter().map(|s| Var::from_slice(&flat[s.range()], s.shape.clone(), device));
-        let vars = vars.collect::<Result<Vec<_>>>()?;
-        let uploaded = Arc::new(Uploaded { version, device: device.clone(), vars, ropes });
+        for s in &slots[vars.len()..] {
+            vars.push(Var::from_slice(params.at(s.offset, s.len()), s.shape.clone(), device)?);
+        }
+        let uploaded = Arc::new(Uploaded { version, device: device.clone(), vars, frozen, ropes });
         *held = Some(Arc::clone(&uploaded));
         Ok(uploaded)
     }

@@ -45,7 +45,7 @@ pub(crate) fn load(
                 }
                 continue;
             };
-            fill(files, &weights, &tensor, slot, flat)?;
+            fill(files, &weights, &tensor, slot, &mut flat[slot.range()])?;
             if let Some((other, from)) = seen.insert(&slot.name, (tensor.name.clone(), file)) {
                 let problem =
                     format!("`{other}` of {from} and `{}` of {file} are the same weight", tensor.name);
@@ -59,7 +59,7 @@ pub(crate) fn load(
             check_tied(files, &weights, &tensor, embed, flat)?;
         } else {
             // The head stands for both.
-            fill(files, &weights, &tensor, embed, flat)?;
+            fill(files, &weights, &tensor, embed, &mut flat[embed.range()])?;
             seen.insert(&embed.name, (tensor.name.clone(), file));
         }
     }
@@ -192,8 +192,31 @@ fn header(files: &ModelFiles, file: &str, weights: &Weights) -> Result<Vec<Store
     Ok(tensors)
 }
 
-/// Copies a tensor into its slot.
-fn fill(files: &ModelFiles, weights: &Weights, tensor: &Stored, slot: &Slot, flat: &mut [f32]) -> Result<()> {
+/// Fills `values` from one file; `place` says into which slot a tensor goes by name and shape, and where that begins.
+/// Returns whether there is such a file.
+pub(crate) fn load_file<'s>(
+    files: &ModelFiles,
+    file: &str,
+    values: &mut [f32],
+    mut place: impl FnMut(&str, &[usize]) -> Result<Option<(&'s Slot, usize)>>,
+) -> Result<bool> {
+    let Some(weights) = files.weights(file)? else { return Ok(false) };
+    for tensor in header(files, file, &weights)? {
+        if let Some((slot, from)) = place(&tensor.name, &tensor.shape)? {
+            fill(files, &weights, &tensor, slot, &mut values[from..from + slot.len()])?;
+        }
+    }
+    Ok(true)
+}
+
+/// Copies a tensor into the values of its slot.
+fn fill(
+    files: &ModelFiles,
+    weights: &Weights,
+    tensor: &Stored,
+    slot: &Slot,
+    values: &mut [f32],
+) -> Result<()> {
     if tensor.shape != slot.shape {
         return Err(ModelError::WrongShape {
             path: files.root(),
@@ -203,14 +226,14 @@ fn fill(files: &ModelFiles, weights: &Weights, tensor: &Stored, slot: &Slot, fla
         });
     }
     let mut finite = true;
-    each(files, weights, tensor, flat[slot.range()].iter_mut(), |to, x| {
+    each(files, weights, tensor, values.iter_mut(), |to, x| {
         *to = x;
         finite &= x.is_finite();
     })?;
     if !finite {
         return Err(ModelError::NotFiniteTensor { path: files.root(), name: tensor.name.clone() });
     }
-    slot.order(&mut flat[slot.range()]);
+    slot.order(values);
     Ok(())
 }
 

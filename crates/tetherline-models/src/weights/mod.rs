@@ -4,7 +4,7 @@
 mod load;
 mod save;
 
-pub(crate) use load::load;
+pub(crate) use load::{load, load_file};
 pub use save::{SaveOptions, SaveType};
 pub(crate) use save::{save, save_sharded};
 

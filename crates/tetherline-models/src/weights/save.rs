@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use tetherline_kernels::Params;
 
 /// Element type of saved weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,12 @@ impl From<SaveType> for SaveOptions {
 }
 
 /// Writes the slots to `dir`, as one file or as shards, and removes what an earlier save of another size left there.
-pub(crate) fn save_sharded(dir: &Path, slots: &[&Slot], flat: &[f32], options: SaveOptions) -> Result<()> {
+pub(crate) fn save_sharded(
+    dir: &Path,
+    slots: &[&Slot],
+    params: Params<'_>,
+    options: SaveOptions,
+) -> Result<()> {
     let write = |path: &Path| {
         let path = path.to_owned();
         move |source| ModelError::Write { path, source }
@@ -84,7 +90,7 @@ pub(crate) fn save_sharded(dir: &Path, slots: &[&Slot], flat: &[f32], options: S
     }
     let mut map = Map::new();
     for (i, shard) in shards.iter().enumerate() {
-        save(&dir.join(name(i)), shard, flat, options.dtype)?;
+        save(&dir.join(name(i)), "", shard, params, options.dtype)?;
         map.extend(shard.iter().map(|s| (s.name.clone(), name(i).into())));
     }
     if single {
@@ -100,8 +106,15 @@ pub(crate) fn save_sharded(dir: &Path, slots: &[&Slot], flat: &[f32], options: S
     std::fs::write(&path, format!("{index:#}\n")).map_err(write(&path))
 }
 
-/// Writes the slots to one safetensors file: the header's length, the header (JSON), the tensors by name.
-pub(crate) fn save(path: &Path, slots: &[&Slot], flat: &[f32], dtype: SaveType) -> Result<()> {
+/// Writes the slots to one safetensors file, each name after `prefix`: the header's length, the header (JSON), the
+/// tensors by name.
+pub(crate) fn save(
+    path: &Path,
+    prefix: &str,
+    slots: &[&Slot],
+    params: Params<'_>,
+    dtype: SaveType,
+) -> Result<()> {
     let mut slots = slots.to_vec();
     slots.sort_by(|a, b| a.name.cmp(&b.name));
     let kind = if dtype == SaveType::F32 { "F32" } else { "BF16" };
@@ -110,7 +123,7 @@ pub(crate) fn save(path: &Path, slots: &[&Slot], flat: &[f32], dtype: SaveType) 
     for slot in &slots {
         let end = at + slot.len() * dtype.bytes();
         let entry = json!({ "dtype": kind, "shape": slot.shape, "data_offsets": [at, end] });
-        header.insert(slot.name.clone(), entry);
+        header.insert(format!("{prefix}{}", slot.name), entry);
         at = end;
     }
     let mut header = Value::Object(header).to_string().into_bytes();
@@ -121,7 +134,7 @@ pub(crate) fn save(path: &Path, slots: &[&Slot], flat: &[f32], dtype: SaveType) 
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         for slot in &slots {
-            let values = slot.to_file(&flat[slot.range()]);
+            let values = slot.to_file(params.at(slot.offset, slot.len()));
             for x in &*values {
                 match dtype {
                     SaveType::F32 => out.write_all(&x.to_le_bytes())?,

@@ -1,0 +1,139 @@
+//! Models from files and to files: Hugging Face directories, and adapters in the format of `peft` over one.
+
+use super::{Freeze, Model};
+use crate::config::{Architecture, ModelConfig};
+use crate::error::{ModelError, Result};
+use crate::files::ModelFiles;
+use crate::layout::{Heads, SCORE, Slot, build};
+use crate::lora::{self, LoraConfig};
+use crate::weights::{self, SaveOptions, SaveType};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Files that travel with a model unchanged.
+pub(super) const ASSETS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    GENERATION,
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+];
+
+/// How a model generates by default.
+const GENERATION: &str = "generation_config.json";
+
+/// The value head of a policy that shares its trunk, saved beside the policy.
+const VALUE_HEAD: &str = "value_head.safetensors";
+
+impl Model {
+    /// Loads a directory with the given heads; an adapter over its base. A scalar head that the files do not have is
+    /// initialised from N(0, 1/(dim + 1)) (standard deviation 1/√(dim + 1)), stream `(seed, Init)`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the directory, naming file, tensor or field.
+    pub fn load(files: &ModelFiles, heads: Heads, seed: u64) -> Result<Self> {
+        let config = ModelConfig::load(files)?;
+        let (slots, spec) = build(&config, heads);
+        let mut flat = vec![0.0; spec.n_params];
+        // An adapter's base may itself be one of a causal model, whose head a classifier lacks.
+        let base = ModelConfig::load(files.base())?;
+        let mut absent = weights::load(files.base(), &base, &slots, &mut flat)?;
+        let parts = (Arc::default(), flat);
+        let mut model = Self::assemble(config, heads, (slots, spec), Freeze::Nothing, parts);
+        if let ModelFiles::Adapter { name, .. } = files {
+            if heads.lm && model.config.sequence_classification {
+                return Err(ModelError::NoVocabulary(model.config.arch.name()));
+            }
+            let adapter = LoraConfig { base: name.clone(), ..lora::read_config(files)? };
+            model.adapt(adapter).map_err(|e| match e {
+                ModelError::ConfigField { field, problem, .. } => {
+                    ModelError::ConfigField { path: files.path(lora::CONFIG), field, problem }
+                }
+                e => e,
+            })?;
+            let arch = model.config.arch.name();
+            let frozen = model.spec.frozen;
+            let had_score = lora::read_weights(files, &model.slots, frozen, &mut model.trained, arch)?;
+            if had_score {
+                absent.clear();
+            } else if heads.scalar && model.config.sequence_classification && !absent.is_empty() {
+                return Err(ModelError::MissingTensor {
+                    path: files.path(lora::WEIGHTS),
+                    name: SCORE.to_owned(),
+                    shape: vec![1, model.config.dim],
+                    instead: String::new(),
+                });
+            }
+        }
+        for name in absent {
+            if !model.load_value_head(files)? {
+                model.init_scalar(&name, seed);
+            }
+        }
+        for name in ASSETS {
+            if let Some(bytes) = files.read(name)? {
+                model.assets.push((name, bytes));
+            }
+        }
+        Ok(model)
+    }
+
+    fn load_value_head(&mut self, files: &ModelFiles) -> Result<bool> {
+        let Some(bytes) = files.read(VALUE_HEAD)? else { return Ok(false) };
+        let corrupt = |problem: String| ModelError::Corrupt { path: files.path(VALUE_HEAD), problem };
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| corrupt(e.to_string()))?;
+        let view = tensors.tensor(SCORE).map_err(|e| corrupt(e.to_string()))?;
+        if view.shape() != [1, self.config.dim] || view.dtype() != safetensors::Dtype::F32 {
+            return Err(corrupt(format!("`{SCORE}` must be F32 of shape [1, {}]", self.config.dim)));
+        }
+        let data = view.data().to_vec();
+        self.set_scalar(SCORE, |i| {
+            f32::from_le_bytes([data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]])
+        });
+        Ok(true)
+    }
+
+    /// Writes a Hugging Face directory: `config.json`, `generation_config.json`, `model.safetensors` (or shards with
+    /// their index, see [`SaveOptions`]), tokenizer files. A model with a scalar head and no vocabulary head is
+    /// written as `…ForSequenceClassification`; a value head on a shared trunk goes to `value_head.safetensors`. A model with an adapter is written as `peft` does: the adapter
+    /// alone, in f32, and the name of its base.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, dir: &Path, options: impl Into<SaveOptions>) -> Result<()> {
+        let options = options.into();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(|source| ModelError::Write { path, source })
+        };
+        std::fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_owned(), source })?;
+        let classifier = self.heads.scalar && !self.heads.lm;
+        for (name, bytes) in &self.assets {
+            write(name, bytes)?;
+        }
+        let params = self.params();
+        let own = |s: &&Slot| classifier || s.name != SCORE;
+        if let Freeze::Base(config) = &self.freeze {
+            let trained: Vec<&Slot> =
+                self.slots.iter().filter(|s| s.offset >= self.spec.frozen).filter(own).collect();
+            let conv1d = self.config.arch == Architecture::Gpt2;
+            lora::write(dir, config, (classifier, conv1d), &trained, params)?;
+        } else {
+            let config = self.config.to_json(classifier, options.dtype.name());
+            write("config.json", format!("{config:#}\n").as_bytes())?;
+            if self.heads.lm && !self.assets.iter().any(|(name, _)| *name == GENERATION) {
+                write(GENERATION, format!("{:#}\n", self.config.generation_json()).as_bytes())?;
+            }
+            let all: Vec<&Slot> = self.slots.iter().filter(own).collect();
+            weights::save_sharded(dir, &all, params, options)?;
+        }
+        if self.heads.scalar && !classifier {
+            let head: Vec<&Slot> = self.slots.iter().filter(|s| s.name == SCORE).collect();
+            weights::save(&dir.join(VALUE_HEAD), "", &head, params, SaveType::F32)?;
+        }
+        Ok(())
+    }
+}
