@@ -2,9 +2,9 @@
 //!
 //! For each language model in `fixtures/models` (a Llama and a GPT-2): log-probs and greedy text against
 //! the goldens of Python transformers, every stage, a whole run, a run killed in the middle of PPO and
-//! continued bit for bit, a disk that fills up. Then what a user can get wrong, each of which must end in
-//! a clear error, and the loading path from a hub, served on the loopback interface. And a short run of
-//! one model per architecture (`--only architectures`).
+//! continued bit for bit, a disk that fills up; the same with LoRA, whose base must not change. Then what a
+//! user can get wrong, each of which must end in a clear error, and the loading path from a hub, served on the
+//! loopback interface. And a short run of one model per architecture (`--only architectures`).
 //!
 //! Nothing here links the crates under test: what is checked is the command line's contract.
 
@@ -18,6 +18,7 @@ mod goldens;
 mod http;
 mod hub;
 mod interrupt;
+mod lora;
 mod safetensors;
 mod stages;
 mod tether;
@@ -88,6 +89,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             goldens::check(&mut checks, &tether, model);
             stages::check(&mut checks, &tether, model);
             interrupt::check(&mut checks, &tether, model);
+            lora::check(&mut checks, &tether, model);
         }
     }
     let first = models.iter().find(|m| !m.is_reward).context("fixtures/models has no language model")?;

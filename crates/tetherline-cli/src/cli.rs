@@ -45,6 +45,9 @@ pub(crate) enum Command {
     /// Score given responses: log-probs, KL to a reference, reward
     #[command(after_help = SCORE_HELP)]
     Score(ScoreArgs),
+    /// Fold an adapter (LoRA) into plain weights
+    #[command(after_help = EXPORT_HELP)]
+    Export(ExportArgs),
     /// Look at data files
     #[command(subcommand, after_help = CHECK_HELP)]
     Data(DataCommand),
@@ -148,6 +151,19 @@ pub(crate) struct ScoreArgs {
     pub(crate) append_eos: bool,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// A directory with adapter_config.json and adapter_model.safetensors, or a hub id of one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) merge: String,
+    /// The Hugging Face directory to write; must not be there yet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Write weights in bf16, half the size, rounded to nearest; f32 otherwise
+    #[arg(long)]
+    pub(crate) bf16: bool,
 }
 
 /// How rows are read and run, the same for every command without a recipe.
@@ -371,6 +387,14 @@ Text that is encoded again may be cut into other tokens. To score exactly what w
 sampled, with the same tokenizer:
   tether generate --model m --prompts p.jsonl --input-ids --out r.jsonl
   tether score --model m --data r.jsonl --out s.jsonl";
+
+const EXPORT_HELP: &str = "\
+Examples:
+  tether export --merge runs/lora/policy --out aligned
+      Add the adapter that a run with [model.adapter] trained to its base. The result needs neither the
+      base nor peft, and `tether`, transformers or any other program load it like any model.
+  tether export --merge runs/lora/policy --out aligned-bf16 --bf16
+      The same in half the space.";
 
 const SCORE_HELP: &str = "\
 Examples:

@@ -1,6 +1,7 @@
 //! What each command does with its flags.
 
 mod data;
+mod export;
 mod generate;
 mod init;
 mod kl;
@@ -23,6 +24,7 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Eval(args) => run::run(cli, args, Stages::Only(Stage::Eval)),
         Command::Generate(args) => generate::run(cli, args),
         Command::Score(args) => score::run(cli, args),
+        Command::Export(args) => export::run(cli, args),
         Command::Data(DataCommand::Check(args)) => data::check(args),
         Command::Kl(KlCommand::Control(args)) => kl::control(args),
         Command::Kl(KlCommand::Replay(args)) => kl::replayed(args),

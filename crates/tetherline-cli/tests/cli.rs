@@ -53,6 +53,7 @@ fn every_command_teaches_with_an_example() {
         &["eval"],
         &["generate"],
         &["score"],
+        &["export"],
         &["data"],
         &["data", "check"],
         &["kl"],

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use tetherline_models::ModelFiles;
 
 const WHOLE: u64 = 64 << 20;
 const BLOCK: usize = 64 << 10;
@@ -35,7 +36,14 @@ fn files(recipe: &Recipe) -> Vec<(&'static str, Vec<PathBuf>)> {
     let mut out: Vec<_> = recipe.data.files().map(|(key, path)| (key, vec![path.clone()])).collect();
     for (key, text) in recipe.model.named() {
         if let Ok(ModelSource::Dir(dir)) = ModelSource::parse(text) {
-            out.push((key, model_files(&dir)));
+            let mut files = model_files(&dir);
+            // An adapter is nothing without its base.
+            if let Ok(opened @ ModelFiles::Adapter { .. }) = crate::sources::open_dir(&dir)
+                && let ModelFiles::Dir(base) = opened.base()
+            {
+                files.extend(model_files(base));
+            }
+            out.push((key, files));
         }
     }
     out

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod control;
 mod error;
 pub mod evaluate;
+pub mod export;
 mod fit;
 pub mod generate;
 mod inputs;

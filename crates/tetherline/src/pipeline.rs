@@ -103,7 +103,7 @@ impl Run<'_> {
                 let problem = "there is none yet: run `tether sft` with the same recipe and --out first";
                 return Err(Error::input(format!("the fine-tuned policy {}", dir.display()), problem));
             }
-            return ModelFiles::dir(dir).map_err(|e| Error::input("the fine-tuned policy", e));
+            return sources::open_dir(dir).map_err(|e| Error::input("the fine-tuned policy", e));
         }
         sources::open_model(&self.recipe.model.policy)
     }
@@ -119,15 +119,34 @@ impl Run<'_> {
         Ok((model, if world { codec.wrapping_plain_prompts() } else { codec }))
     }
 
+    /// A model to train: with the recipe's adapter, or its lowest blocks frozen.
+    fn load_to_train(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
+        let (model, codec) = self.load(files)?;
+        let section = &self.recipe.model;
+        let model = match &section.adapter {
+            Some(adapter) => adapter.add_to(model, sources::base_name(&section.policy), self.recipe.seed),
+            None if section.freeze_layers > 0 => model.freeze_layers(section.freeze_layers),
+            None => Ok(model),
+        };
+        let mut model =
+            model.map_err(|e| Error::input(format!("the model {}", files.root().display()), e))?;
+        if !model.frozen().is_empty() {
+            // Copies made from now on share what is frozen.
+            model.make_trainable();
+            model.prepare(&self.engine).map_err(|e| Error::input("the model", e))?;
+        }
+        Ok((model, codec))
+    }
+
     fn reference(&self, start: &Model) -> Result<Model, Error> {
         match &self.recipe.model.reference {
             None => Ok(start.clone()),
-            Some(text) => Ok(self.load(&sources::open_model(text)?)?.0),
+            Some(text) => sources::sharing(self.load(&sources::open_model(text)?)?.0, start, &self.engine),
         }
     }
 
     fn sft(&self, observer: &mut dyn Observer) -> Result<(), Error> {
-        let (model, codec) = self.load(&sources::open_model(&self.recipe.model.policy)?)?;
+        let (model, codec) = self.load_to_train(&sources::open_model(&self.recipe.model.policy)?)?;
         let (model, log) = sft::sft(self.recipe, model, &codec, &self.engine, &self.dir, observer)?;
         self.write_log("sft.jsonl", &log)?;
         save_dir(&self.sft_dir(), |d| Ok(model.save(d, SaveType::F32)?))?;
@@ -136,7 +155,7 @@ impl Run<'_> {
 
     fn reward(&self, observer: &mut dyn Observer) -> Result<(), Error> {
         let files = self.start_files()?;
-        let (start, codec) = self.load(&files)?;
+        let (start, codec) = self.load_to_train(&files)?;
         let trained = reward::reward(self.recipe, &start, &codec, &self.engine, &self.dir, observer)?;
         self.write_log("reward.jsonl", &trained.log)?;
         if let Some(held_out) = &trained.held_out {
@@ -181,9 +200,12 @@ impl Run<'_> {
     }
 
     fn ppo(&self, observer: &mut dyn Observer) -> Result<(), Error> {
-        let (start, codec) = self.load(&self.start_files()?)?;
+        let (start, codec) = self.load_to_train(&self.start_files()?)?;
         let reference = self.reference(&start)?;
-        let scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
+        let mut scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
+        if let Some((rm, _)) = &mut scorer.reward {
+            rm.model.share_frozen(&start);
+        }
         let as_it_is = |(rm, _): &(RewardModel, f64)| rm.norm == RewardNorm::IDENTITY;
         if scorer.reward.as_ref().is_some_and(as_it_is) {
             observer.on_event(&Event::Note(
@@ -203,15 +225,19 @@ impl Run<'_> {
 
     fn eval(&self, observer: &mut dyn Observer) -> Result<EvaluationFile, Error> {
         let (baseline, codec) = self.load(&self.start_files()?)?;
-        let reference = self.reference(&baseline)?;
         let policy_dir = self.dir.policy();
         if !policy_dir.is_dir() {
             let problem = "there is none yet: run `tether ppo` with the same recipe and --out first";
             return Err(Error::input(format!("the aligned policy {}", policy_dir.display()), problem));
         }
-        let files = ModelFiles::dir(policy_dir).map_err(|e| Error::input("the aligned policy", e))?;
+        let files = sources::open_dir(policy_dir).map_err(|e| Error::input("the aligned policy", e))?;
         let aligned = self.load(&files)?.0;
+        let baseline = sources::sharing(baseline, &aligned, &self.engine)?;
+        let reference = self.reference(&baseline)?;
         let mut scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
+        if let Some((rm, _)) = &mut scorer.reward {
+            rm.model.share_frozen(&aligned);
+        }
         observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total: 2 });
         let context = baseline.context();
         let prompts = evaluate::prompts(self.recipe, &codec, context, observer)?;

@@ -129,6 +129,9 @@ fn check_room(recipe: &Recipe) -> Result<(), Error> {
 
 fn check_model(text: &str) -> Result<(), Error> {
     match ModelSource::parse(text) {
+        Ok(ModelSource::Dir(dir)) if dir.join("adapter_config.json").is_file() => {
+            crate::sources::open_model(text).map(drop)
+        }
         Ok(ModelSource::Dir(dir)) if !dir.join("config.json").is_file() => Err(Error::input(
             format!("the model directory {}", dir.display()),
             "it has no config.json (a Hugging Face directory has config.json, model.safetensors and \

@@ -5,6 +5,7 @@
 //! directory, spells every default out and reads back to the same value. And two recipes that would run
 //! the same have the same fingerprint, so a run directory can refuse a recipe that is not its own.
 
+mod adapter;
 mod embedded;
 mod error;
 mod fingerprint;
@@ -17,6 +18,7 @@ mod set;
 mod tests;
 mod validate;
 
+pub use adapter::AdapterSection;
 pub use embedded::{EMBEDDED, Embedded, embedded};
 pub use error::RecipeError;
 pub use fingerprint::Difference;

@@ -77,7 +77,8 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
             Some(text) => {
                 let files = sources::open_model(text)?;
                 let load = Model::load(&files, POLICY_HEADS, 0);
-                Some(load.map_err(|e| Error::input(format!("the reference {text}"), e))?)
+                let loaded = load.map_err(|e| Error::input(format!("the reference {text}"), e))?;
+                Some(sources::sharing(loaded, &model, &engine)?)
             }
         };
         Kind::Policy(Box::new((model, codec, reference)))

@@ -124,7 +124,7 @@ impl Scorer {
             let files = match &recipe.model.reward {
                 Some(text) => crate::sources::open_model(text)?,
                 None if trained.is_dir() => {
-                    ModelFiles::dir(trained).map_err(|e| Error::input("the reward model", e))?
+                    crate::sources::open_dir(trained).map_err(|e| Error::input("the reward model", e))?
                 }
                 None => {
                     let problem =

@@ -2,8 +2,10 @@
 
 use crate::Error;
 use crate::recipe::{ModelSource, Recipe};
+use std::path::PathBuf;
+use tetherline_core::BoxError;
 use tetherline_data::{Loaded, PairRow, PromptRow, ReadOptions, SftRow};
-use tetherline_models::ModelFiles;
+use tetherline_models::{Engine, Model, ModelError, ModelFiles};
 
 /// Opens the files of a model named as in a recipe.
 ///
@@ -15,10 +17,62 @@ pub fn open_model(text: &str) -> Result<ModelFiles, Error> {
         ModelSource::Frontdesk => {
             Ok(ModelFiles::Embedded { name: "frontdesk", files: &tetherline_frontdesk::BASE_POLICY })
         }
-        ModelSource::Dir(dir) => ModelFiles::dir(dir).map_err(|e| input(e.into())),
+        ModelSource::Dir(dir) => open_dir(dir).map_err(input),
         ModelSource::Hub { id, revision } => hub(&id, revision.as_deref())
             .map_err(|e| input(format!("there is no directory {id}, and {e}").into()))
-            .and_then(|d| ModelFiles::dir(d).map_err(|e| input(e.into()))),
+            .and_then(|d| open_dir(d).map_err(input)),
+    }
+}
+
+/// Opens a model directory; one of an adapter together with its base, a directory (also relative to the adapter's) or
+/// a hub id.
+///
+/// # Errors
+/// If it is no directory, or the base cannot be opened.
+pub(crate) fn open_dir(dir: impl Into<PathBuf>) -> Result<ModelFiles, BoxError> {
+    let files = ModelFiles::dir(dir)?;
+    let (ModelFiles::Dir(dir), Some((name, revision))) = (&files, files.adapter_base()?) else {
+        return Ok(files);
+    };
+    let beside = dir.join(&name);
+    let name =
+        if beside.is_dir() { std::path::absolute(beside)?.to_string_lossy().into_owned() } else { name };
+    let failed = |e: BoxError| format!("the base {name} of the adapter {}: {e}", dir.display());
+    let base = match ModelSource::parse(&name).map_err(|e| failed(e.into()))? {
+        ModelSource::Frontdesk => open_model(&name)?,
+        ModelSource::Dir(base) => ModelFiles::dir(base).map_err(|e| failed(e.into()))?,
+        ModelSource::Hub { id, revision: own } => {
+            let fetched = hub(&id, own.or(revision).as_deref()).map_err(failed)?;
+            ModelFiles::dir(fetched).map_err(|e| failed(e.into()))?
+        }
+    };
+    Ok(ModelFiles::adapter(dir.clone(), name, base)?)
+}
+
+/// A model that is not trained, with the frozen parameters of `other` in place of its own where they are the same: a
+/// base and an adapter over it hold the base once.
+pub(crate) fn sharing(mut model: Model, other: &Model, engine: &Engine) -> Result<Model, Error> {
+    if other.adapter().is_none() {
+        return Ok(model);
+    }
+    let fail = |e: ModelError| Error::input("the model", e);
+    other.prepare(engine).map_err(fail)?;
+    if model.frozen().is_empty() {
+        let blocks = model.config().layers.len();
+        model = model.freeze_layers(blocks).map_err(fail)?;
+    }
+    model.share_frozen(other);
+    Ok(model)
+}
+
+/// How an adapter on the model named `text` calls its base: name and revision.
+pub(crate) fn base_name(text: &str) -> (String, Option<String>) {
+    match ModelSource::parse(text) {
+        Ok(ModelSource::Hub { id, revision }) => (id, revision),
+        Ok(ModelSource::Dir(dir)) => {
+            (std::path::absolute(&dir).unwrap_or(dir).to_string_lossy().into_owned(), None)
+        }
+        _ => (text.to_owned(), None),
     }
 }
 

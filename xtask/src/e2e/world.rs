@@ -55,9 +55,20 @@ impl World {
     ///
     /// Threads are left out: they must have no influence, and the checks vary them.
     pub(super) fn recipe(&self, name: &str, model: &Model, steps: usize) -> Result<PathBuf> {
+        self.recipe_of(name, model, &model.dir, steps, "")
+    }
+
+    /// The same for a policy in another directory, with more in the section `[model]`.
+    pub(super) fn recipe_of(
+        &self,
+        name: &str,
+        model: &Model,
+        policy: &Path,
+        steps: usize,
+        more: &str,
+    ) -> Result<PathBuf> {
         // Both ways of keeping a value function are covered.
         let value = if model.name.contains("gpt2") { "shared" } else { "separate" };
-        let policy = &model.dir;
         let text = format!(
             r#"# Written by cargo xtask e2e.
 name = "{name}"
@@ -66,7 +77,7 @@ seed = 7
 [model]
 policy = '{policy}'
 value = "{value}"
-
+{more}
 [data]
 sft = "sft.jsonl"
 prompts = "prompts.jsonl"

@@ -19,7 +19,7 @@ mod state;
 mod update;
 
 use crate::codec::Codec;
-use crate::recipe::{Recipe, ValueModel};
+use crate::recipe::{ModelSection, Recipe, ValueModel};
 use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardTokens, Scorer};
@@ -42,6 +42,21 @@ pub const POLICY_HEADS: Heads = Heads { lm: true, scalar: false };
 /// Standard deviation of a fresh value head on a trunk of its own, as `transformers` initialises one. A head
 /// of zero learns late: the trunk gets no gradient through it. A larger one makes the trunk's steps too large.
 const VALUE_HEAD_SD: f64 = 0.02;
+
+/// A reward model with the recipe's adapter or its lowest blocks frozen, as the policy, unless it has an adapter.
+fn frozen_like(
+    section: &ModelSection,
+    model: Model,
+    seed: u64,
+) -> Result<Model, tetherline_models::ModelError> {
+    match &section.adapter {
+        Some(adapter) if model.adapter().is_none() => adapter.add_to(model, (String::new(), None), seed),
+        None if section.freeze_layers > 0 && model.frozen().is_empty() => {
+            model.freeze_layers(section.freeze_layers)
+        }
+        _ => Ok(model),
+    }
+}
 
 /// Everything PPO works with.
 pub struct Ppo<'a> {
@@ -85,7 +100,7 @@ impl<'a> Ppo<'a> {
         start: &Model,
         reference: Model,
         codec: &'a Codec,
-        scorer: Scorer,
+        mut scorer: Scorer,
         machine: Machine<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
@@ -120,8 +135,16 @@ impl<'a> Ppo<'a> {
             None
         } else {
             // Huang et al.: the value model starts as the reward model, head included.
-            Some(match &scorer.reward {
-                Some((rm, _)) if rm.tokens == RewardTokens::Shared => rm.model.clone(),
+            Some(match &mut scorer.reward {
+                Some((rm, _)) if rm.tokens == RewardTokens::Shared => {
+                    // Over frozen weights of its own, if it is no adapter over the policy's; its scores stay the same.
+                    rm.model = frozen_like(&recipe.model, rm.model.clone(), recipe.seed).map_err(fail)?;
+                    if !rm.model.frozen().is_empty() {
+                        rm.model.make_trainable();
+                        rm.model.prepare(engine).map_err(fail)?;
+                    }
+                    rm.model.clone()
+                }
                 _ => {
                     let heads = Heads { lm: false, scalar: true };
                     let mut m = start.with_heads(heads, recipe.seed).map_err(fail)?;

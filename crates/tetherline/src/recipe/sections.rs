@@ -3,6 +3,7 @@
 //! Every key has a default, so that a recipe says only what is special about it; the resolved recipe
 //! in the run directory says everything.
 
+use super::AdapterSection;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tetherline_core::{FieldError, LrSchedule};
@@ -29,6 +30,11 @@ pub struct ModelSection {
     pub gradient_checkpointing: bool,
     /// What linear layers compute with, in every model of the run.
     pub dtype: Dtype,
+    /// The embedding and this many of the lowest blocks are not trained.
+    pub freeze_layers: usize,
+    /// Train low-rank additions to linear layers and leave the weights as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterSection>,
 }
 
 /// Element type of the weights that linear layers compute with. Parameters, optimizer, activations and log-probs are f32.
@@ -63,6 +69,8 @@ impl Default for ModelSection {
             max_context: 0,
             gradient_checkpointing: false,
             dtype: Dtype::F32,
+            freeze_layers: 0,
+            adapter: None,
         }
     }
 }

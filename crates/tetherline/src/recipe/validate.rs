@@ -103,6 +103,13 @@ impl Recipe {
         for (key, text) in model.named() {
             ModelSource::parse(text).map_err(|problem| FieldError::new(key, problem))?;
         }
+        if let Some(adapter) = &model.adapter {
+            adapter.validate().map_err(under("model.adapter"))?;
+            let problem = "an adapter freezes every block; leave out freeze_layers or [model.adapter]";
+            if model.freeze_layers > 0 {
+                return Err(FieldError::new("model.freeze_layers", problem));
+            }
+        }
         let room = model.max_context == 0 || self.sampling.max_new_tokens < model.max_context;
         let range = format!("below model.max_context = {}, to leave room for a prompt", model.max_context);
         FieldError::require(room, "sampling.max_new_tokens", self.sampling.max_new_tokens, &range)
