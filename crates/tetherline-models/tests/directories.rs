@@ -200,7 +200,7 @@ fn a_sharded_model_is_the_same_model_and_leaves_no_old_files() {
     assert_eq!(index["metadata"]["total_size"], 4 * model.n_params());
     assert_eq!(index["weight_map"].as_object().unwrap().len(), model.slots().len());
     let again = load(temp.path(), LM, 0).unwrap();
-    assert!(again.params().iter().zip(model.params()).all(|(a, b)| a.to_bits() == b.to_bits()));
+    assert!(again.trained().iter().zip(model.trained()).all(|(a, b)| a.to_bits() == b.to_bits()));
     model.save(temp.path(), SaveType::Bf16).unwrap();
     assert_eq!(file_names(temp.path()), ["model.safetensors"]);
 }
@@ -317,7 +317,7 @@ fn a_tied_head_in_the_file_is_the_embedding_or_refused() {
     for keep_embedding in [true, false] {
         // transformers ties what it finds, whichever of the two it is.
         let temp = tied(|_| {}, keep_embedding);
-        assert_eq!(load(temp.path(), LM, 0).unwrap().params(), plain.params());
+        assert_eq!(load(temp.path(), LM, 0).unwrap().trained(), plain.trained());
     }
     let temp = tied(|head| head[0] ^= 1, true);
     refused(temp.path(), &["`lm_head.weight` differs from `transformer.wte.weight`", "tie_word_embeddings"]);
@@ -340,7 +340,7 @@ fn half_precision_weights_load_to_their_values() {
         stored.iter().map(|(n, s, d)| (n, TensorView::new(safetensors::Dtype::F16, s.clone(), d).unwrap()));
     std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
     let half = load(temp.path(), LM, 0).unwrap();
-    for (a, b) in half.params().iter().zip(plain.params()) {
+    for (a, b) in half.trained().iter().zip(plain.trained()) {
         // Ten bits of mantissa; below 2^-14 steps of 2^-24.
         assert!((a - b).abs() <= b.abs() / 2048.0 + 3e-8, "{a} is not {b} in float16");
     }

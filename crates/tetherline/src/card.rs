@@ -44,7 +44,8 @@ struct Facts {
 }
 
 fn write(recipe: &Recipe, facts: &Facts) -> String {
-    let mut out = String::from("---\nlibrary_name: transformers\n");
+    let library = if recipe.model.adapter.is_some() { "peft" } else { "transformers" };
+    let mut out = format!("---\nlibrary_name: {library}\n");
     if let Ok(ModelSource::Hub { id, .. }) = ModelSource::parse(&recipe.model.policy) {
         let _ = writeln!(out, "base_model: {id}");
     }
@@ -131,6 +132,14 @@ fn regime(out: &mut String, recipe: &Recipe, steps: &[Value]) {
         ppo.lr,
         recipe.sampling.temperature,
     );
+    if let Some(a) = &recipe.model.adapter {
+        let over = if a.rslora { "√rank" } else { "rank" };
+        let (rank, alpha) = (a.rank, a.alpha);
+        let _ = writeln!(
+            out,
+            "\nA LoRA adapter of rank {rank}, factor {alpha}/{over}, over the frozen base policy."
+        );
+    }
     let section = toml::to_string(&Section { kl: &recipe.kl }).unwrap_or_default();
     let _ = writeln!(out, "\n```toml\n{}\n```\n", section.trim_end());
     let number = |line: &Value, key: &str| line.get(key).and_then(Value::as_f64);
