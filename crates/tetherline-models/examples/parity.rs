@@ -175,7 +175,7 @@ fn decode(engine: &Engine, model: &Model, golden: &Golden) -> f64 {
             let z = batch.step(&row.tokens[i..=i]).unwrap().logits;
             let want = &whole[i * vocab..(i + 1) * vocab];
             let most = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-            worst = worst.max(largest(&z, want) / f64::from(most));
+            worst = worst.max(largest(z, want) / f64::from(most));
         }
     }
     worst

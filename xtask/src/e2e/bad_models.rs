@@ -3,7 +3,7 @@
 use super::bad_input::Setup;
 use super::checks::Checks;
 use super::compare::copy_dir;
-use super::safetensors::File;
+use super::safetensors::{File, shard};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs;
@@ -71,6 +71,64 @@ const BREAKS: &[Break] = &[
             })
         },
         words: &["parrot", "llama", "gpt2"],
+    },
+    Break {
+        name: "a mixture of experts",
+        how: |dir| {
+            edit_json(&dir.join("config.json"), |config| {
+                config["architectures"] = json!(["MixtralForCausalLM"]);
+                config["num_local_experts"] = json!(8);
+            })
+        },
+        words: &["config.json", "MixtralForCausalLM", "mixture of experts", "dense model"],
+    },
+    Break {
+        name: "a model with eyes",
+        how: |dir| {
+            edit_json(&dir.join("config.json"), |config| {
+                config["architectures"] = json!(["Gemma3ForConditionalGeneration"]);
+                config["vision_config"] = json!({});
+            })
+        },
+        words: &["config.json", "Gemma3ForConditionalGeneration", "multimodal", "text model"],
+    },
+    Break {
+        name: "quantised weights",
+        how: |dir| {
+            edit_json(&dir.join("config.json"), |config| {
+                config["quantization_config"] = json!({ "quant_method": "gptq", "bits": 4 });
+            })
+        },
+        words: &["config.json", "quantization_config", "gptq", "made from"],
+    },
+    Break {
+        name: "GGUF instead of weights",
+        how: |dir| Ok(fs::rename(dir.join(WEIGHTS), dir.join("tiny-q4.gguf"))?),
+        words: &["tiny-q4.gguf", "cannot be trained", "save_pretrained"],
+    },
+    Break {
+        name: "pickle instead of weights",
+        how: |dir| Ok(fs::rename(dir.join(WEIGHTS), dir.join("pytorch_model.bin"))?),
+        words: &["pytorch_model.bin", "pickle", "save_pretrained"],
+    },
+    Break {
+        name: "a missing shard",
+        how: |dir| {
+            shard(dir)?;
+            Ok(fs::remove_file(dir.join("model-00002-of-00002.safetensors"))?)
+        },
+        words: &["model.safetensors.index.json", "model-00002-of-00002.safetensors", "missing"],
+    },
+    Break {
+        name: "an index of other shards",
+        how: |dir| {
+            shard(dir)?;
+            edit_json(&dir.join("model.safetensors.index.json"), |index| {
+                index["weight_map"]["model.layers.7.mlp.up_proj.weight"] =
+                    json!("model-00002-of-00002.safetensors");
+            })
+        },
+        words: &["model.safetensors.index.json", "model.layers.7.mlp.up_proj.weight", "does not have it"],
     },
     Break {
         name: "no config",
