@@ -230,7 +230,7 @@ mod tests {
         b.restore(a.state().clone()).unwrap();
         for t in 3..6 {
             a.step(&mut p, &grad(t), 0.01, 1);
-            b.step(&mut q, &grad(t), 0.01);
+            b.step(&mut q, &grad(t), 0.01, 1);
         }
         assert_eq!(p, q);
         assert_eq!(a.state(), b.state());
