@@ -239,6 +239,40 @@ impl Model {
         }
     }
 
+    /// Trained parameters ← (1 − `share`)·own + `share`·those of `other` with the same names: a reference that follows a
+    /// policy. With 1 they become `other`'s, bit for bit.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] or [`ModelError::WrongShape`] if `other` has not all of them; nothing is changed then.
+    pub fn mix(&mut self, engine: &Engine, other: &Self, share: f32) -> Result<()> {
+        let mut parts = Vec::new();
+        for slot in &self.slots {
+            let Some(own) = self.gradient_range(slot) else { continue };
+            let path = || std::path::PathBuf::from("the model to follow");
+            let Some(theirs) = other.slots.iter().find(|o| o.name == slot.name) else {
+                let (name, shape) = (slot.name.clone(), slot.shape.clone());
+                return Err(ModelError::MissingTensor { path: path(), name, shape, instead: String::new() });
+            };
+            if theirs.shape != slot.shape {
+                return Err(ModelError::WrongShape {
+                    path: path(),
+                    name: slot.name.clone(),
+                    found: theirs.shape.clone(),
+                    expected: slot.shape.clone(),
+                });
+            }
+            parts.push((own, other.params().at(theirs.offset, theirs.len())));
+        }
+        self.update(engine, |own| {
+            for (span, theirs) in parts {
+                for (x, y) in own[span].iter_mut().zip(theirs) {
+                    *x = if share == 1.0 { *y } else { *x + share * (*y - *x) };
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// The same parameters without the copies that an engine computed with, for one of another precision.
     pub fn without_panels(&self) -> Self {
         Self { packed: OnceLock::new(), ..self.clone() }

@@ -42,6 +42,11 @@ impl Trainer {
         Self { model, adam: AdamW::new(n, adam), grad: vec![0.0; n], base }
     }
 
+    /// Forgets the optimizer's moments and its count of steps.
+    pub fn reset_optimizer(&mut self) {
+        self.adam.reset();
+    }
+
     /// Adds the gradient of `loss` over `units`; returns each unit's statistics.
     ///
     /// # Errors

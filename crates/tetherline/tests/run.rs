@@ -201,3 +201,43 @@ fn budgets_of_every_level_are_measured_and_a_row_pays_for_each() {
         "{error}"
     );
 }
+
+/// A metric of every step.
+fn metric(run: &BTreeMap<String, Vec<u8>>, key: &str) -> Vec<f64> {
+    let text = String::from_utf8(run["metrics.jsonl"].clone()).unwrap();
+    let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()[key].as_f64().unwrap();
+    text.lines().map(of).collect()
+}
+
+/// A reference that becomes the policy after every update is the policy that samples next: the KL to it is 0, exactly.
+/// One that is mixed by halves follows, and an interrupted run goes on bit for bit, reference included.
+#[test]
+fn a_reference_that_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = |name: &str, more: &[(&str, &str)], stop: Option<u64>| {
+        let out = dir.path().join(name);
+        let more = [more, &[("sft.steps", "1"), ("reward.steps", "1"), ("ppo.lr", "1e-3")]].concat();
+        let recipe = recipe(&more);
+        if let Some(at) = stop {
+            let mut observer = StopAt { stage: Stage::Ppo, at, reached: false };
+            assert!(run(&recipe, &options(&out, 2, false), &mut observer).is_err());
+        }
+        run(&recipe, &options(&out, 1, stop.is_some()), &mut Silent).unwrap();
+        contents(&out)
+    };
+    let fixed = started("fixed", &[], None);
+    assert!(metric(&fixed, "objective/kl_exact")[1..].iter().all(|kl| *kl > 0.0));
+
+    let reset = started("reset", &[("kl.reference", "{ reset = { every = 1 } }")], None);
+    assert_eq!(metric(&reset, "objective/kl_exact"), [0.0; 4]);
+    assert_eq!(metric(&reset, "kl/reference_moves"), [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(String::from_utf8_lossy(&reset["events.jsonl"]).matches("reference_reset").count(), 4);
+
+    let ema = [("kl.reference", "{ ema = { rate = 0.5 } }")];
+    let (straight, resumed) = (started("ema", &ema, None), started("ema-resumed", &ema, Some(3)));
+    assert_eq!(straight, resumed);
+    // The first update is forgiven in half of its distance; after that the two runs part.
+    let of = |run| metric(run, "objective/kl_exact")[1];
+    let share = of(&straight) / of(&fixed);
+    assert!((0.15..0.35).contains(&share), "KL is quadratic in the distance: {share}");
+}

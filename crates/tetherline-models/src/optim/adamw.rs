@@ -87,6 +87,13 @@ impl AdamW {
         self
     }
 
+    /// Forgets moments and steps, as if it were new.
+    pub fn reset(&mut self) {
+        self.state.step = 0;
+        self.state.m.fill(0.0);
+        self.state.v.fill(0.0);
+    }
+
     /// What to save in a checkpoint.
     pub fn state(&self) -> &AdamWState {
         &self.state

@@ -66,6 +66,10 @@ impl Ppo<'_> {
         put("val/ratio", stats.ratio_mean);
         put("val/ratio_max", stats.ratio_max);
         put("val/explained_variance", stats.explained_variance);
+        if self.reference_moves() {
+            put("kl/reference_moves", self.reference_ledger.moves as f64);
+            put("kl/reference_forgiven", self.reference_ledger.forgiven);
+        }
         put("grad_norm", stats.grad_norm);
         put("lr", lr);
         put("response/length", tokens as f64 / rows as f64);

@@ -14,6 +14,7 @@ mod held_out;
 mod log;
 mod loss;
 mod observe;
+mod reference;
 mod self_test;
 mod state;
 mod update;
@@ -30,7 +31,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_core::{Event, Observer, PromptBatch, Ragged, Rollout, Schedule, Stage, UpdateStats};
-use tetherline_kl::{ALL, ControlDecision, KlController, Verdict};
+use tetherline_kl::{ALL, ControlDecision, KlController, ReferenceLedger, Verdict};
 use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Heads, Model};
 use tetherline_ppo::{PpoConfig, PpoError, ScoreAt, advantages, score_rollout};
@@ -68,6 +69,7 @@ pub struct Ppo<'a> {
     policy: Trainer,
     value: Option<Trainer>,
     reference: Model,
+    reference_ledger: ReferenceLedger,
     scorer: Scorer,
     prompts: PromptBatch,
     held_out: Option<PromptBatch>,
@@ -118,10 +120,6 @@ impl<'a> Ppo<'a> {
                 "the training loop does not measure KL to the policy before an update yet; remove this section",
             ));
         }
-        if recipe.kl.reference.is_some_and(|r| r.moves()) {
-            let problem = "the training loop does not move the reference yet; remove this section";
-            return Err(Error::input("kl.reference", problem));
-        }
         let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
         let shared = recipe.model.value == ValueModel::Shared;
         let policy = if shared {
@@ -153,6 +151,13 @@ impl<'a> Ppo<'a> {
                 }
             })
         };
+        if recipe.kl.reference.is_some_and(|r| r.moves()) {
+            // By nothing: to see now whether it can follow the policy.
+            let followed = reference.clone().mix(engine, &policy, 0.0);
+            followed.map_err(|e| {
+                Error::input("kl.reference moves, and the reference cannot follow the policy", e)
+            })?;
+        }
         let adam = AdamWConfig {
             beta1: config.beta1,
             beta2: config.beta2,
@@ -183,6 +188,7 @@ impl<'a> Ppo<'a> {
             policy: Trainer::new(policy, adam),
             value: value.map(|m| Trainer::new(m, adam)),
             reference,
+            reference_ledger: ReferenceLedger::default(),
             scorer,
             prompts,
             held_out,
@@ -311,7 +317,8 @@ impl<'a> Ppo<'a> {
         let t3 = clock();
         self.episodes += rows as u64;
         let times = [t1 - t0, t2 - t1, t3 - t2];
-        Ok(self.report(
+        let moved = if skip { None } else { self.move_reference(step, exact.overall.mean().0)? };
+        let mut out = self.report(
             step,
             &Measured {
                 scored: &scored,
@@ -324,7 +331,9 @@ impl<'a> Ppo<'a> {
                 lr,
                 times,
             },
-        ))
+        );
+        out.events.extend(moved);
+        Ok(out)
     }
 
     fn add_reference_and_values(&mut self, rollout: &mut Rollout, full: &[Vec<u32>]) -> Result<(), Error> {

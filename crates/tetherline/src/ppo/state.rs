@@ -6,7 +6,7 @@ use crate::run_dir::LogOffsets;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::BoxError;
-use tetherline_kl::{ControlDecision, ControllerState};
+use tetherline_kl::{ControlDecision, ControllerState, ReferenceLedger};
 
 /// What a checkpoint says besides weights and moments.
 #[derive(Debug, Serialize, Deserialize)]
@@ -15,6 +15,8 @@ struct Saved {
     episodes: u64,
     decision: ControlDecision,
     controller: ControllerState,
+    #[serde(default)]
+    reference: ReferenceLedger,
     offsets: LogOffsets,
 }
 
@@ -24,11 +26,13 @@ impl Ppo<'_> {
         if let Some(v) = &self.value {
             v.save(&dir.join("value.bin"))?;
         }
+        self.save_reference(dir)?;
         let saved = Saved {
             step: self.done,
             episodes: self.episodes,
             decision: self.decision.clone(),
             controller: self.controller.state(),
+            reference: self.reference_ledger,
             offsets,
         };
         std::fs::write(dir.join("state.json"), serde_json::to_vec_pretty(&saved)?)?;
@@ -44,6 +48,8 @@ impl Ppo<'_> {
         if let Some(v) = &mut self.value {
             v.restore(self.engine, &read("value.bin")?).map_err(|e| Error::input(what(), e))?;
         }
+        self.restore_reference(dir).map_err(|e| Error::input(what(), e))?;
+        self.reference_ledger = saved.reference;
         self.controller.restore(&saved.controller).map_err(|e| Error::input(what(), e))?;
         self.decision = saved.decision;
         self.done = saved.step;
