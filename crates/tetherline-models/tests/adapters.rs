@@ -328,6 +328,7 @@ fn adapters_that_change_the_base_are_refused_by_name() {
         ("layer_replication", serde_json::json!([[0, 2]])),
         ("peft_type", "PREFIX_TUNING".into()),
         ("r", serde_json::json!(-1)),
+        ("r", serde_json::json!(1_000_000)),
         ("target_modules", "(?!x).*".into()),
     ] {
         match with(field, value) {
