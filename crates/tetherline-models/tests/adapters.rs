@@ -3,7 +3,7 @@
 //! `fixtures/scripts/make_adapters.py` made the goldens. With the feature `graph` the candle graph is held to them too.
 #![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
 
-#[expect(dead_code, reason = "other tests use all of it")]
+#[expect(dead_code, clippy::print_stderr, reason = "other tests use all of it")]
 mod common;
 
 use common::{Golden, GoldenRow, fixtures};
