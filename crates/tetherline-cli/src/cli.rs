@@ -391,8 +391,8 @@ sampled, with the same tokenizer:
 const EXPORT_HELP: &str = "\
 Examples:
   tether export --merge runs/lora/policy --out aligned
-      Add the adapter that a run with [model.adapter] trained to its base. The result needs neither the
-      base nor peft, and `tether`, transformers or any other program load it like any model.
+      Add the adapter that a run with [model.adapter] trained to its base. The result needs
+      neither the base nor peft: `tether`, transformers and others load it like any model.
   tether export --merge runs/lora/policy --out aligned-bf16 --bf16
       The same in half the space.";
 

@@ -14,7 +14,7 @@
     reason = "a chore for the terminal: a panic is the report"
 )]
 
-#[expect(dead_code, reason = "shared with the tests, which use all of it")]
+#[expect(dead_code, clippy::print_stderr, reason = "shared with the tests, which use all of it")]
 #[path = "../tests/common/mod.rs"]
 mod common;
 

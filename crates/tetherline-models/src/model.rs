@@ -298,9 +298,10 @@ impl Model {
     /// # Errors
     /// If the parameters cannot be brought to the device.
     pub fn prepare(&self, engine: &Engine) -> Result<()> {
-        match &engine.run {
-            Run::Kernels(_) => _ = self.kernels(engine),
-            Run::Graph(device) => drop(self.net(device)?),
+        if let Run::Graph(device) = &engine.run {
+            self.net(device)?;
+        } else {
+            self.kernels(engine);
         }
         Ok(())
     }

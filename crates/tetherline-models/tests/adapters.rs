@@ -3,7 +3,7 @@
 //! `fixtures/scripts/make_adapters.py` made the goldens. With the feature `graph` the candle graph is held to them too.
 #![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
 
-#[expect(dead_code, reason = "other tests use all of it")]
+#[expect(dead_code, clippy::print_stderr, reason = "other tests use all of it")]
 mod common;
 
 use common::{Golden, GoldenRow, fixtures};
@@ -328,6 +328,7 @@ fn adapters_that_change_the_base_are_refused_by_name() {
         ("layer_replication", serde_json::json!([[0, 2]])),
         ("peft_type", "PREFIX_TUNING".into()),
         ("r", serde_json::json!(-1)),
+        ("r", serde_json::json!(1_000_000)),
         ("target_modules", "(?!x).*".into()),
     ] {
         match with(field, value) {

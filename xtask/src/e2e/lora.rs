@@ -20,7 +20,7 @@ const ADAPTER: &str = "\n[model.adapter]\nrank = 4\nalpha = 8\n";
 
 /// Checks an adapter on one model.
 pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
-    let name = &model.name;
+    let name = format!("lora, {}", model.name);
     let (straight, killed) = (tether.path("lora-straight"), tether.path("lora-killed"));
     let Ok(base) = contents(&model.dir) else { return };
     let ran = checks.check(&format!("{name}: a run that trains an adapter"), || {
@@ -69,7 +69,7 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
                 "--set",
                 "reward.model_weight=0",
                 "--set",
-                "reward.rule=[{name = 'long', length = {unit = 'tokens', target = 4}}]"
+                "reward.rule=[{length = {name = 'long', weight = 1.0, unit = 'tokens', target = 4}}]"
             ])?;
             let rows = ppo_rows(&out)?;
             if rows[0]["objective/kl_exact"].as_f64() != Some(0.0) {

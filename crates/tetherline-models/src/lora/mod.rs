@@ -134,8 +134,10 @@ pub(crate) fn attach(config: &LoraConfig, slots: &mut Vec<Slot>, spec: &mut Deco
         let spans = spec.linears().into_iter().filter(|l| slot.range().contains(&l.weight));
         let Some((n_in, layout)) = spans.map(|l| (l.n_in, l.layout)).next() else { continue };
         let n_out = slot.shape[if layout == Layout::OutIn { 0 } else { 1 }];
-        if rank == 0 {
-            return Err(refused("r", format!("the rank of `{module}` is 0; it must be at least 1")));
+        // Of a higher rank it is larger than the matrix; a broken file must not ask for all memory.
+        let most = n_in.max(n_out).max(1024);
+        if rank == 0 || rank > most {
+            return Err(refused("r", format!("the rank of `{module}` must be from 1 to {most}, not {rank}")));
         }
         let a = Slot {
             name: format!("{module}{A}"),

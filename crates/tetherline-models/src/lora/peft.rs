@@ -163,14 +163,13 @@ pub(crate) fn read_config(files: &ModelFiles) -> Result<LoraConfig> {
     if let Some(bias) = f.get("bias").filter(|b| b.as_str() != Some("none")) {
         return Err(f.error("bias", format!("{bias} trains biases of the base; only \"none\" is supported")));
     }
-    if let Some(Value::String(init)) = f.get("init_lora_weights") {
-        if !HARMLESS.contains(&init.to_ascii_lowercase().as_str()) {
-            let problem = format!(
-                "{init:?} changes the base weights; convert the adapter with peft \
-                 (save_pretrained(…, path_initial_model_for_weight_conversion=…)) first"
-            );
-            return Err(f.error("init_lora_weights", problem));
-        }
+    let init = f.get("init_lora_weights").and_then(Value::as_str);
+    if let Some(init) = init.filter(|i| !HARMLESS.contains(&i.to_ascii_lowercase().as_str())) {
+        let problem = format!(
+            "{init:?} changes the base weights; convert the adapter with peft \
+             (save_pretrained(…, path_initial_model_for_weight_conversion=…)) first"
+        );
+        return Err(f.error("init_lora_weights", problem));
     }
     let saved = f.texts("modules_to_save")?;
     if let Some(other) = saved.iter().find(|m| !["score", "classifier"].contains(&m.as_str())) {
