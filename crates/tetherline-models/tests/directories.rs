@@ -426,6 +426,11 @@ fn configurations_that_cannot_be_trained_name_the_field_and_what_was_found() {
             "must differ",
         ),
         ("llama", json!({"rope_type": "yarn", "factor": -1.0}), "expected a positive number, found -1"),
+        (
+            "gpt-neox-odd-rotary",
+            json!({"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.25}),
+            "odd number of rotary dimensions (3)",
+        ),
     ] {
         let message = refusal(name, |raw| {
             raw.insert("rope_parameters".into(), kind.clone());

@@ -63,6 +63,7 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
         for file in ["config.toml", "control.jsonl", "samples.jsonl", "report.html"] {
             expect_content(&whole.join(file))?;
         }
+        expect_card(&whole)?;
         tether.ok(&args!["report", whole])?;
         expect_content(&whole.join("report.html"))
     });
@@ -103,6 +104,21 @@ fn expect_metrics(run: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The model card says what the run read, by the hashes of its `inputs.txt`, and has the table of the evaluation.
+fn expect_card(run: &Path) -> Result<()> {
+    let read = |name: &str| {
+        let path = run.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let (card, inputs) = (read("policy/README.md")?, read("inputs.txt")?);
+    let hashes = inputs.lines().filter_map(|l| l.split_once(' ')).map(|(_, hash)| hash.to_owned());
+    let words = ["[kl.adaptive]", "of a target of 2.000", "proxy score", "KL to ref"].map(str::to_owned);
+    match words.into_iter().chain(hashes).find(|word| !card.contains(word)) {
+        Some(word) => bail!("policy/README.md does not have {word:?}:\n{card}"),
+        None => Ok(()),
+    }
 }
 
 fn expect_content(path: &Path) -> Result<()> {

@@ -127,6 +127,12 @@ impl RopeConfig {
                     original: original.unwrap_or(facts.max_positions as f64),
                 }
             }
+            // transformers spreads the ramp of dim / 2 numbers over one frequency more, or fails.
+            "yarn" if dim % 2 == 1 => {
+                let problem =
+                    format!("`yarn` over an odd number of rotary dimensions ({dim}) is not supported");
+                return Err(f.error("rope_type", problem));
+            }
             "yarn" => {
                 yarn(&r, dim, theta, original.unwrap_or(facts.max_positions as f64), facts.max_positions)?
             }
