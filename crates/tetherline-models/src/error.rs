@@ -199,6 +199,11 @@ pub enum ModelError {
         /// Length of the sequence.
         tokens: usize,
     },
+    /// One model is to follow another whose changes it has no place for.
+    #[error(
+        "it has not the adapter, or not the frozen weights, that the other model trains; start from a copy of that model"
+    )]
+    CannotFollow,
     /// A vocabulary head is needed.
     #[error("{0} has no vocabulary head: it is a reward model, and KL needs log-probs")]
     NoVocabulary(&'static str),

@@ -243,7 +243,8 @@ impl Model {
     /// policy. With 1 they become `other`'s, bit for bit.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`] or [`ModelError::WrongShape`] if `other` has not all of them; nothing is changed then.
+    /// [`ModelError::MissingTensor`] or [`ModelError::WrongShape`] if `other` has not all of them,
+    /// [`ModelError::CannotFollow`] if `other` trains more, or over other frozen parameters; nothing is changed then.
     pub fn mix(&mut self, engine: &Engine, other: &Self, share: f32) -> Result<()> {
         let mut parts = Vec::new();
         for slot in &self.slots {
@@ -262,6 +263,15 @@ impl Model {
                 });
             }
             parts.push((own, other.params().at(theirs.offset, theirs.len())));
+        }
+        let n = self.spec.frozen;
+        let same_frozen = n <= other.spec.frozen
+            && (Arc::ptr_eq(&self.frozen, &other.frozen) || self.frozen() == &other.frozen()[..n]);
+        let moves_more = |o: &Slot| {
+            o.name != SCORE && o.offset >= other.spec.frozen && !self.slots.iter().any(|s| s.name == o.name)
+        };
+        if !same_frozen || other.slots.iter().any(moves_more) {
+            return Err(ModelError::CannotFollow);
         }
         self.update(engine, |own| {
             for (span, theirs) in parts {

@@ -267,6 +267,29 @@ fn models_over_one_base_loaded_apart_come_to_hold_it_once() {
     assert!(!other.share_frozen(&policy));
 }
 
+/// A reference that moves (`kl.reference`) takes over the adapter of the policy, and a plain base cannot.
+#[test]
+fn a_copy_follows_the_adapter_and_the_base_alone_cannot() {
+    let engine = Engine::new(1);
+    let start = base("qwen2", LM).with_adapter(LoraConfig::new(2), 1).unwrap();
+    let (mut policy, mut reference) = (start.with_heads(BOTH, 1).unwrap(), start.clone());
+    policy.update(&engine, |p| p.iter_mut().for_each(|x| *x += 0.5));
+    reference.mix(&engine, &policy, 1.0).unwrap();
+    for slot in reference.slots() {
+        assert_eq!(reference.tensor(&slot.name), policy.tensor(&slot.name), "{}", slot.name);
+    }
+    assert!(reference.trained() != start.trained());
+    let mut plain = base("qwen2", LM);
+    assert!(matches!(plain.mix(&engine, &policy, 0.5), Err(ModelError::CannotFollow)));
+    let blocks = plain.config().layers.len();
+    let mut frozen = plain.freeze_layers(blocks).unwrap();
+    assert!(matches!(frozen.mix(&engine, &policy, 0.5), Err(ModelError::CannotFollow)));
+    // Blocks that the policy has frozen too are no hindrance.
+    let policy = base("qwen2", LM).freeze_layers(1).unwrap();
+    base("qwen2", LM).freeze_layers(1).unwrap().mix(&engine, &policy, 0.5).unwrap();
+    base("qwen2", LM).mix(&engine, &policy, 0.5).unwrap();
+}
+
 #[test]
 fn frozen_blocks_have_no_gradient_and_the_rest_has_the_same() {
     for engine in engines() {
