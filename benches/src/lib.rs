@@ -10,6 +10,7 @@ pub mod ppo;
 pub mod prepare;
 pub mod reward_step;
 pub mod sampling;
+pub mod scaling;
 pub mod time_to_reward;
 pub mod train_step;
 

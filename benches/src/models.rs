@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tetherline::ppo::POLICY_HEADS;
 use tetherline::sources::open_model;
-use tetherline_models::{Model, ModelConfig, ModelFiles};
+use tetherline_models::{Model, ModelConfig, ModelFiles, Tokenizer};
 
 /// Which model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,14 @@ fn small() -> Result<(ModelFiles, &'static str)> {
         Some(dir) => Ok((ModelFiles::dir(dir)?, "stories260k")),
         None => Ok((open_model("frontdesk")?, "frontdesk base policy")),
     }
+}
+
+/// The tokenizer of S, which the other models borrow.
+///
+/// # Errors
+/// If its files cannot be used.
+pub fn tokenizer() -> Result<Tokenizer> {
+    Ok(Tokenizer::load(&small()?.0, &[])?)
 }
 
 /// A model as a policy, and its name.

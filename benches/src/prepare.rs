@@ -78,7 +78,9 @@ pub fn prepare(dir: &Path, size: Size) -> Result<()> {
     lines(dir, "rows.ids.jsonl", rows.iter().map(|r| json!(r)))?;
     lines(dir, "rows.logprobs.jsonl", logprobs(&model, &rows[..CHECKED])?)?;
 
+    let c = model.config();
     let about = json!({"name": name, "params": model.n_params(), "matmul_params": matmul_params(&model),
+        "dim": c.dim, "layers": c.layers.len(), "vocab": c.vocab, "kv": c.kv_heads * c.head_dim,
         "pair_mean_tokens": pair_mean});
     std::fs::write(dir.join("model.json"), format!("{about}\n"))?;
     Ok(())

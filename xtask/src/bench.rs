@@ -12,7 +12,9 @@ mod options;
 mod peers;
 mod process;
 mod results;
+mod scaling;
 mod summary;
+mod svg;
 mod table;
 mod works;
 
@@ -34,7 +36,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     match &options.mode {
         Mode::Alone { save } => baseline::run(&bench, &options, *save),
         Mode::Peers => peers::run(&bench, &options),
-        Mode::Scaling => anyhow::bail!("not yet"),
+        Mode::Scaling => scaling::run(&bench, &options),
         Mode::Compare(revision) => compare::run(&bench, &options, revision),
     }
 }

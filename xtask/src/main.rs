@@ -20,9 +20,10 @@ cargo xtask COMMAND
       --tether PATH     use this binary instead of building one
       --only WORD       only the groups with WORD in their name: a model, \"bad input\", hub
   bench [OPTION…]       how fast our crates are, beside a stored baseline; --save stores one
-      --peers           beside TRL, transformers and torch
+      --peers           beside TRL, transformers, torch and llama.cpp
+      --scaling         against size, batch, length, vocabulary and threads: writes docs/scaling.md
       --compare REV     beside another revision
-      --only WORD, --threads 1,2, --repeat N, --model S|M, --quiet N
+      --only WORD, --threads 1,2, --repeat N, --model S|M, --dtype bf16, --quiet N
   fixtures [--text]     write fixtures/ anew; --text leaves out what has to be trained";
 
 fn main() -> ExitCode {

@@ -10,7 +10,12 @@ use std::time::Instant;
 use tetherline_benches::machine::{self, Meter};
 use tetherline_benches::models::Size;
 use tetherline_benches::ppo::{Settings, ppo};
-use tetherline_benches::{Numbers, UPDATES, prepare, reward_step, sampling, time_to_reward, train_step};
+use tetherline_benches::{
+    Numbers, UPDATES, prepare, reward_step, sampling, scaling, time_to_reward, train_step,
+};
+
+/// The seed of works that draw by chance, where no `--seed` is given.
+const SEED: &str = "TETHER_BENCH_SEED";
 
 const USAGE: &str = "\
 ours WORK --model DIR [--threads N]
@@ -24,6 +29,9 @@ ours WORK --model DIR [--threads N]
   time-to-reward [--seed N] [--set KEY=VALUE]…
                until PPO reaches TRL's reward on stories260k
   gemm-peak    multiply-adds per second in registers; needs no --model
+  bandwidth    bytes per second by footprint; needs no --model
+  scale-train, scale-sample --shape dim=256,layers=6,vocab=4096,batch=32,tokens=72
+               a training step or sampling of a random model; needs no --model
 
 ours prepare --model DIR --size S|M   writes DIR: models and data for all of these and for peers/*.py";
 
@@ -47,15 +55,20 @@ fn run(args: &[String]) -> Result<()> {
     };
     let threads: usize = value("--threads").unwrap_or("1").parse().context("--threads takes a number")?;
     let dir = || value("--model").map(PathBuf::from).context("--model DIR is missing");
+    let shape = || scaling::Shape::parse(value("--shape").unwrap_or_default());
     if work == "prepare" {
         return prepare::prepare(&dir()?, Size::parse(value("--size").unwrap_or("S"))?);
     }
     let meter = Meter::new();
     let mut numbers = match work.as_str() {
         "time-to-reward" => {
-            let seed = value("--seed").unwrap_or("0").parse().context("--seed takes a number")?;
+            let named = std::env::var(SEED).unwrap_or_else(|_| "0".to_owned());
+            let seed = value("--seed").unwrap_or(&named).parse().context("--seed takes a number")?;
             time_to_reward::time_to_reward(&dir()?, threads, seed, &sets(options)?)?
         }
+        "bandwidth" => scaling::bandwidth(threads),
+        "scale-train" => scaling::train(&shape()?, threads)?,
+        "scale-sample" => scaling::sample(&shape()?, threads)?,
         _ => measure(work, dir, threads)?,
     };
     numbers.insert("work".to_owned(), json!(work));

@@ -112,7 +112,7 @@ impl Bench {
         Ok(serde_json::from_slice(&text)?)
     }
 
-    /// Starts a process and returns what it measured. Works that draw by chance take `seed`. What it prints on standard error goes to a log.
+    /// Starts a process and returns what it measured. Works that draw by chance take `seed`.
     pub(super) fn measure(&self, what: &Run<'_>, model: &str, threads: usize, seed: usize) -> Result<Value> {
         let mut command = match what {
             Run::Ours { program, work, bf16 } => {
@@ -129,16 +129,21 @@ impl Bench {
                 command
             }
         };
+        command.arg("--model").arg(self.model(model)).args(["--threads", &threads.to_string()]);
+        command.env("TETHER_BENCH_SEED", seed.to_string());
+        self.line(command, &format!("{}-{model}", what.work()))
+    }
+
+    /// The line of JSON that a process prints. What it prints on standard error goes to `logs/NAME.log`.
+    pub(super) fn line(&self, mut command: Command, name: &str) -> Result<Value> {
         let logs = self.dir.join("logs");
         fs::create_dir_all(&logs)?;
-        let log = logs.join(format!("{}-{model}.log", what.work()));
+        let log = logs.join(format!("{name}.log"));
         let log_file = fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        command.arg("--model").arg(self.model(model)).args(["--threads", &threads.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).current_dir(&self.dir);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let out = command
             .env("TETHER_BENCH_STARTED_NS", now.to_string())
-            .env("TETHER_BENCH_SEED", seed.to_string())
             .output()
             .with_context(|| format!("cannot start {command:?}"))?;
         let text = String::from_utf8_lossy(&out.stdout);
