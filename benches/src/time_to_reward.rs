@@ -65,9 +65,6 @@ impl Observer for Watch {
         self.steps += 1;
         if let Some((score, kl)) = self.means((of("objective/scores"), of("objective/kl_exact"), rows)) {
             self.highest_kl = self.highest_kl.max(kl);
-            if std::env::var_os("TRACE").is_some() {
-                eprintln!("{} {score:.3} {kl:.2} {:.2}", self.steps, since_start());
-            }
             if score >= REWARD && kl <= KL {
                 self.reached = Some(since_start());
             }
