@@ -14,6 +14,22 @@ use std::fmt::Write as _;
 const BEGIN: &str = "<!-- measured: what follows is written by `cargo xtask bench --scaling` -->\n";
 const END: &str = "<!-- end of what is measured -->";
 
+const INTENSITY: &str = "## Arithmetic intensity
+
+A step moves at least 44 bytes per parameter (weights forward and backward, gradient written and read, AdamW's seven
+streams), decoding 4 bytes per weight and the cache of every row at a context of 40. *Ridge*: the intensity from which
+arithmetic is the limit, at the bandwidth of that footprint.
+
+";
+
+const REACH: &str = "## How far the goals can be reached
+
+*Limit*: the least time or the highest rate of the work on this machine, as above. *At most*: the ratio of something that
+runs at the limit. For memory the limit is weights, gradients and moments alone. Peer and ours are of the last `--peers`
+run.
+
+";
+
 /// `page` with what stands between the marks replaced.
 pub(super) fn with_region(page: &str, region: &str) -> Result<String> {
     let (before, rest) = page.split_once(BEGIN).with_context(|| format!("scaling.md has no line {BEGIN}"))?;
@@ -62,9 +78,7 @@ fn limits(found: &Measured, out: &mut String) {
 }
 
 fn intensity(found: &Measured, out: &mut String) {
-    *out += "## Arithmetic intensity\n\nA step moves at least 44 bytes per parameter (weights forward and backward, gradient written and read, \
-             AdamW's seven streams), decoding 4 bytes per weight and the cache of every row at a context of 40. \
-             *Ridge*: the intensity from which arithmetic is the limit, at the bandwidth of that footprint.\n\n";
+    *out += INTENSITY;
     let m = super::figures::machine(found, found.threads);
     let mut rows = Vec::new();
     for (name, about, train, sample) in &found.models {
@@ -130,16 +144,21 @@ fn goals(found: &Measured, out: &mut String) {
         let mut add =
             |what: String, theirs: Option<f64>, ours: Option<f64>, limit: f64, [most, is, goal]: [f64; 3]| {
                 let of = |x: Option<f64>| x.map_or_else(String::new, short);
+                let ratio = |x: f64| match (x.is_finite(), theirs) {
+                    (false, _) => String::new(),
+                    (true, Some(_)) => format!("{}×", short(x)),
+                    (true, None) => short(x),
+                };
+                let wanted = if theirs.is_some() { format!("≥{goal}×") } else { format!("≥{goal}") };
                 let reach = if most >= goal { "" } else { "**out of reach**" };
-                let times = |x: f64| if x.is_finite() { format!("{}×", short(x)) } else { String::new() };
                 rows.push(vec![
                     format!("{name}: {what}"),
                     of(theirs),
                     of(ours),
                     cell(limit),
-                    times(most),
-                    times(is),
-                    format!("≥{goal}×"),
+                    ratio(most),
+                    ratio(is),
+                    wanted,
                     reach.to_owned(),
                 ]);
             };
@@ -178,9 +197,7 @@ fn goals(found: &Measured, out: &mut String) {
     if rows.is_empty() {
         return;
     }
-    *out += "## How far the goals can be reached\n\n*Limit*: the floor of the work on this machine as above: operations at the \
-             rate of multiply-adds in registers, bytes at the bandwidth of their footprint, all else free. *At most*: the \
-             ratio of something that runs at the limit. For memory it is weights, gradients and moments alone.\n\n";
+    *out += REACH;
     table(out, &["goal", "peer", "ours", "limit", "at most", "ours", "goal", ""], &rows);
 }
 
