@@ -16,7 +16,9 @@ pub mod train_step;
 
 use serde_json::{Map, Value};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use tetherline_models::{Engine, Precision};
 
 /// Prompts of a PPO step, rows of a training step, pairs of a reward step.
 pub const BATCH: usize = 32;
@@ -31,6 +33,25 @@ pub const REWARD_STEPS: usize = 12;
 
 /// The numbers of one measurement, by key.
 pub type Numbers = Map<String, Value>;
+
+/// Whether linear layers compute with weights rounded to bf16, in all that this process measures.
+static BF16: AtomicBool = AtomicBool::new(false);
+
+/// Rounds the weights that linear layers compute with to bf16 from now on.
+pub fn use_bf16() {
+    BF16.store(true, Ordering::Relaxed);
+}
+
+/// An engine of the process's precision.
+pub(crate) fn engine(threads: usize) -> anyhow::Result<Engine> {
+    let precision = if BF16.load(Ordering::Relaxed) { Precision::Bf16 } else { Precision::F32 };
+    Ok(Engine::new(threads).with_precision(precision)?)
+}
+
+/// The same as the value of `model.dtype`.
+pub(crate) fn dtype() -> String {
+    if BF16.load(Ordering::Relaxed) { "bf16" } else { "f32" }.to_owned()
+}
 
 /// The directory of the policy below a model directory made by [`prepare`].
 pub fn policy_dir(model: &Path) -> std::path::PathBuf {

@@ -6,7 +6,7 @@
 //! head shares the policy's trunk and the score stands at the last token, so values come out of the rollout.
 
 use crate::machine::since_start;
-use crate::{BATCH, NEW, Numbers, median, policy_dir, reward_dir, text};
+use crate::{BATCH, NEW, Numbers, dtype, median, policy_dir, reward_dir, text};
 use anyhow::{Result, ensure};
 use serde_json::json;
 use std::path::Path;
@@ -75,6 +75,7 @@ pub fn recipe(model: &Path, settings: Settings, updates: usize) -> Result<Recipe
         ("sampling.ignore_eos", "true".to_owned()),
         ("eval.prompts", "0".to_owned()),
         ("checkpoint.every", "0".to_owned()),
+        ("model.dtype", dtype()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();

@@ -1,7 +1,7 @@
 //! Steps of reward training as the product runs them: 32 preference pairs of mixed lengths each.
 
 use crate::ppo::seconds;
-use crate::{BATCH, Numbers, REWARD_STEPS, median, policy_dir, text};
+use crate::{BATCH, Numbers, REWARD_STEPS, dtype, median, policy_dir, text};
 use anyhow::{Result, ensure};
 use serde_json::json;
 use std::path::Path;
@@ -44,6 +44,7 @@ pub fn reward_step(model: &Path, threads: usize) -> Result<Numbers> {
         ("reward.lr", "1e-5".to_owned()),
         ("reward.max_grad_norm", "1.0".to_owned()),
         ("checkpoint.every", "0".to_owned()),
+        ("model.dtype", dtype()),
     ]
     .map(|(key, value)| (key.to_owned(), value));
     let recipe = Recipe::load("trl-parity", &sets)?;

@@ -50,7 +50,7 @@ pub fn sampling(dir: &Path, threads: usize) -> Result<Numbers> {
     let codec = Codec::load(&files, &model)?;
     let prompts = prepare::read_ids(dir, "prompts.ids.jsonl")?;
     ensure!(prompts.iter().all(|p| p.len() == PROMPT), "a prompt has not {PROMPT} tokens");
-    let engine = Engine::new(threads);
+    let engine = crate::engine(threads)?;
     let mut out = Numbers::new();
     for n in BATCHES {
         let mut step = 0;

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::Instant;
 use tetherline::train::Trainer;
 use tetherline_core::seeds::Purpose;
-use tetherline_models::{Engine, Model};
+use tetherline_models::Model;
 use tetherline_rollout::{SamplingConfig, StreamName, generate};
 
 /// A size of the work.
@@ -78,7 +78,7 @@ fn about(model: &Model) -> Numbers {
 pub fn train(shape: &Shape, threads: usize) -> Result<Numbers> {
     let model = shape.model()?;
     let mut out = about(&model);
-    let engine = Engine::new(threads);
+    let engine = crate::engine(threads)?;
     let rows = examples(shape.rows(shape.tokens));
     let mut trainer = Trainer::new(model, ADAMW);
     let seconds = seconds_of(3, || step(&mut trainer, &engine, &rows))?;
@@ -93,7 +93,7 @@ pub fn train(shape: &Shape, threads: usize) -> Result<Numbers> {
 pub fn sample(shape: &Shape, threads: usize) -> Result<Numbers> {
     let model = shape.model()?;
     let mut out = about(&model);
-    let (engine, tokenizer) = (Engine::new(threads), tokenizer()?);
+    let (engine, tokenizer) = (crate::engine(threads)?, tokenizer()?);
     let new = shape.tokens.checked_sub(PROMPT).filter(|n| *n > 0).context("tokens must be above 8")?;
     let config = SamplingConfig { max_new_tokens: new, ignore_eos: true, ..SamplingConfig::default() };
     let prompts = shape.rows(PROMPT);

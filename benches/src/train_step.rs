@@ -34,7 +34,7 @@ pub fn step(trainer: &mut Trainer, engine: &Engine, examples: &[Example]) -> Res
 /// If the model directory is not one of [`crate::prepare`].
 pub fn train_step(dir: &Path, threads: usize) -> Result<Numbers> {
     let model = Model::load(&ModelFiles::dir(policy_dir(dir))?, POLICY_HEADS, 0)?;
-    let engine = Engine::new(threads);
+    let engine = crate::engine(threads)?;
     let examples = examples(prepare::read_ids(dir, "rows.ids.jsonl")?);
     let mut trainer = Trainer::new(model, ADAMW);
     let seconds = seconds_of(8, || step(&mut trainer, &engine, &examples))?;

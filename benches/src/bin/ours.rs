@@ -18,7 +18,7 @@ use tetherline_benches::{
 const SEED: &str = "TETHER_BENCH_SEED";
 
 const USAGE: &str = "\
-ours WORK --model DIR [--threads N]
+ours WORK --model DIR [--threads N] [--dtype f32|bf16]
 
   ppo          three PPO updates with the settings of the peer
   ppo-best     the same with our best settings
@@ -58,6 +58,11 @@ fn run(args: &[String]) -> Result<()> {
     let shape = || scaling::Shape::parse(value("--shape").unwrap_or_default());
     if work == "prepare" {
         return prepare::prepare(&dir()?, Size::parse(value("--size").unwrap_or("S"))?);
+    }
+    match value("--dtype") {
+        None | Some("f32") => {}
+        Some("bf16") => tetherline_benches::use_bf16(),
+        Some(other) => bail!("there is no dtype {other:?}; there are f32 and bf16"),
     }
     let meter = Meter::new();
     let mut numbers = match work.as_str() {
