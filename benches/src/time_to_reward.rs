@@ -4,7 +4,7 @@
 //! tokens after one of 64 prompts of 8 tokens. The run ends when the mean score of the last five steps, and of at
 //! least [`WINDOW_ROWS`] responses, reaches [`REWARD`] while their mean exact KL is at most [`KL`]. TRL's PPOTrainer
 //! needs 40 steps of 64 responses for it (`peers/time_to_reward.py`); its settings are those of the recipe, ours
-//! differ in [`OURS`].
+//! differ in `OURS`.
 
 use crate::machine::{own_cpu_s, since_start};
 use crate::ppo::seconds;
