@@ -68,19 +68,20 @@ impl Weights {
         ldc: usize,
         init: Init<'_>,
     ) {
+        let (own, len) = (c.as_mut_ptr(), c.len());
         let from = match init {
             Init::Zero => std::ptr::null(),
-            Init::Own => c.as_ptr(),
+            Init::Own => own.cast_const(),
             Init::From(d) => {
                 assert!(m == 0 || d.len() >= (m - 1) * ldc + n, "gemm: D too short");
                 d.as_ptr()
             }
         };
-        let from = Shares::new_at(from.cast_mut(), c.len());
+        let from = Shares::new_at(from.cast_mut(), len);
         let panels = n.div_ceil(NR);
         let tasks = team.map_or(1, Team::threads).min(panels);
         let share = panels.div_ceil(tasks.max(1));
-        let all = Shares::new(c);
+        let all = Shares::new_at(own, len);
         each(team, tasks, &|task| {
             let j0 = task * share * NR;
             let columns = (share * NR).min(n.saturating_sub(j0));

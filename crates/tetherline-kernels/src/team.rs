@@ -28,9 +28,11 @@ struct Shared {
     inside: AtomicUsize,
     panicked: AtomicBool,
     over: AtomicBool,
+    /// A job is being run: there is one at a time.
+    busy: AtomicBool,
 }
 
-// SAFETY: `job` is written by the leader alone, while no job is open and no member is inside; a member reads it
+// SAFETY: `job` is written by one leader alone (`busy`), while no job is open and no member is inside; a member reads it
 // after it entered an open one. Entering and closing are ordered by sequentially consistent operations: either the
 // leader sees the member inside and waits, or the member sees that the job is closed.
 unsafe impl Sync for Shared {}
@@ -45,12 +47,14 @@ impl Team<'_> {
             inside: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
         };
         std::thread::scope(|s| {
+            // Before the first of them starts: one that cannot start must not leave the others waiting.
+            let _end = End(&shared);
             for _ in 1..threads {
                 s.spawn(|| shared.member());
             }
-            let _end = End(&shared);
             f(&Team { shared: &shared, threads: threads.max(1) })
         })
     }
@@ -63,17 +67,19 @@ impl Team<'_> {
     /// Runs `job(i)` for every i below `tasks`, each once, on any thread; returns when all are done.
     ///
     /// # Panics
-    /// If the job panics.
+    /// If the job panics, or runs a job of the same team.
     pub fn run(&self, tasks: usize, job: &(dyn Fn(usize) + Sync)) {
         let s = self.shared;
         if self.threads == 1 || tasks <= 1 {
             (0..tasks).for_each(job);
             return;
         }
+        let free = !s.busy.swap(true, Ordering::SeqCst);
+        assert!(free, "a team runs one job at a time");
         // SAFETY: the lifetime is cut off here and held by `Open`, which outlasts every use of the job.
         let lasting: *const Job =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Job>(job) };
-        // SAFETY: no job is open, and no member is inside: `Open` waited for that.
+        // SAFETY: `busy` was ours to take, so no job is open, and no member is inside: `Open` waited for that.
         unsafe { *s.job.get() = Some((lasting, tasks)) };
         s.next.store(0, Ordering::SeqCst);
         s.epoch.fetch_add(1, Ordering::SeqCst);
@@ -95,6 +101,7 @@ impl Drop for Open<'_> {
         while self.0.inside.load(Ordering::SeqCst) > 0 {
             wait.a_little();
         }
+        self.0.busy.store(false, Ordering::SeqCst);
     }
 }
 
@@ -226,6 +233,12 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_job_within_a_job_is_refused() {
+        let ended = catch_unwind(|| Team::with(2, |team| team.run(4, &|_| team.run(2, &|_| {}))));
+        assert!(ended.is_err());
     }
 
     #[test]

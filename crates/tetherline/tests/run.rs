@@ -231,6 +231,9 @@ fn a_reference_that_moves() {
     let reset = started("reset", &[("kl.reference", "{ reset = { every = 1 } }")], None);
     assert_eq!(metric(&reset, "objective/kl_exact"), [0.0; 4]);
     assert_eq!(metric(&reset, "kl/reference_moves"), [1.0, 2.0, 3.0, 4.0]);
+    // What was given up is the KL that each update made, though no rollout shows any.
+    let forgiven = metric(&reset, "kl/reference_forgiven");
+    assert!(forgiven[0] > 0.0 && forgiven.windows(2).all(|w| w[1] > w[0]), "{forgiven:?}");
     assert_eq!(String::from_utf8_lossy(&reset["events.jsonl"]).matches("reference_reset").count(), 4);
 
     let ema = [("kl.reference", "{ ema = { rate = 0.5 } }")];

@@ -23,7 +23,9 @@ simd_fn! {
     fn narrow(from: &[f32], to: &mut [u16]) {
         for (to, from) in to.iter_mut().zip(from) {
             let bits = from.to_bits();
-            *to = (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16;
+            let rounded = (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16;
+            // Rounding could carry a NaN over into a number.
+            *to = if bits & 0x7FFF_FFFF > 0x7F80_0000 { (bits >> 16) as u16 | 0x40 } else { rounded };
         }
     }
 }
@@ -100,6 +102,11 @@ mod tests {
         let mut to = [0u16; 6];
         narrow(&from, &mut to);
         assert_eq!(to, [0x3F80, 0x3F80, 0x3F82, 0xBDCD, 0, 0x0080]);
+        for bits in [0x7FFF_FFFFu32, 0xFFFF_8000, 0x7F80_0001] {
+            let mut to = [0u16];
+            narrow(&[f32::from_bits(bits)], &mut to);
+            assert!(f32::from_bits(u32::from(to[0]) << 16).is_nan(), "{bits:x}");
+        }
     }
 
     #[test]

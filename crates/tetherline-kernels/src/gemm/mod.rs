@@ -157,16 +157,17 @@ pub(crate) fn gemm(
     ldc: usize,
     init: Init<'_>,
 ) {
+    let (own, len) = (c.as_mut_ptr(), c.len());
     let from = match init {
         Init::Zero => std::ptr::null(),
-        Init::Own => c.as_ptr(),
+        Init::Own => own.cast_const(),
         Init::From(d) => {
             assert!(m == 0 || d.len() >= (m - 1) * ldc + n, "gemm: D too short");
             d.as_ptr()
         }
     };
     // SAFETY: C is borrowed, and D is as long as needed.
-    unsafe { gemm_at(m, n, k, a, b, (c.as_mut_ptr(), c.len()), ldc, from) };
+    unsafe { gemm_at(m, n, k, a, b, (own, len), ldc, from) };
 }
 
 /// As [`gemm`], C by its address and length, and D by its address (null for none).

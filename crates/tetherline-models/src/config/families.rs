@@ -258,7 +258,12 @@ fn smollm3(f: &Fields<'_>) -> Result<ModelConfig> {
         // 1 says that a layer does rotate.
         Some(v) => {
             let list = of_length(f, "no_rope_layers", v, n, "flags")?;
-            list.iter().map(|v| v.as_u64().map_or(v.as_bool() == Some(true), |n| n != 0)).collect()
+            let flag = |v: &Value| match (v.as_bool(), v.as_u64()) {
+                (Some(turns), _) => Ok(turns),
+                (_, Some(n @ 0..=1)) => Ok(n == 1),
+                _ => Err(f.error("no_rope_layers", format!("expected 0 or 1, found {v}"))),
+            };
+            list.iter().map(flag).collect::<Result<_>>()?
         }
         None => {
             let interval = f.size_or("no_rope_layer_interval", 4)?;

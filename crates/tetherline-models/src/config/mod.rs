@@ -269,7 +269,11 @@ impl ModelConfig {
         let f = Fields { path: path.clone(), map: &raw };
         refuse::quantised(&f)?;
         let mut config = families::read(arch, &f)?;
-        if config.heads * config.head_dim > 1 << 20 || config.heads % config.kv_heads != 0 {
+        if config.heads.saturating_mul(config.head_dim) > 1 << 20 {
+            let problem = format!("{} heads of {} are too wide", config.heads, config.head_dim);
+            return Err(f.error("head_dim", problem));
+        }
+        if config.heads % config.kv_heads != 0 {
             return Err(f.error(
                 "num_key_value_heads",
                 format!("{} query heads cannot share {} key/value heads", config.heads, config.kv_heads),

@@ -6,7 +6,7 @@ use std::path::Path;
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Files worth having, besides the weights.
-const OPTIONAL: [&str; 8] = [
+const OPTIONAL: [&str; 7] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -14,7 +14,6 @@ const OPTIONAL: [&str; 8] = [
     "chat_template.jinja",
     "value_head.safetensors",
     "reward_norm.json",
-    "adapter_config.json",
 ];
 
 /// What a model file name may be made of: it stands in addresses and paths.
@@ -62,7 +61,8 @@ pub(super) fn files(listed: &[String]) -> Result<Chosen, String> {
     let has = |f: &str| listed.iter().any(|l| l == f);
     let ends = |end: &str| listed.iter().find(|l| l.ends_with(end));
     let mut out = Vec::new();
-    let adapter = has("adapter_config.json") && !has("config.json");
+    let whole = has("config.json") && (has(INDEX) || has("model.safetensors"));
+    let adapter = has("adapter_config.json") && !whole;
     if !adapter {
         if !has("config.json") {
             return Err("the repository has no config.json; it is not a transformers model".into());
@@ -79,6 +79,7 @@ pub(super) fn files(listed: &[String]) -> Result<Chosen, String> {
         }
         out.push("config.json".to_owned());
     }
+    out.extend(adapter.then(|| "adapter_config.json".to_owned()));
     out.extend(["tokenizer.json"].into_iter().chain(OPTIONAL).filter(|f| has(f)).map(str::to_owned));
     let named = |l: &&String| {
         l.strip_prefix("additional_chat_templates/").is_some_and(|n| n.ends_with(".jinja") && plain(n))
@@ -172,6 +173,8 @@ mod tests {
         let sharded =
             choose("config.json tokenizer.json model.safetensors.index.json model.safetensors").unwrap();
         assert_eq!((sharded.index, sharded.files.len()), (Some(INDEX), 3));
+        let both = choose("config.json tokenizer.json model.safetensors adapter_config.json").unwrap();
+        assert_eq!(both.files, ["config.json", "tokenizer.json", "model.safetensors"]);
         let adapter = choose("adapter_config.json adapter_model.safetensors README.md").unwrap();
         assert_eq!(adapter.files, ["adapter_config.json", "adapter_model.safetensors"]);
         for (listed, said) in [

@@ -119,7 +119,12 @@ fn object(files: &ModelFiles) -> Result<Map<String, Value>> {
 /// # Errors
 /// If the file cannot be read or names no base.
 pub(crate) fn base_of(files: &ModelFiles) -> Result<Option<(String, Option<String>)>> {
-    if files.read(CONFIG)?.is_none() {
+    if !files.has(CONFIG)? {
+        return Ok(None);
+    }
+    // What is left of an adapter that was folded into the weights beside it.
+    let whole = files.has("model.safetensors")? || files.has("model.safetensors.index.json")?;
+    if whole && !files.has(WEIGHTS)? {
         return Ok(None);
     }
     let map = object(files)?;

@@ -60,13 +60,26 @@ pub(super) fn ends_with(module: &str, name: &str) -> bool {
 }
 
 /// The value of the first pattern that the end of a module's name matches.
-pub(super) fn by_pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Result<Option<T>, String> {
+pub(super) fn by_pattern<T: Copy + PartialEq>(
+    patterns: &BTreeMap<String, T>,
+    module: &str,
+) -> Result<Option<T>, String> {
+    let mut found: Option<(&str, T)> = None;
     for (pattern, value) in patterns {
-        if regex(&format!("^(?:.*\\.)?(?:{pattern})$"))?.is_match(module) {
-            return Ok(Some(*value));
+        if !regex(&format!("^(?:.*\\.)?(?:{pattern})$"))?.is_match(module) {
+            continue;
+        }
+        match found {
+            // peft takes the first in the order of the file, which a reader of JSON need not keep.
+            Some((other, first)) if first != *value => {
+                return Err(format!(
+                    "`{other}` and `{pattern}` both match {module} and say different things; let one match alone"
+                ));
+            }
+            _ => found = Some((pattern, *value)),
         }
     }
-    Ok(None)
+    Ok(found.map(|(_, value)| value))
 }
 
 impl LoraConfig {
@@ -183,6 +196,14 @@ mod tests {
         assert_eq!(c.of("model.layers.0.mlp.up_proj"), Ok((4, 2.0)));
         let c = LoraConfig { use_rslora: true, ..c };
         assert_eq!(c.of("model.layers.1.mlp.up_proj"), Ok((16, 2.0)));
+    }
+
+    #[test]
+    fn patterns_whose_order_would_decide_are_refused() {
+        let alphas = BTreeMap::from([("self_attn.q_proj".into(), 8.0), ("q_proj".into(), 16.0)]);
+        let c = LoraConfig { alpha_pattern: alphas, ..LoraConfig::new(4) };
+        let problem = format!("{:?}", c.of("model.layers.0.self_attn.q_proj").unwrap_err());
+        assert!(problem.contains("both match"), "{problem}");
     }
 
     #[test]

@@ -37,7 +37,15 @@ impl Model {
     pub fn load(files: &ModelFiles, heads: Heads, seed: u64) -> Result<Self> {
         let config = ModelConfig::load(files)?;
         let (slots, spec) = build(&config, heads);
-        let mut flat = vec![0.0; spec.n_params];
+        let mut flat = Vec::new();
+        flat.try_reserve_exact(spec.n_params).map_err(|_| ModelError::NotAModel {
+            path: files.root(),
+            problem: format!(
+                "config.json describes {} parameters, for which there is no memory",
+                spec.n_params
+            ),
+        })?;
+        flat.resize(spec.n_params, 0.0);
         // An adapter's base may itself be one of a causal model, whose head a classifier lacks.
         let base = ModelConfig::load(files.base())?;
         let mut absent = weights::load(files.base(), &base, &slots, &mut flat)?;

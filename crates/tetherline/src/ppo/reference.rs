@@ -5,10 +5,11 @@
 
 use super::{Ppo, stage};
 use crate::Error;
+use crate::rows::lm_rows;
 use serde_json::{Value, json};
 use std::path::Path;
-use tetherline_core::BoxError;
-use tetherline_kl::{NatsPerSequence, ReferenceMove};
+use tetherline_core::{BoxError, Rollout};
+use tetherline_kl::{NatsPerSequence, ReferenceMove, ReferenceSchedule};
 
 /// The reference's trained parameters in a checkpoint.
 const FILE: &str = "reference.bin";
@@ -19,11 +20,18 @@ impl Ppo<'_> {
         self.recipe.kl.reference.is_some_and(|r| r.moves())
     }
 
-    /// After the update of a step that was kept: moves the reference if it is due. `kl` is the exact KL to the reference
-    /// that the step's rollout had, nats per sequence. Returns a line for the events where something happened that is
-    /// not of every step.
-    pub(super) fn move_reference(&mut self, step: u64, kl: f64) -> Result<Option<Value>, Error> {
-        let kl = NatsPerSequence(kl);
+    /// After the update of a step that was kept: moves the reference if it is due. Returns a line for the events where
+    /// something happened that is not of every step.
+    pub(super) fn move_reference(
+        &mut self,
+        step: u64,
+        rollout: &Rollout,
+        full: &[Vec<u32>],
+    ) -> Result<Option<Value>, Error> {
+        if !self.reference_moves() {
+            return Ok(None);
+        }
+        let kl = NatsPerSequence(if self.move_is_due() { self.kl_after_update(rollout, full)? } else { 0.0 });
         let due = self.recipe.kl.reference_after_update(step, kl, &mut self.reference_ledger);
         let forgiven = self.reference_ledger.last_forgiven;
         let line = |event: &str| json!({"step": step, "event": event, "forgiven": forgiven, "kl": kl.0});
@@ -31,8 +39,7 @@ impl Ppo<'_> {
             ReferenceMove::Stay => Ok(None),
             ReferenceMove::Mix { mix } => {
                 self.reference.mix(self.engine, &self.policy.model, mix as f32).map_err(stage)?;
-                let every_step =
-                    matches!(self.recipe.kl.reference, Some(tetherline_kl::ReferenceSchedule::Ema { .. }));
+                let every_step = matches!(self.recipe.kl.reference, Some(ReferenceSchedule::Ema { .. }));
                 Ok((!every_step).then(|| line("reference_mixed")))
             }
             ReferenceMove::Reset => {
@@ -44,6 +51,28 @@ impl Ppo<'_> {
                 Ok(Some(line("reference_reset")))
             }
         }
+    }
+
+    /// Whether the update that comes to the ledger next moves the reference.
+    fn move_is_due(&self) -> bool {
+        let next = self.reference_ledger.updates + 1;
+        match self.recipe.kl.reference.unwrap_or_default() {
+            ReferenceSchedule::Fixed => false,
+            ReferenceSchedule::Ema { .. } => true,
+            ReferenceSchedule::Sync { every, .. } | ReferenceSchedule::Reset { every } => {
+                next.is_multiple_of(every)
+            }
+        }
+    }
+
+    /// Exact KL of the updated policy to the reference on the responses of the step, nats per sequence: what a move to
+    /// the policy gives up. (The rollout's own KL is that of the policy before the update.)
+    fn kl_after_update(&self, rollout: &Rollout, full: &[Vec<u32>]) -> Result<f64, Error> {
+        let rows = lm_rows(full, rollout);
+        let pairs = self.policy.model.forward_pair(&self.reference, self.engine, &rows, rollout.temperature);
+        let pairs = pairs.map_err(stage)?;
+        let sum: f64 = pairs.iter().flat_map(|p| &p.kl_exact).map(|kl| f64::from(*kl)).sum();
+        Ok(sum / pairs.len().max(1) as f64)
     }
 
     /// Writes the reference beside the policy's checkpoint, if it moves.
