@@ -68,6 +68,9 @@ impl Weights {
         ldc: usize,
         init: Init<'_>,
     ) {
+        if m == 0 {
+            return;
+        }
         let (own, len) = (c.as_mut_ptr(), c.len());
         let from = match init {
             Init::Zero => std::ptr::null(),

@@ -202,6 +202,20 @@ fn budgets_of_every_level_are_measured_and_a_row_pays_for_each() {
     );
 }
 
+/// Weights rounded to bf16: sampler and trainer round alike, so the first ratio is 1 and the KL to the start exactly 0.
+#[test]
+fn a_run_in_bf16() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, again) = (dir.path().join("run"), dir.path().join("again"));
+    let recipe = recipe(&[("model.dtype", "bf16"), ("sft.steps", "1"), ("reward.steps", "1")]);
+    run(&recipe, &options(&out, 2, false), &mut Silent).unwrap();
+    run(&recipe, &options(&again, 1, false), &mut Silent).unwrap();
+    let found = contents(&out);
+    assert_eq!(metric(&found, "objective/kl_exact")[0], 0.0);
+    assert!(metric(&found, "objective/kl_exact")[3] > 0.0);
+    assert_eq!(found["metrics.jsonl"], contents(&again)["metrics.jsonl"]);
+}
+
 /// A metric of every step.
 fn metric(run: &BTreeMap<String, Vec<u8>>, key: &str) -> Vec<f64> {
     let text = String::from_utf8(run["metrics.jsonl"].clone()).unwrap();
