@@ -205,8 +205,8 @@ impl KlConfig {
         let moves = self.reference.is_some_and(|r| r.moves());
         if moves && self.trust_region.is_none_or(|t| t.ref0_cap.is_none()) {
             warnings.push(
-                "reference: it moves, and KL to it does not see the drift that each move forgives; cap the KL to the \
-                 first reference with trust_region.ref0_cap"
+                "reference: it moves, and KL to it does not see the drift that each move forgives; watch what the ledger \
+                 calls forgiven, or cap the KL to the first reference with trust_region.ref0_cap"
                     .to_owned(),
             );
         }

@@ -108,6 +108,21 @@ impl ReferenceSchedule {
         *self != Self::Fixed
     }
 
+    /// Whether the next update that is counted moves the reference. A trainer that measures KL for the move alone need
+    /// not measure it otherwise.
+    #[must_use]
+    pub fn moves_next(&self, ledger: &ReferenceLedger) -> bool {
+        self.is_due(ledger.updates.saturating_add(1))
+    }
+
+    fn is_due(&self, updates: u64) -> bool {
+        match *self {
+            Self::Fixed => false,
+            Self::Ema { .. } => true,
+            Self::Sync { every, .. } | Self::Reset { every } => updates.is_multiple_of(every),
+        }
+    }
+
     /// Counts the accepted update of a step and says what the reference does; `kl` is KL to the current reference. A
     /// KL that is not finite, or negative, forgives nothing.
     pub fn after_update(
@@ -121,12 +136,12 @@ impl ReferenceSchedule {
         }
         ledger.step = Some(step);
         ledger.updates = ledger.updates.saturating_add(1);
-        let due = |every: u64| ledger.updates.is_multiple_of(every);
         let step = match *self {
-            Self::Sync { mix, every } if due(every) => ReferenceMove::Mix { mix },
+            _ if !self.is_due(ledger.updates) => return ReferenceMove::Stay,
+            Self::Fixed => return ReferenceMove::Stay,
+            Self::Sync { mix, .. } => ReferenceMove::Mix { mix },
             Self::Ema { rate } => ReferenceMove::Mix { mix: rate },
-            Self::Reset { every } if due(every) => ReferenceMove::Reset,
-            _ => return ReferenceMove::Stay,
+            Self::Reset { .. } => ReferenceMove::Reset,
         };
         let left = match step {
             ReferenceMove::Mix { mix } => (1.0 - mix).powi(2),
@@ -147,8 +162,13 @@ mod tests {
     /// The moves after the steps `0..n` at this KL.
     fn moves(schedule: ReferenceSchedule, n: u64, kl: f64) -> (Vec<ReferenceMove>, ReferenceLedger) {
         let mut ledger = ReferenceLedger::default();
-        let moves =
-            (0..n).map(|step| schedule.after_update(step, NatsPerSequence(kl), &mut ledger)).collect();
+        let mut after = |step| {
+            let next = schedule.moves_next(&ledger);
+            let made = schedule.after_update(step, NatsPerSequence(kl), &mut ledger);
+            assert_eq!(next, made != ReferenceMove::Stay);
+            made
+        };
+        let moves = (0..n).map(&mut after).collect();
         (moves, ledger)
     }
 

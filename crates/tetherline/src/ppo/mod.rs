@@ -175,12 +175,6 @@ impl<'a> Ppo<'a> {
         observe::check_metrics(recipe)?;
         let controller = recipe.kl.build().map_err(|e| Error::input("the kl section", e))?;
         for warning in recipe.kl.warnings(Some(config.batch_size as u64)) {
-            // Its advice is the trust region, which this loop does not have.
-            if warning.starts_with("reference:") {
-                let say = "kl.reference moves: KL to it does not see what each move forgives; watch kl/reference_forgiven";
-                observer.on_event(&Event::Warning(say));
-                continue;
-            }
             observer.on_event(&Event::Warning(&warning));
         }
         let mut decision = ControlDecision::empty();

@@ -28,10 +28,9 @@ impl Ppo<'_> {
         rollout: &Rollout,
         full: &[Vec<u32>],
     ) -> Result<Option<Value>, Error> {
-        if !self.reference_moves() {
-            return Ok(None);
-        }
-        let kl = NatsPerSequence(if self.move_is_due() { self.kl_after_update(rollout, full)? } else { 0.0 });
+        let schedule = self.recipe.kl.reference.unwrap_or_default();
+        let due = schedule.moves_next(&self.reference_ledger);
+        let kl = NatsPerSequence(if due { self.kl_after_update(rollout, full)? } else { 0.0 });
         let due = self.recipe.kl.reference_after_update(step, kl, &mut self.reference_ledger);
         let forgiven = self.reference_ledger.last_forgiven;
         let line = |event: &str| json!({"step": step, "event": event, "forgiven": forgiven, "kl": kl.0});
@@ -49,18 +48,6 @@ impl Ppo<'_> {
                     value.reset_optimizer();
                 }
                 Ok(Some(line("reference_reset")))
-            }
-        }
-    }
-
-    /// Whether the update that comes to the ledger next moves the reference.
-    fn move_is_due(&self) -> bool {
-        let next = self.reference_ledger.updates + 1;
-        match self.recipe.kl.reference.unwrap_or_default() {
-            ReferenceSchedule::Fixed => false,
-            ReferenceSchedule::Ema { .. } => true,
-            ReferenceSchedule::Sync { every, .. } | ReferenceSchedule::Reset { every } => {
-                next.is_multiple_of(every)
             }
         }
     }
