@@ -17,13 +17,14 @@
 #[expect(dead_code, clippy::print_stderr, reason = "shared with the tests, which use all of it")]
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../tests/common/nll.rs"]
+mod nll;
 
 use common::{Golden, GoldenRow, fixtures};
+use nll::MeanNll;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use tetherline_models::{
-    Engine, Heads, Model, ModelFiles, Row, RowGrad, RowOutput, SaveOptions, SaveType, UnitLoss,
-};
+use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, SaveOptions, SaveType};
 
 const LM: Heads = Heads { lm: true, scalar: false };
 const SCALAR: Heads = Heads { lm: false, scalar: true };
@@ -119,22 +120,6 @@ fn against_bf16(engine: &Engine, model: &Model, golden: &Golden, bf16: &[f32]) -
         largest(&z, &bf16[row.at * vocab..(row.at + row.tokens.len()) * vocab]) / f64::from(most)
     };
     golden.rows("right").into_iter().map(one).fold(0.0, f64::max)
-}
-
-/// Mean negative log-prob over the continuation's tokens.
-struct MeanNll<'a> {
-    rows: &'a [GoldenRow],
-    count: f32,
-}
-
-impl UnitLoss for MeanNll<'_> {
-    type Stats = ();
-
-    fn unit(&self, unit: usize, _: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) {
-        for (j, _) in self.rows[unit].scored.iter().enumerate().filter(|(_, s)| **s) {
-            grads[0].logprobs[j] = -1.0 / self.count;
-        }
-    }
 }
 
 /// Largest |difference| / |expected| of a parameter's gradient, Euclidean norms. Gradients that are rounding noise (below

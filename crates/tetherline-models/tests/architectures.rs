@@ -6,10 +6,13 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests: a panic is the report")]
 
 mod common;
+#[path = "common/nll.rs"]
+mod nll;
 
 use common::{Golden, GoldenRow, dirs, fixtures};
+use nll::MeanNll;
 use std::path::{Path, PathBuf};
-use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, RowGrad, RowOutput, UnitLoss};
+use tetherline_models::{Engine, Heads, Model, ModelFiles, Row};
 
 const LM: Heads = Heads { lm: true, scalar: false };
 const SCALAR: Heads = Heads { lm: false, scalar: true };
@@ -107,22 +110,6 @@ fn scores_of_classifiers() {
                 golden.close("token_scores", &found, &each[row.at..row.at + n], 1e-4);
                 golden.close("scores", &found[n - 1..], &last[i..=i], 1e-4);
             }
-        }
-    }
-}
-
-/// Mean negative log-prob over the continuation's tokens.
-struct MeanNll<'a> {
-    rows: &'a [GoldenRow],
-    count: f32,
-}
-
-impl UnitLoss for MeanNll<'_> {
-    type Stats = ();
-
-    fn unit(&self, unit: usize, _: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) {
-        for (j, _) in self.rows[unit].scored.iter().enumerate().filter(|(_, s)| **s) {
-            grads[0].logprobs[j] = -1.0 / self.count;
         }
     }
 }

@@ -6,15 +6,18 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests: a panic is the report")]
 
 mod common;
+#[path = "common/nll.rs"]
+mod nll;
 #[path = "common/train.rs"]
 mod train;
 
 use common::{Golden, GoldenRow, dirs};
+use nll::MeanNll;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tetherline_models::optim::{AdamW, AdamWConfig, clip_grad_norm, grad_norm};
-use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, RowGrad, RowOutput, Tokenizer, UnitLoss};
+use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, Tokenizer};
 use train::{ids, json};
 
 const LM: Heads = Heads { lm: true, scalar: false };
@@ -118,25 +121,6 @@ fn reward_scores() {
             }
         }
         assert_eq!(golden.rows("right").len(), 3);
-    }
-}
-
-/// Mean negative log-prob over the continuation's tokens; a unit's statistic is its share of the sum.
-struct MeanNll<'a> {
-    rows: &'a [GoldenRow],
-    count: f32,
-}
-
-impl UnitLoss for MeanNll<'_> {
-    type Stats = f64;
-
-    fn unit(&self, unit: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> f64 {
-        let mut sum = 0.0;
-        for (j, _) in self.rows[unit].scored.iter().enumerate().filter(|(_, s)| **s) {
-            grads[0].logprobs[j] = -1.0 / self.count;
-            sum -= f64::from(rows[0].logprobs[j]);
-        }
-        sum / f64::from(self.count)
     }
 }
 

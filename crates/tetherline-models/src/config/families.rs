@@ -77,7 +77,6 @@ fn like_llama(f: &Fields<'_>, d: &Defaults) -> Result<ModelConfig> {
         vec![RopeConfig::read(f, rope::described(f)?, &facts)?]
     };
     Ok(ModelConfig {
-        arch: d.arch,
         vocab: f.size("vocab_size")?,
         dim,
         heads,
@@ -86,32 +85,55 @@ fn like_llama(f: &Fields<'_>, d: &Defaults) -> Result<ModelConfig> {
         ffn: f.size("intermediate_size")?,
         max_positions,
         layers: vec![LayerConfig { rope: Some(0), window: None }; layers(f, "num_hidden_layers")?],
-        norms: Norms {
-            kind: NormKind::Rms,
-            eps: f.number_or("rms_norm_eps", d.eps)?,
-            plus_one: false,
-            before: true,
-            after: false,
-            of_heads: HeadNorms::None,
-        },
-        biases: Biases::default(),
         act: activation(f, d.activation.0, d.activation.1)?,
         gated: true,
-        parallel: false,
         ropes,
-        learned_positions: false,
         attention_scale: 1.0 / (head_dim as f64).sqrt(),
+        tied: f.flag_or("tie_word_embeddings", d.tied)?,
+        ..plain(d.arch, Norms { kind: NormKind::Rms, eps: f.number_or("rms_norm_eps", d.eps)?, ..NORMS })
+    })
+}
+
+const NORMS: Norms = Norms {
+    kind: NormKind::Rms,
+    eps: 0.0,
+    plus_one: false,
+    before: true,
+    after: false,
+    of_heads: HeadNorms::None,
+};
+
+/// What no family has of itself; sizes are still to be filled in.
+fn plain(arch: Architecture, norms: Norms) -> ModelConfig {
+    ModelConfig {
+        arch,
+        vocab: 0,
+        dim: 0,
+        heads: 0,
+        kv_heads: 0,
+        head_dim: 0,
+        ffn: 0,
+        max_positions: 0,
+        layers: Vec::new(),
+        norms,
+        biases: Biases::default(),
+        act: Activation::Silu,
+        gated: false,
+        parallel: false,
+        ropes: Vec::new(),
+        learned_positions: false,
+        attention_scale: 1.0,
         scale_by_layer: false,
         attention_cap: None,
         logit_cap: None,
         embed_scale: 1.0,
-        tied: f.flag_or("tie_word_embeddings", d.tied)?,
+        tied: false,
         sequence_classification: false,
         bos: None,
         eos: Vec::new(),
         pad: None,
         raw: Map::new(),
-    })
+    }
 }
 
 fn layers(f: &Fields<'_>, field: &str) -> Result<usize> {
@@ -361,7 +383,6 @@ fn like_gpt(f: &Fields<'_>, arch: Architecture, keys: &GptKeys) -> Result<ModelC
     }
     let head_dim = dim / heads;
     Ok(ModelConfig {
-        arch,
         vocab: f.size("vocab_size")?,
         dim,
         heads,
@@ -370,31 +391,11 @@ fn like_gpt(f: &Fields<'_>, arch: Architecture, keys: &GptKeys) -> Result<ModelC
         ffn: f.size_or(keys.ffn, 4 * dim)?,
         max_positions: f.size_or(keys.positions.0, keys.positions.1)?,
         layers: vec![LayerConfig { rope: None, window: None }; layers(f, keys.layers)?],
-        norms: Norms {
-            kind: NormKind::Layer,
-            eps: f.number_or(keys.eps, 1e-5)?,
-            plus_one: false,
-            before: true,
-            after: false,
-            of_heads: HeadNorms::None,
-        },
         biases: Biases { qkv: true, out: true, mlp: true },
         act: activation(f, keys.activation.0, keys.activation.1)?,
-        gated: false,
-        parallel: false,
-        ropes: Vec::new(),
-        learned_positions: false,
         attention_scale: 1.0 / (head_dim as f64).sqrt(),
-        scale_by_layer: false,
-        attention_cap: None,
-        logit_cap: None,
-        embed_scale: 1.0,
         tied: f.flag_or("tie_word_embeddings", keys.tied)?,
-        sequence_classification: false,
-        bos: None,
-        eos: Vec::new(),
-        pad: None,
-        raw: Map::new(),
+        ..plain(arch, Norms { kind: NormKind::Layer, eps: f.number_or(keys.eps, 1e-5)?, ..NORMS })
     })
 }
 

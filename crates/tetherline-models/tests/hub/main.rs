@@ -1,5 +1,5 @@
 //! Fetching models with the real client from a hub on the loopback interface, good and bad.
-#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
+#![cfg_attr(feature = "hub", expect(clippy::unwrap_used, reason = "tests: a panic is the report"))]
 #![cfg(feature = "hub")]
 
 mod server;
