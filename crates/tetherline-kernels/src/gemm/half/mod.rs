@@ -201,6 +201,7 @@ impl HalfPanels {
     ///
     /// # Safety
     /// As [`gemm_at`].
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no such unit is known there"))]
     unsafe fn product(
         &self,
         unit: Unit,

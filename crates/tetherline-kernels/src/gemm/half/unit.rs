@@ -37,14 +37,15 @@ fn made_by_amd() -> bool {
 
 /// All that the running CPU has, the best first.
 pub(crate) fn all() -> Vec<Unit> {
-    let mut units = vec![Unit::Widened];
+    let mut units = Vec::new();
     #[cfg(target_arch = "x86_64")]
     if crate::simd::has_avx512() && std::arch::is_x86_feature_detected!("avx512bf16") {
-        units.insert(0, Unit::Pairs);
         if super::tiles::allowed() {
-            units.insert(0, Unit::Tiles);
+            units.push(Unit::Tiles);
         }
+        units.push(Unit::Pairs);
     }
+    units.push(Unit::Widened);
     units
 }
 
