@@ -23,6 +23,17 @@ use serde_json::Value as Json;
 const NAME: &str = "chat_template";
 /// The filter that stands for `{% generation %}`, and the variable that switches its marks on.
 const GENERATION: &str = "tetherline_generation";
+/// What every rendering gives a template.
+const GIVEN: [&str; 8] = [
+    "messages",
+    "add_generation_prompt",
+    "tools",
+    "documents",
+    "strftime_now",
+    "namespace",
+    "loop",
+    GENERATION,
+];
 /// The day of a template that asks for one without looking whether there is a clock: that of Llama 3's templates.
 const DAY: Date = Date { year: 2024, month: 7, day: 26 };
 
@@ -119,6 +130,22 @@ impl ChatTemplate {
     pub fn with_variable(mut self, name: &str, value: &Json) -> Self {
         self.variables.push((name.to_owned(), from_json(value)));
         self
+    }
+
+    /// Names that the template looks up and that nobody gives it: what [`ChatTemplate::with_variable`] can set with any
+    /// effect, sorted. Special tokens and what every rendering has are not among them.
+    pub fn open_variables(&self) -> Vec<String> {
+        let Ok(template) = self.env.get_template(NAME) else { return Vec::new() };
+        let given = |name: &str| {
+            GIVEN.contains(&name)
+                || name.ends_with("_token")
+                || self.env.globals().any(|(global, _)| global == name)
+                || self.variables.iter().any(|(own, _)| own == name)
+        };
+        let mut names: Vec<_> =
+            template.undeclared_variables(false).into_iter().filter(|n| !given(n)).collect();
+        names.sort();
+        names
     }
 
     /// Tells the added tokens of the tokenizer, each with whether it is special. Those that are special, and

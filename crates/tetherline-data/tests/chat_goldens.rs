@@ -39,6 +39,30 @@ fn messages(case: &Value) -> Vec<Message> {
 }
 
 #[test]
+fn what_a_variable_changes_is_known_to_be_open() {
+    let goldens = goldens();
+    let mut seen = 0;
+    for case in goldens["cases"].as_array().unwrap() {
+        let source = std::fs::read_to_string(folder().join(case["template"].as_str().unwrap())).unwrap();
+        let bare = ChatTemplate::from_jinja(&source, &goldens["specials"].to_string()).unwrap();
+        let open = bare.open_variables();
+        for (name, value) in case["variables"].as_object().into_iter().flatten() {
+            assert!(open.contains(name), "{}: {name} is not among {open:?}", case["template"]);
+            assert!(!bare.clone().with_variable(name, value).open_variables().contains(name));
+            seen += 1;
+        }
+        for given in
+            ["messages", "tools", "add_generation_prompt", "bos_token", "raise_exception", "strftime_now"]
+        {
+            assert!(!open.iter().any(|n| n == given), "{}: {given}", case["template"]);
+        }
+    }
+    if folder().as_path() == std::path::Path::new(DEFAULT) {
+        assert!(seen >= 5, "{seen} cases set a variable");
+    }
+}
+
+#[test]
 fn templates_render_as_in_transformers() {
     let goldens = goldens();
     let (mut refused, mut wrong) = (0, Vec::new());

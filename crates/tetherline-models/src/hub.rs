@@ -2,11 +2,12 @@
 //!
 //! The client is hf-hub, with its cache, its locks and its resuming of partial files. Around it stand what it
 //! lacks: the revision is resolved to a commit once, so that all files are of one commit; only the files that are
-//! needed are fetched; names and headers from the server are checked before they become paths; sizes are compared;
+//! needed are fetched; names and headers from the server are checked before they become paths; sizes and hashes are compared;
 //! what may pass (429, 5xx, a broken connection) is tried again; a server that falls silent is given up.
 //! The cache is the one of Python's `huggingface_hub`, in both directions.
 
 mod client;
+mod hash;
 mod select;
 mod settings;
 

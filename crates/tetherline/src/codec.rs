@@ -4,7 +4,8 @@
 //! never as that token, and so it is in plain text. Only the template writes special tokens.
 
 use crate::Error;
-use crate::train::Example;
+use crate::train::{EveryTurn, Example};
+use std::collections::BTreeMap;
 use tetherline_data::{ChatTemplate, Message, Piece, Rendered, Text};
 use tetherline_models::{Encoded, Model, ModelError, ModelFiles, Tokenizer};
 
@@ -15,6 +16,8 @@ pub struct Codec {
     pub tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     wrap_plain: bool,
+    /// What the template was told.
+    variables: BTreeMap<String, serde_json::Value>,
     name: String,
 }
 
@@ -59,7 +62,7 @@ impl Codec {
         let template =
             template.transpose().map_err(|e| Error::input(format!("the chat template of {name}"), e))?;
         let template = template.map(|t| t.with_added_tokens(tokenizer.added_tokens()));
-        Ok(Self { tokenizer, template, wrap_plain: false, name })
+        Ok(Self { tokenizer, template, wrap_plain: false, variables: BTreeMap::new(), name })
     }
 
     /// Treats a plain prompt as what a user says, so that it goes through the chat template too. (By
@@ -67,6 +70,44 @@ impl Codec {
     #[must_use]
     pub fn wrapping_plain_prompts(mut self) -> Self {
         self.wrap_plain = true;
+        self
+    }
+
+    /// Tells the chat template these variables, as keyword arguments of `apply_chat_template` in transformers.
+    ///
+    /// # Errors
+    /// One that the template does not look at, with those that it does.
+    pub fn with_variables(mut self, variables: &BTreeMap<String, serde_json::Value>) -> Result<Self, Error> {
+        let what = || format!("the chat template of {}", self.name);
+        for (name, value) in variables {
+            let refuse =
+                |why: String| Err(Error::input(what(), format!("data.chat.variables.{name}: {why}")));
+            let Some(template) = self.template.take() else {
+                return refuse("there is none that it could be given to; leave it out".into());
+            };
+            let open = template.open_variables();
+            if !open.contains(name) {
+                return refuse(match open.as_slice() {
+                    [] => "the template looks at no variable; leave it out".to_owned(),
+                    _ => format!("the template does not look at it; it looks at {}", open.join(", ")),
+                });
+            }
+            self.template = Some(template.with_variable(name, value));
+        }
+        self.variables.extend(variables.clone());
+        Ok(self)
+    }
+
+    /// Tells the chat template the variables of `other` that it looks at.
+    #[must_use]
+    pub fn with_variables_of(mut self, other: &Self) -> Self {
+        let Some(mut template) = self.template.take() else { return self };
+        let open = template.open_variables();
+        for (name, value) in other.variables.iter().filter(|(name, _)| open.contains(name)) {
+            template = template.with_variable(name, value);
+            self.variables.insert(name.clone(), value.clone());
+        }
+        self.template = Some(template);
         self
     }
 
@@ -99,7 +140,9 @@ impl Codec {
 
     /// What `other` makes of a prompt and a response, this makes of them too.
     pub fn same_as(&self, other: &Self) -> bool {
-        self.wrap_plain == other.wrap_plain && self.tokenizer.same_as(&other.tokenizer)
+        self.wrap_plain == other.wrap_plain
+            && self.variables == other.variables
+            && self.tokenizer.same_as(&other.tokenizer)
     }
 
     /// Whether plain prompts go through the chat template too.
@@ -184,6 +227,40 @@ impl Codec {
         let text = template.render_masked(messages).map_err(|e| self.fail(e))?;
         let encoded = self.rendered(&text)?;
         Ok(Conversation { written: encoded.mask(&text.assistant), tokens: encoded.ids })
+    }
+
+    /// As [`Codec::example`] with its end, for training on every answer of the conversation: the last is what
+    /// [`Codec::example`] makes of it, and each before it ends as it does, with the first end-of-sequence token.
+    ///
+    /// # Errors
+    /// As [`Codec::conversation`]. Of plain text the response is the only answer.
+    pub fn every_turn(&self, prompt: &Text, response: &str) -> Result<EveryTurn, Error> {
+        let mut example = self.example(prompt, response, true)?;
+        let last = example.prompt_len;
+        let mut written = vec![false; last];
+        if let Some((_, mut messages)) = self.messages(prompt)? {
+            messages.push(Message::assistant(response));
+            let whole = self.conversation(&messages)?;
+            if whole.tokens.get(..last) != example.tokens.get(..last) {
+                return Err(self.fail("it encodes the conversation otherwise than prompt and answer"));
+            }
+            written.copy_from_slice(&whole.written[..last]);
+        }
+        let is_end = |t: &u32| self.tokenizer.eos().contains(t);
+        let mut at = 0;
+        while let Some(begin) = written[at..].iter().position(|w| *w).map(|i| at + i) {
+            let until = written[begin..].iter().position(|w| !w).map_or(last, |i| begin + i);
+            // A template may mark what was said without what ends it.
+            let within = (until + 1).min(last);
+            let end = example.tokens[begin..within].iter().position(is_end).map_or(until, |i| begin + i + 1);
+            written[begin..until].fill(false);
+            written[begin..end].fill(true);
+            at = until.max(end);
+        }
+        written.resize(example.tokens.len(), true);
+        example.prompt_len = written.iter().position(|w| *w).unwrap_or(last);
+        written.drain(..example.prompt_len.max(1));
+        Ok(EveryTurn { example, written })
     }
 
     /// The token that ends a response: the named `eos_token` if there is one.

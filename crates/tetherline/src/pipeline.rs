@@ -108,12 +108,16 @@ impl Run<'_> {
         sources::open_model(&self.recipe.model.policy)
     }
 
-    fn load(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
+    fn load_model(&self, files: &ModelFiles) -> Result<Model, Error> {
         let what = || format!("the model {}", files.root().display());
         let model =
             Model::load(files, POLICY_HEADS, self.recipe.seed).map_err(|e| Error::input(what(), e))?;
-        let model = model.with_context(self.recipe.model.max_context).map_err(|e| Error::input(what(), e))?;
-        let codec = Codec::load(files, &model)?;
+        model.with_context(self.recipe.model.max_context).map_err(|e| Error::input(what(), e))
+    }
+
+    fn load(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
+        let model = self.load_model(files)?;
+        let codec = Codec::load(files, &model)?.with_variables(&self.recipe.data.chat.variables)?;
         // The prompts of the embedded world are what users say.
         let world = self.recipe.data.world.is_some();
         Ok((model, if world { codec.wrapping_plain_prompts() } else { codec }))
@@ -141,7 +145,9 @@ impl Run<'_> {
     fn reference(&self, start: &Model) -> Result<Model, Error> {
         match &self.recipe.model.reference {
             None => Ok(start.clone()),
-            Some(text) => sources::sharing(self.load(&sources::open_model(text)?)?.0, start, &self.engine),
+            Some(text) => {
+                sources::sharing(self.load_model(&sources::open_model(text)?)?, start, &self.engine)
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! the same have the same fingerprint, so a run directory can refuse a recipe that is not its own.
 
 mod adapter;
+mod chat;
 mod embedded;
 mod error;
 mod fingerprint;
@@ -19,13 +20,15 @@ mod tests;
 mod validate;
 
 pub use adapter::AdapterSection;
+pub use chat::ChatSection;
 pub use embedded::{EMBEDDED, Embedded, embedded};
 pub use error::RecipeError;
 pub use fingerprint::Difference;
 pub use locate::Place;
 pub(crate) use locate::key_span;
 pub use sections::{
-    CheckpointConfig, DataSection, Dtype, EvalConfig, ModelSection, ModelSource, SftConfig, ValueModel, World,
+    CheckpointConfig, DataSection, Dtype, EvalConfig, ModelSection, ModelSource, SftConfig, Turns,
+    ValueModel, World,
 };
 
 use serde::{Deserialize, Serialize};

@@ -69,6 +69,7 @@ impl RewardModel {
         if policy.wraps_plain_prompts() {
             self.codec = self.codec.wrapping_plain_prompts();
         }
+        self.codec = self.codec.with_variables_of(policy);
         if !self.codec.same_as(policy) {
             self.tokens = RewardTokens::Encoded { policy_eos: policy.tokenizer.eos().to_vec() };
         }

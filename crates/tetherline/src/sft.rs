@@ -2,10 +2,10 @@
 
 use crate::codec::Codec;
 use crate::fit::Fit;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Turns};
 use crate::run_dir::RunDir;
 use crate::supervised::Supervised;
-use crate::train::{Example, Trainer, nll};
+use crate::train::{EveryTurn, Trainer, nll_of_turns};
 use crate::{Error, sources};
 use tetherline_core::{Event, Metrics, Observer, Schedule, Stage};
 use tetherline_models::optim::AdamWConfig;
@@ -29,11 +29,15 @@ pub fn sft(
     crate::typed::warn(observer, "data.sft", codec, loaded.rows.iter().map(|r| (r.line, &r.prompt)));
     let context = model.context();
     let file = sources::file_of(recipe, "data.sft");
-    let mut fit = Fit::new(file, context, format!("context {context}"), recipe.data.skip_bad_lines);
+    let mut fit = Fit::new(&file, context, format!("context {context}"), recipe.data.skip_bad_lines);
     let mut examples = Vec::with_capacity(loaded.rows.len());
     for row in &loaded.rows {
-        let e = codec.example(&row.prompt, &row.response, true)?;
-        if fit.keeps(row.line, e.tokens.len())? && e.targets() > 0 {
+        let e = match config.turns {
+            Turns::Last => codec.example(&row.prompt, &row.response, true).map(EveryTurn::from),
+            Turns::All => codec.every_turn(&row.prompt, &row.response),
+        };
+        let e = e.map_err(|e| Error::input(format!("{file}, line {}", row.line), e))?;
+        if fit.keeps(row.line, e.example.tokens.len())? && e.targets() > 0 {
             examples.push(e);
         }
     }
@@ -60,8 +64,8 @@ pub fn sft(
         checkpoint: &recipe.checkpoint,
     };
     training.train(Trainer::new(model, adam), observer, |trainer, batch| {
-        let batch: Vec<&Example> = batch.iter().map(|&i| &examples[i]).collect();
-        Ok(Metrics::from([("loss".to_owned(), nll(trainer, engine, &batch)?)]))
+        let batch: Vec<&EveryTurn> = batch.iter().map(|&i| &examples[i]).collect();
+        Ok(Metrics::from([("loss".to_owned(), nll_of_turns(trainer, engine, &batch)?)]))
     })
 }
 

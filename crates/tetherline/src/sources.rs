@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::recipe::{ModelSource, Recipe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tetherline_core::BoxError;
 use tetherline_data::{Loaded, PairRow, PromptRow, ReadOptions, SftRow};
 use tetherline_models::{Engine, Model, ModelError, ModelFiles};
@@ -20,7 +20,7 @@ pub fn open_model(text: &str) -> Result<ModelFiles, Error> {
         ModelSource::Dir(dir) => open_dir(dir).map_err(input),
         ModelSource::Hub { id, revision } => hub(&id, revision.as_deref())
             .map_err(|e| input(format!("there is no directory {id}, and {e}").into()))
-            .and_then(|d| open_dir(d).map_err(input)),
+            .and_then(|d| open_named(d, text).map_err(input)),
     }
 }
 
@@ -30,6 +30,13 @@ pub fn open_model(text: &str) -> Result<ModelFiles, Error> {
 /// # Errors
 /// If it is no directory, or the base cannot be opened.
 pub(crate) fn open_dir(dir: impl Into<PathBuf>) -> Result<ModelFiles, BoxError> {
+    let dir = dir.into();
+    let called = dir.display().to_string();
+    open_named(dir, &called)
+}
+
+/// As [`open_dir`], of a directory that whoever named it `called` so.
+fn open_named(dir: PathBuf, called: &str) -> Result<ModelFiles, BoxError> {
     let files = ModelFiles::dir(dir)?;
     let (ModelFiles::Dir(dir), Some((name, revision))) = (&files, files.adapter_base()?) else {
         return Ok(files);
@@ -37,8 +44,8 @@ pub(crate) fn open_dir(dir: impl Into<PathBuf>) -> Result<ModelFiles, BoxError> 
     let beside = dir.join(&name);
     let name =
         if beside.is_dir() { std::path::absolute(beside)?.to_string_lossy().into_owned() } else { name };
-    let failed = |e: BoxError| format!("the base {name} of the adapter {}: {e}", dir.display());
-    let base = match ModelSource::parse(&name).map_err(|e| failed(e.into()))? {
+    let failed = |e: BoxError| format!("the base {name} of the adapter {called}: {e}");
+    let base = match base_source(&name).map_err(|e| failed(e.into()))? {
         ModelSource::Frontdesk => open_model(&name)?,
         ModelSource::Dir(base) => ModelFiles::dir(base).map_err(|e| failed(e.into()))?,
         ModelSource::Hub { id, revision: own } => {
@@ -47,6 +54,18 @@ pub(crate) fn open_dir(dir: impl Into<PathBuf>) -> Result<ModelFiles, BoxError> 
         }
     };
     Ok(ModelFiles::adapter(dir.clone(), name, base)?)
+}
+
+/// What `base_model_name_or_path` of an adapter means. Unlike a recipe it may name an old model of the hub, which has no
+/// owner (`gpt2`).
+fn base_source(name: &str) -> Result<ModelSource, String> {
+    let bare = !name.is_empty() && !name.contains(['/', '\\', '.', '@']) && !Path::new(name).exists();
+    if bare && name != "frontdesk" {
+        return Ok(ModelSource::Hub { id: name.to_owned(), revision: None });
+    }
+    ModelSource::parse(name).map_err(|e| {
+        format!("{e}; write where it is, or its hub id, into base_model_name_or_path of adapter_config.json")
+    })
 }
 
 /// A model that is not trained, with the frozen parameters of `other` in place of its own where they are the same: a

@@ -158,22 +158,52 @@ impl Example {
     }
 }
 
-/// Mean negative log-likelihood, nats per target token: −(1/N)·Σ log p.
-#[derive(Clone, Copy, Debug)]
-pub struct Nll {
-    /// N, the target tokens of the batch.
-    pub tokens: usize,
+/// A tokenised conversation whose answers are all demonstrated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EveryTurn {
+    /// The whole; its prompt ends where the first answer begins.
+    pub example: Example,
+    /// For each token behind that prompt (and the first of the sequence), whether the assistant wrote it.
+    pub written: Vec<bool>,
 }
 
-impl UnitLoss for Nll {
+impl From<Example> for EveryTurn {
+    /// The response alone.
+    fn from(example: Example) -> Self {
+        let written = vec![true; example.targets()];
+        Self { example, written }
+    }
+}
+
+impl EveryTurn {
+    /// Tokens the loss is over.
+    pub fn targets(&self) -> usize {
+        self.written.iter().filter(|w| **w).count()
+    }
+}
+
+/// Mean negative log-likelihood, nats per target token: −(1/N)·Σ log p.
+#[derive(Clone, Copy, Debug)]
+pub struct Nll<'a> {
+    /// N, the target tokens of the batch.
+    pub tokens: usize,
+    /// For each unit, which of its scored tokens are targets; nothing for a unit, or for all: each is one.
+    pub targets: &'a [&'a [bool]],
+}
+
+impl UnitLoss for Nll<'_> {
     type Stats = f64;
 
-    fn unit(&self, _unit: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> f64 {
+    fn unit(&self, unit: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> f64 {
         let w = 1.0 / self.tokens.max(1) as f64;
+        let targets = self.targets.get(unit).copied().unwrap_or_default();
+        let is_target = |i: usize| targets.is_empty() || targets[i];
         let mut loss = 0.0;
         for (row, grad) in rows.iter().zip(grads) {
-            grad.logprobs.fill(-w as f32);
-            loss -= row.logprobs.iter().map(|&x| f64::from(x)).sum::<f64>() * w;
+            for (i, grad) in grad.logprobs.iter_mut().enumerate().filter(|(i, _)| is_target(*i)) {
+                *grad = -w as f32;
+                loss -= f64::from(row.logprobs[i]) * w;
+            }
         }
         loss
     }
@@ -186,5 +216,57 @@ impl UnitLoss for Nll {
 pub fn nll(trainer: &mut Trainer, engine: &Engine, batch: &[&Example]) -> Result<f64, BoxError> {
     let tokens = batch.iter().map(|e| e.targets()).sum();
     let units: Vec<Vec<Row<'_>>> = batch.iter().map(|e| vec![e.row()]).collect();
-    Ok(trainer.accumulate(engine, &units, 1.0, &Nll { tokens })?.iter().sum())
+    Ok(trainer.accumulate(engine, &units, 1.0, &Nll { tokens, targets: &[] })?.iter().sum())
+}
+
+/// As [`nll`], of conversations: over every token that the assistant wrote.
+///
+/// # Errors
+/// As [`nll`].
+pub fn nll_of_turns(trainer: &mut Trainer, engine: &Engine, batch: &[&EveryTurn]) -> Result<f64, BoxError> {
+    let tokens = batch.iter().map(|e| e.targets()).sum();
+    let units: Vec<Vec<Row<'_>>> = batch.iter().map(|e| vec![e.example.row()]).collect();
+    let targets: Vec<&[bool]> = batch.iter().map(|e| e.written.as_slice()).collect();
+    Ok(trainer.accumulate(engine, &units, 1.0, &Nll { tokens, targets: &targets })?.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tetherline_models::{Device, ModelFiles};
+
+    /// −Σ log p / N over both answers is what each answer alone gives, weighted by its tokens; gradients too.
+    #[test]
+    fn the_loss_of_every_turn_is_that_of_its_turns() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/tiny-llama");
+        let files = ModelFiles::dir(dir).unwrap();
+        let engine = Engine::on(Device::Cpu, 1).unwrap();
+        let model = Model::load(&files, crate::ppo::POLICY_HEADS, 0).unwrap();
+        let adam = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: 0.0 };
+        let trainer = || Trainer::new(model.clone(), adam);
+        let tokens: Vec<u32> = (0..12).map(|i| (i * 7 + 3) % 40).collect();
+        // Prompt of 3, an answer of 2, three tokens of the user, an answer of 4.
+        let first = Example { tokens: tokens[..5].to_vec(), prompt_len: 3 };
+        let second = Example { tokens: tokens.clone(), prompt_len: 8 };
+        let written = [true, true, false, false, false, true, true, true, true].to_vec();
+        let both = EveryTurn { example: Example { tokens, prompt_len: 3 }, written };
+        let mut one = trainer();
+        let loss = nll_of_turns(&mut one, &engine, &[&both]).unwrap();
+        let (mut a, mut b) = (trainer(), trainer());
+        let apart = [nll(&mut a, &engine, &[&first]).unwrap(), nll(&mut b, &engine, &[&second]).unwrap()];
+        let mean = (2.0 * apart[0] + 4.0 * apart[1]) / 6.0;
+        assert!((loss - mean).abs() < 1e-6 * mean && (apart[0] - apart[1]).abs() > 1e-3, "{loss} {apart:?}");
+        let wanted = a.grad.iter().zip(&b.grad).map(|(a, b)| (2.0 * a + 4.0 * b) / 6.0);
+        let far = one.grad.iter().zip(wanted).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+        let most = one.grad.iter().fold(0.0_f32, |m, g| m.max(g.abs()));
+        assert!(far < 1e-5 * most && most > 0.0, "{far} of {most}");
+        // The response alone is what it always was.
+        let (mut c, mut d) = (trainer(), trainer());
+        let alone = EveryTurn::from(second.clone());
+        assert_eq!(
+            nll_of_turns(&mut c, &engine, &[&alone]).unwrap().to_bits(),
+            nll(&mut d, &engine, &[&second]).unwrap().to_bits()
+        );
+        assert_eq!(c.grad, d.grad);
+    }
 }

@@ -129,6 +129,79 @@ fn a_response_ends_with_one_end_of_sequence_and_it_is_trained() {
     }
 }
 
+/// Every answer is trained as the last one is: what was said and the one token that ends it.
+#[test]
+fn every_turn_ends_as_the_last_does() {
+    let speak = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let turns = format!("{TURNS}{speak}");
+    let phi = format!("{turns}{{% if not add_generation_prompt %}}<|endoftext|>{{% endif %}}");
+    let marked = |open: &str, close: &str| {
+        format!(
+            "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{% if m.role == 'assistant' %}}{{% generation %}}\
+             {{{{ m.content }}}}{open}{{% endgeneration %}}{close}{{% else %}}{{{{ m.content }}}}<|im_end|>\n\
+             {{% endif %}}{{% endfor %}}{speak}"
+        )
+    };
+    let said = [("user", "hi"), ("assistant", "at low"), ("user", "and?"), ("assistant", " the tide ")];
+    let messages: Vec<Message> = said.iter().map(|(role, text)| Message::new(*role, *text)).collect();
+    let (prompt, first) = (Text::Messages(messages[..3].to_vec()), Text::Messages(messages[..1].to_vec()));
+    for template in [&turns, &phi, &marked("<|im_end|>\n", ""), &marked("", "<|im_end|>\n")] {
+        let (_dir, codec) = with_template("byte-bpe", template, &["<|endoftext|>", "<|im_end|>"]);
+        let all = codec.every_turn(&prompt, " the tide ").unwrap();
+        let last = codec.example(&prompt, " the tide ", true).unwrap();
+        assert_eq!(all.example.tokens, last.tokens, "{template}");
+        let trained = |from: usize, to: usize| {
+            let tokens = (from..to).filter(|i| all.written[i - all.example.prompt_len]);
+            let tokens: Vec<u32> = tokens.map(|i| all.example.tokens[i]).collect();
+            codec.tokenizer.decode(&tokens, false).unwrap()
+        };
+        let (whole, cut) = (last.tokens.len(), last.prompt_len);
+        assert_eq!(trained(all.example.prompt_len, cut), "at low<|im_end|>", "{template}");
+        assert_eq!(trained(cut, whole), codec.tokenizer.decode(&last.tokens[cut..], false).unwrap());
+        assert_eq!(all.targets() - last.targets(), codec.example(&first, "at low", true).unwrap().targets());
+        // One answer is one answer either way, and plain text has no more.
+        let one = codec.example(&first, "at low", true).unwrap();
+        assert_eq!(codec.every_turn(&first, "at low").unwrap(), one.into());
+        let plain = codec.example(&Text::Plain("at".into()), " low", true).unwrap();
+        assert_eq!(codec.every_turn(&Text::Plain("at".into()), " low").unwrap(), plain.into());
+    }
+    let forgets = format!(
+        "{{% for m in messages %}}{{% if loop.last or m.role == 'user' %}}<{{{{ m.content }}}}>{{% endif %}}{{% endfor %}}"
+    );
+    let (_dir, codec) = with_template("byte-bpe", &forgets, &["<|im_end|>"]);
+    let e = codec.every_turn(&prompt, "the tide").unwrap_err().to_string();
+    assert!(e.contains("message 2") && e.contains("train on the last answer alone"), "{e}");
+}
+
+#[test]
+fn a_template_is_told_only_what_it_looks_at() {
+    let template = format!(
+        "{TURNS}{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% if think is defined and think is false \
+         %}}no {{% endif %}}{{{{ mood | default('calm') }}}}{{% endif %}}"
+    );
+    let (_dir, plain) = with_template("byte-bpe", &template, &["<|im_end|>"]);
+    let (_other, blind) = with_template("byte-bpe", TURNS, &["<|im_end|>"]);
+    let variables = |json: Value| serde_json::from_value(json).unwrap();
+    let told = || with_template("byte-bpe", &template, &["<|im_end|>"]).1;
+    let quiet = told().with_variables(&variables(serde_json::json!({"think": false}))).unwrap();
+    let end = |codec: &Codec| {
+        let tokens = codec.prompt(&Text::Messages(vec![Message::user("hi")])).unwrap();
+        codec.tokenizer.decode(&tokens, false).unwrap().rsplit_once("assistant\n").map(|(_, e)| e.to_owned())
+    };
+    assert_eq!(end(&plain).unwrap(), "calm");
+    assert_eq!(end(&quiet).unwrap(), "no calm");
+    // What is said to one template is another way of writing, and follows to a template that knows it.
+    assert!(!plain.same_as(&quiet));
+    let followed = plain.with_variables_of(&quiet);
+    assert!(followed.same_as(&quiet) && end(&followed) == end(&quiet));
+    let blind = blind.with_variables_of(&quiet);
+    let e =
+        told().with_variables(&variables(serde_json::json!({"thinking": false}))).unwrap_err().to_string();
+    assert!(e.contains("data.chat.variables.thinking") && e.contains("it looks at mood, think"), "{e}");
+    let e = blind.with_variables(&variables(serde_json::json!({"think": false}))).unwrap_err().to_string();
+    assert!(e.contains("looks at no variable"), "{e}");
+}
+
 /// A pad token, missing, its own or the end of sequence, changes nothing.
 #[test]
 fn the_pad_token_does_not_count() {

@@ -1,8 +1,8 @@
 //! A server on the loopback interface that speaks as much HTTP as a hub's download API needs.
 //!
 //! `GET /api/models/{id}/revision/{revision}` lists a model's files; `GET` and `HEAD` of
-//! `/{id}/resolve/{revision}/{file}` give one (the revision is `main` or its commit), with `Range`, `ETag` and `X-Repo-Commit`. One thread, one
-//! request per connection.
+//! `/{id}/resolve/{revision}/{file}` give one (the revision is the model's own, `main` by default, or its commit), with
+//! `Range`, `ETag` and `X-Repo-Commit`. One thread, one request per connection.
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -20,6 +20,8 @@ pub(super) struct Hosted {
     /// `owner/name`.
     pub(super) id: &'static str,
     pub(super) dir: PathBuf,
+    /// Its only branch.
+    pub(super) revision: &'static str,
     /// The token it asks for.
     pub(super) token: Option<&'static str>,
     /// The status that it answers everything with.
@@ -28,7 +30,7 @@ pub(super) struct Hosted {
 
 impl Hosted {
     pub(super) fn new(id: &'static str, dir: PathBuf) -> Self {
-        Self { id, dir, token: None, refuses: None }
+        Self { id, dir, revision: "main", token: None, refuses: None }
     }
 }
 
@@ -142,8 +144,10 @@ fn respond(request: &Request, models: &[Hosted]) -> Response {
     }
     let mut parts = rest.splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {
-        (Some("revision"), Some("main"), None) => list(model),
-        (Some("resolve"), Some("main" | COMMIT), Some(file)) => send(model, file, request.range),
+        (Some("revision"), Some(r), None) if r == model.revision => list(model),
+        (Some("resolve"), Some(r), Some(file)) if r == model.revision || r == COMMIT => {
+            send(model, file, request.range)
+        }
         _ => Response::error("404 Not Found", "RevisionNotFound"),
     }
 }

@@ -8,12 +8,15 @@ use super::safetensors::shard;
 use super::tether::{Tether, args};
 use super::world::World;
 use anyhow::{Result, bail};
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
 /// A tiny public model on the real hub.
 const REAL_MODEL: &str = "hf-internal-testing/tiny-random-LlamaForCausalLM";
+
+const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Checks the loading path against the loopback server.
 pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) -> Result<()> {
@@ -30,6 +33,8 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) -> Resu
         Hosted::new("someorg/slow", slow_only),
         Hosted { token: Some("open-sesame"), ..hosted("someorg/closed") },
         Hosted { refuses: Some("403 Forbidden"), ..hosted("someorg/gated") },
+        Hosted { revision: "v2", ..hosted("someorg/base") },
+        Hosted::new("someorg/adapter", tether.path("hosted-adapter")),
     ])?;
     let online = tether.with_env(&client_env(&server.endpoint, &tether.path("home")));
     let local = tether.path("local.jsonl");
@@ -120,6 +125,94 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) -> Resu
         let offline = tether.with_env(&client_env("http://127.0.0.1:9", &tether.path("home-offline")));
         offline.run(&generate(tether, "someorg/tiny", &never)?)?.expect_error(&["someorg/tiny"])
     });
+    check_adapters(checks, &online, model, &server);
+    Ok(())
+}
+
+/// Adapters whose base is a hub id: trained over it, loaded from a directory and from the hub, and what is said where
+/// the base cannot be had.
+fn check_adapters(checks: &mut Checks, tether: &Tether, model: &Model, server: &Server) {
+    let (out, hosted) = (tether.path("adapter-run"), tether.path("hosted-adapter"));
+    let adapter = out.join("sft");
+    let ran = checks.check("hub: an adapter over a base from the hub names it, and its revision", || {
+        let more = "\n[model.adapter]\nrank = 4\nalpha = 8\n";
+        let base = Path::new("someorg/base@v2");
+        let recipe = World::write(&tether.path("world"))?.recipe_of("adapter", model, base, 2, more)?;
+        tether.ok(&args!["sft", recipe, "--out", out, "--set", "sft.steps=3", "--set", "sft.lr=0.01"])?;
+        let config: Value = serde_json::from_slice(&fs::read(adapter.join(ADAPTER_CONFIG))?)?;
+        let named = (&config["base_model_name_or_path"], &config["revision"]);
+        if named != (&json!("someorg/base"), &json!("v2")) {
+            bail!("it names {named:?}");
+        }
+        copy_dir(&adapter, &hosted)
+    });
+    if !ran {
+        return;
+    }
+    checks.check("hub: an adapter and its base, each from the hub", || {
+        let (merged, wanted, plain) =
+            (tether.path("merged"), tether.path("merged.jsonl"), tether.path("local.jsonl"));
+        tether.ok(&args!["export", "--merge", adapter, "--out", merged])?;
+        tether.ok(&generate(tether, &merged.to_string_lossy(), &wanted)?)?;
+        if read_rows(&wanted)? == read_rows(&plain)? {
+            bail!("the adapter changes nothing, so it shows nothing");
+        }
+        // With an empty cache: the hub is asked for the adapter and for its base at the revision.
+        let fresh = tether.with_env(&client_env(&server.endpoint, &tether.path("home-adapter")));
+        server.take_log();
+        for (name, from) in [("someorg/adapter", "hub"), (&*adapter.to_string_lossy(), "directory")] {
+            let found = tether.path(&format!("adapter-{from}.jsonl"));
+            fresh.ok(&generate(tether, name, &found)?)?;
+            same_words(&wanted, &found)?;
+        }
+        let log = server.take_log();
+        for asked in ["/someorg/adapter/resolve/", "/api/models/someorg/base/revision/v2 200"] {
+            if !log.iter().any(|line| line.contains(asked)) {
+                bail!("the server was not asked for {asked}: {log:?}");
+            }
+        }
+        let offline = fresh.with_env(&[("HF_HUB_OFFLINE", "1".into())]);
+        let found = tether.path("adapter-offline.jsonl");
+        offline.ok(&generate(tether, "someorg/adapter", &found)?)?;
+        same_words(&wanted, &found)
+    });
+    for (i, (base, revision, said)) in [
+        ("someorg/nothing", Value::Null, "404: no such repository"),
+        ("someorg/base", Value::Null, "404: no such repository"),
+        ("someorg/base", json!("v9"), "no revision \"v9\""),
+        ("someorg/gated", Value::Null, "accept its conditions at"),
+        ("someorg/closed", Value::Null, "set HF_TOKEN"),
+        ("gone", Value::Null, "404: no such repository"),
+        ("/no/such/directory", Value::Null, "base_model_name_or_path"),
+        ("no/such/directory", Value::Null, "base_model_name_or_path"),
+        ("someorg/adapter", Value::Null, "is an adapter itself"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        checks.check(&format!("hub: an adapter from the hub whose base is {base} {revision}"), || {
+            let mut config: Value = serde_json::from_slice(&fs::read(adapter.join(ADAPTER_CONFIG))?)?;
+            config["base_model_name_or_path"] = base.into();
+            config["revision"] = revision;
+            fs::write(hosted.join(ADAPTER_CONFIG), serde_json::to_vec(&config)?)?;
+            // A cache of its own: the commit is always the same.
+            let home = tether.path(&format!("home-adapter-{i}"));
+            let fresh = tether.with_env(&client_env(&server.endpoint, &home));
+            let never = tether.path("never.jsonl");
+            let run = fresh.run(&generate(tether, "someorg/adapter", &never)?)?;
+            run.expect_error(&["someorg/adapter", base, said])
+        });
+    }
+}
+
+/// The same tokens. Log-probs may differ in the last bits: a merged model adds in another order.
+fn same_words(a: &Path, b: &Path) -> Result<()> {
+    let words = |path| -> Result<Vec<Value>> {
+        Ok(read_rows(path)?.into_iter().map(|row| row["token_ids"].clone()).collect())
+    };
+    if words(a)? != words(b)? {
+        bail!("{} and {} differ", a.display(), b.display());
+    }
     Ok(())
 }
 

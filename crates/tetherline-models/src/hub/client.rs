@@ -1,6 +1,6 @@
 //! hf-hub with a watch on silent servers, further attempts, and errors in plain words.
 
-use super::{Download, Settings, select, size, tell};
+use super::{Download, Settings, hash, select, size, tell};
 use hf_hub::api::Progress;
 use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
@@ -19,6 +19,8 @@ pub(super) enum Trouble {
     Silent,
     /// Fewer or more bytes came than the file has.
     Size { got: u64, expected: u64 },
+    /// As many bytes as the file has, but others. `resumed`: some of them were there from an earlier attempt.
+    Hash { got: String, expected: String, resumed: bool },
     /// Anything else.
     Other(String),
 }
@@ -29,6 +31,8 @@ impl Trouble {
         match self {
             Self::Status(code) => matches!(code, 408 | 429 | 500..=599),
             Self::Unreachable(_) | Self::Size { .. } => true,
+            // A part from before may have been damaged; what has just come whole would come again as it is.
+            Self::Hash { resumed, .. } => *resumed,
             Self::Silent | Self::Other(_) => false,
         }
     }
@@ -229,17 +233,27 @@ impl<'a> Client<'a> {
             let cut = std::fs::OpenOptions::new().write(true).open(&part).and_then(|f| f.set_len(keep));
             cut.map_err(|e| Trouble::Other(format!("{}: {e}", part.display())))?;
         }
-        let (api, name) = (self.api.clone(), file.to_owned());
-        let path = self.watched(file, size(&part), move |beats| {
-            Ok(api.repo(repo).download_with_progress(&name, beats)?)
-        })?;
+        let (api, name, have) = (self.api.clone(), file.to_owned(), size(&part));
+        let path = self
+            .watched(file, have, move |beats| Ok(api.repo(repo).download_with_progress(&name, beats)?))?;
+        let wrong = |trouble| {
+            for file in [&path, &blob] {
+                let _ = std::fs::remove_file(file);
+            }
+            Err(trouble)
+        };
         let got = size(&path);
         if got != expected {
             // A connection may end early without an error, and a server may ignore where to resume.
-            for wrong in [&path, &blob] {
-                let _ = std::fs::remove_file(wrong);
+            return wrong(Trouble::Size { got, expected });
+        }
+        match hash::mismatch(&path, meta.etag()) {
+            Ok(None) => {}
+            Ok(Some(got)) => {
+                let expected = meta.etag().to_owned();
+                return wrong(Trouble::Hash { got, expected, resumed: have > 0 });
             }
-            return Err(Trouble::Size { got, expected });
+            Err(e) => return wrong(Trouble::Other(format!("cannot read what came: {e}"))),
         }
         tell(Download::End);
         Ok(())
@@ -287,6 +301,12 @@ impl<'a> Client<'a> {
             Trouble::Size { got, expected } => {
                 format!("{got} bytes came instead of {expected}; the download was cut off, try again")
             }
+            Trouble::Hash { got, expected, .. } => format!(
+                "what came is not the file that the hub announced: its {} is {got} instead of {expected}; it was deleted \
+                 from the cache, so try again; should it happen again, a proxy or the mirror in HF_ENDPOINT changes \
+                 files",
+                if expected.len() == 64 { "SHA-256" } else { "git SHA-1" }
+            ),
             Trouble::Other(why) => why.clone(),
         }
     }

@@ -6,7 +6,7 @@ mod server;
 
 use server::{COMMIT, Fault, Request, Server};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tetherline_models::hub::{Settings, fetch_with};
@@ -60,6 +60,12 @@ fn first(
 ) -> impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static {
     let seen = AtomicUsize::new(0);
     move |r| (when(r) && seen.fetch_add(1, Ordering::SeqCst) < n).then(|| fault.clone())
+}
+
+/// The file that is half there.
+fn part(cache: &Path) -> Option<PathBuf> {
+    let mut blobs = std::fs::read_dir(cache.join("models--a--model/blobs")).ok()?.map(|e| e.unwrap().path());
+    blobs.find(|p| p.extension().is_some_and(|e| e == "part"))
 }
 
 fn weights(r: &Request) -> bool {
@@ -188,15 +194,69 @@ fn a_body_that_is_too_short_or_too_long_is_no_file() {
 }
 
 #[test]
+fn a_file_of_the_right_size_with_other_bytes_is_not_kept() {
+    // The server's tags are what sha256sum and git hash-object say.
+    let weights_hash = "20ff50e632cc575386b15d7fcd9c3842ef435388ed29ae8c30617158ee907dc5";
+    let config_hash = "9e26dfeeb6e641a33dae4961196235bdb965b21b";
+    let tag = |file: &str| server::tags(file, &files()[file]).pop().unwrap().1;
+    assert_eq!(
+        (tag(WEIGHTS), tag("config.json")),
+        (format!("\"{weights_hash}\""), format!("\"{config_hash}\""))
+    );
+    for (file, at, hash, kind) in
+        [(WEIGHTS, 399_999, weights_hash, "SHA-256"), ("config.json", 1, config_hash, "git SHA-1")]
+    {
+        let damaged = first(1, move |r| r.is_download(file), Fault::Flip(at));
+        let (server, cache) = (Server::start(files(), damaged), tempfile::tempdir().unwrap());
+        let settings = settings(&server, cache.path());
+        let e = fetch_with("a/model", &settings).unwrap_err().to_string();
+        assert!(e.contains(&format!("{file}: what came is not the file")) && e.contains("try again"), "{e}");
+        let other = e.split_once(&format!("{kind} is ")).unwrap().1.split(' ').next().unwrap();
+        assert!(
+            e.contains(&format!("instead of {hash};")) && other != hash && other.len() == hash.len(),
+            "{e}"
+        );
+        // It came whole, so asking at once would not help; nothing of it is left, and the next fetch is good.
+        assert_eq!(server.downloads(file).len(), 1);
+        let root = cache.path().join("models--a--model");
+        assert!(
+            !root.join("snapshots").join(COMMIT).join(file).exists()
+                && !root.join("blobs").join(hash).exists()
+        );
+        let offline = Settings { offline: true, ..settings.clone() };
+        let e = fetch_with("a/model", &offline).unwrap_err().to_string();
+        assert!(e.contains("the cache does not have the model"), "{e}");
+        let dir = fetch_with("a/model", &settings).unwrap();
+        assert_eq!(std::fs::read(dir.join(file)).unwrap(), files()[file]);
+        assert_eq!(server.downloads(file).len(), 2);
+    }
+}
+
+#[test]
+fn a_part_that_was_damaged_is_fetched_anew() {
+    let server = Server::start(files(), first(1, weights, Fault::CutAfter(100_000)));
+    let cache = tempfile::tempdir().unwrap();
+    let settings = Settings { attempts: 1, ..settings(&server, cache.path()) };
+    fetch_with("a/model", &settings).unwrap_err();
+    let part = part(cache.path()).unwrap();
+    let mut bytes = std::fs::read(&part).unwrap();
+    assert_eq!(bytes, files()[WEIGHTS][..bytes.len()]);
+    bytes[0] ^= 1;
+    std::fs::write(part, bytes).unwrap();
+    let dir = fetch_with("a/model", &Settings { attempts: 2, ..settings }).unwrap();
+    assert_eq!(std::fs::read(dir.join(WEIGHTS)).unwrap(), files()[WEIGHTS]);
+    let asked: Vec<_> = server.downloads(WEIGHTS).iter().map(|r| r.range.unwrap().0 > 0).collect();
+    assert_eq!(asked, [false, true, false], "the rest, then the whole");
+}
+
+#[test]
 fn a_part_that_is_whole_or_too_long_does_no_harm() {
     for extra in [0, 7] {
         let server = Server::start(files(), first(1, weights, Fault::CutAfter(100_000)));
         let cache = tempfile::tempdir().unwrap();
         let settings = Settings { attempts: 1, ..settings(&server, cache.path()) };
         fetch_with("a/model", &settings).unwrap_err();
-        let blobs = std::fs::read_dir(cache.path().join("models--a--model/blobs")).unwrap();
-        let part =
-            blobs.map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "part")).unwrap();
+        let part = part(cache.path()).unwrap();
         // As if it had been killed before the part got its name, or as a damaged file.
         let mut bytes = files()[WEIGHTS].clone();
         bytes.extend(vec![9; extra]);
@@ -252,9 +312,8 @@ fn a_killed_process_leaves_what_it_has() {
         .spawn()
         .unwrap();
     let part = || {
-        let blobs = std::fs::read_dir(cache.path().join("models--a--model/blobs")).ok()?;
-        let parts = blobs.map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "part"));
-        parts.map(|p| std::fs::metadata(p).map_or(0, |m| m.len())).filter(|&n| n > 0 && n < 400_000)
+        let length = std::fs::metadata(part(cache.path())?).map_or(0, |m| m.len());
+        Some(length).filter(|&n| n > 0 && n < 400_000)
     };
     let began = Instant::now();
     while part().is_none() || server.downloads(WEIGHTS).is_empty() {

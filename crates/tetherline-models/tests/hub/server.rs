@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     SilentAfter(usize),
     /// The whole file, whatever was asked for.
     NoRange,
+    /// The byte at this place of the body is another.
+    Flip(usize),
     /// Another header in place of the right one.
     Header(&'static str, String),
 }
@@ -107,12 +109,8 @@ fn serve(
     let Some(bytes) = file.filter(|(r, _)| revision(r)).and_then(|(_, f)| files.get(f)) else {
         return send(stream, "404 Not Found", &[], b"{}", 2, None);
     };
-    let tag = format!("{:x}", bytes.iter().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(*b))));
-    let mut headers = vec![
-        ("ETag", format!("\"{tag}\"")),
-        ("X-Repo-Commit", COMMIT.to_owned()),
-        ("Accept-Ranges", "bytes".to_owned()),
-    ];
+    let mut headers = vec![("X-Repo-Commit", COMMIT.to_owned()), ("Accept-Ranges", "bytes".to_owned())];
+    headers.extend(tags(path, bytes));
     if let Some(Fault::Header(name, value)) = &fault {
         headers.retain(|(n, _)| n != name);
         headers.push((name, value.clone()));
@@ -127,6 +125,22 @@ fn serve(
     }
     headers.push(("Content-Range", format!("bytes {first}-{}/{}", end - 1, bytes.len())));
     send(stream, "206 Partial Content", &headers, &bytes[first..end], end - first, fault.as_ref())
+}
+
+/// What the hub says of the content: of weights their SHA-256, beside a tag of the storage that they lie in; of other
+/// files the hash of git's blob.
+pub(crate) fn tags(path: &str, bytes: &[u8]) -> Vec<(&'static str, String)> {
+    let quoted = |algorithm, bytes: &[u8]| {
+        let hash = ring::digest::digest(algorithm, bytes);
+        let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        format!("\"{hex}\"")
+    };
+    if path.ends_with(".safetensors") {
+        let hash = quoted(&ring::digest::SHA256, bytes);
+        return vec![("ETag", "\"0123456789abcdef-1\"".to_owned()), ("X-Linked-ETag", hash)];
+    }
+    let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
+    vec![("ETag", quoted(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &blob))]
 }
 
 fn send(
@@ -145,6 +159,11 @@ fn send(
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
     match fault {
         Some(Fault::CutAfter(n)) => stream.write_all(&body[..(*n).min(body.len())]).ok()?,
+        Some(Fault::Flip(at)) => {
+            let mut body = body[..len].to_vec();
+            body[*at] ^= 1;
+            stream.write_all(&body).ok()?;
+        }
         Some(Fault::SilentAfter(n)) => {
             stream.write_all(&body[..(*n).min(body.len())]).ok()?;
             stream.flush().ok()?;

@@ -3,7 +3,7 @@
 //! Every key has a default, so that a recipe says only what is special about it; the resolved recipe
 //! in the run directory says everything.
 
-use super::AdapterSection;
+use super::{AdapterSection, ChatSection};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tetherline_core::{FieldError, LrSchedule};
@@ -155,6 +155,9 @@ pub struct DataSection {
     pub skip_bad_lines: bool,
     /// Prompts of more tokens are left out; 0: none are.
     pub max_prompt_tokens: usize,
+    /// What the chat template is told.
+    #[serde(skip_serializing_if = "ChatSection::is_empty")]
+    pub chat: ChatSection,
 }
 
 impl DataSection {
@@ -212,6 +215,19 @@ pub struct SftConfig {
     pub weight_decay: f64,
     /// Clip the gradient to this norm; 0: never.
     pub max_grad_norm: f64,
+    /// Which of the assistant's turns the loss is over.
+    pub turns: Turns,
+}
+
+/// Turns of the assistant in a demonstration of `messages`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Turns {
+    /// The last, the answer that is demonstrated.
+    #[default]
+    Last,
+    /// All of them.
+    All,
 }
 
 impl Default for SftConfig {
@@ -225,6 +241,7 @@ impl Default for SftConfig {
             warmup_steps: 0,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            turns: Turns::Last,
         }
     }
 }

@@ -252,6 +252,33 @@ fn the_fingerprint_sees_what_has_influence() {
     assert_eq!(listed, ["ppo.clip_range: 0.1 here, 0.3 there"]);
 }
 
+#[test]
+fn chat_variables_are_part_of_the_run_and_are_checked() {
+    let base = load(OK, &[]).unwrap();
+    let set =
+        [("data.chat.variables.enable_thinking", "false"), ("data.chat.variables.date_string", "1 May")];
+    let told = load(OK, &set).unwrap();
+    let wanted = serde_json::json!({"enable_thinking": false, "date_string": "1 May"});
+    assert_eq!(serde_json::to_value(&told.data.chat.variables).unwrap(), wanted);
+    assert_ne!(base.fingerprint(), told.fingerprint());
+    let again: Recipe = toml::from_str(&told.to_toml()).unwrap();
+    assert_eq!(again, told);
+    assert!(!base.to_toml().contains("chat"));
+    let all = load(OK, &[("sft.turns", "all")]).unwrap();
+    assert_ne!(load(OK, &[("sft.turns", "last")]).unwrap().fingerprint(), all.fingerprint());
+    for (key, value, said) in [
+        ("messages", "[]", "the program gives this"),
+        ("bos_token", "x", "from the tokenizer"),
+        ("'no word'", "1", "expected letters"),
+        ("x", "[1, nan]", "must be a text"),
+    ] {
+        let e = load(OK, &[(&format!("data.chat.variables.{key}"), value)]).unwrap_err().to_string();
+        assert!(e.contains("data.chat.variables") && e.contains(said), "{key}: {e}");
+    }
+    let e = load(OK, &[("sft.turns", "first")]).unwrap_err().to_string();
+    assert!(e.contains("last") && e.contains("all"), "{e}");
+}
+
 /// Every key of the resolved recipes stands in `docs/recipe.md`.
 #[test]
 fn the_reference_names_every_key() {

@@ -28,6 +28,7 @@ impl Recipe {
         if let Some(sft) = &self.sft {
             sft.validate().map_err(under("sft"))?;
         }
+        self.data.chat.validate().map_err(under("data.chat"))?;
         self.reward.validate().map_err(under("reward"))?;
         let weight = self.reward.model_weight;
         FieldError::require(weight.is_finite(), "reward.model_weight", weight, "a number")?;
