@@ -5,6 +5,7 @@ use crate::codec::Codec;
 use crate::recipe::Recipe;
 use crate::{Error, sources};
 use tetherline_data::Text;
+use tetherline_frontdesk::{GoldScorer, World};
 use tetherline_models::RowSize;
 
 /// Rows looked at of a file, spread over it: lengths need no more.
@@ -89,7 +90,13 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
             lengths.pairs.push(both);
         }
     }
-    Ok(Loaded { lengths, _codec: codec, _data: Box::new((prompts, eval, sft, pairs)) })
+    // What else a run keeps: the reward model's tokenizer, and the gold of the world.
+    let other = || Codec::open(&models.files, &config.eos, config.vocab);
+    let scorer = if models.reward.is_some() { Some(other()?) } else { None };
+    let world = recipe.data.world.is_some().then(World::embedded);
+    let gold = world.transpose().map_err(|e| Error::input("the embedded world", e))?;
+    let gold = gold.map(|world| GoldScorer::new(world.prompts()));
+    Ok(Loaded { lengths, _codec: codec, _data: Box::new((prompts, eval, sft, pairs, scorer, gold)) })
 }
 
 /// `n` of `all`, evenly over their order by length, so that a batch of them is a typical one.
