@@ -1,6 +1,6 @@
 //! Linear layers over packed weights, and low-rank additions to them.
 
-use crate::gemm::{A, B, HalfPanels, Init, NR, Panels, gemm, gemm_at};
+use crate::gemm::{A, B, HalfGrad, HalfPanels, Init, NR, Panels, Unit, gemm, gemm_at, unit};
 use crate::params::{Grad, Params};
 use crate::simd::add_assign;
 use crate::spec::{AdapterSpec, DecoderSpec, Layout, LinearSpec};
@@ -25,7 +25,9 @@ pub enum Precision {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bf16. Activations, sums, log-probs, gradients and adapters are f32.
+    /// Rounded to bf16. Where the CPU multiplies bf16 itself, the other side of a product with them, and both sides of the
+    /// product that gives their gradient, are rounded too. Sums, everything between the products, log-probs, gradients
+    /// and adapters are f32.
     Bf16,
 }
 
@@ -316,8 +318,12 @@ impl PackedWeights {
         panels: &mut Panels,
     ) {
         let mut held = false; // whether the panels are those of x
+        let rounded = self.precision == Precision::Bf16 && unit() != Unit::Widened;
+        if rounded {
+            gradients(of, rows, x, ldx, grad);
+        }
         for &(l, dy, ldy) in of {
-            if let Some(dw) = grad.from(l.weight) {
+            if let Some(dw) = grad.from(l.weight).filter(|_| !rounded) {
                 match l.layout {
                     Layout::OutIn => {
                         let b = operand(x, ldx, rows, l.n_in, panels, &mut held);
@@ -356,6 +362,31 @@ impl PackedWeights {
     fn adapter(&self, l: &LinearSpec) -> Option<(AdapterSpec, &PackedAdapter)> {
         l.adapter.zip(self.adapters[l.id].as_ref())
     }
+}
+
+/// The gradients of weights by the unit of the CPU that multiplies bf16.
+fn gradients(of: &[(&LinearSpec, &[f32], usize)], rows: usize, x: &[f32], ldx: usize, grad: &mut Grad<'_>) {
+    thread_local! {
+        static BUFFER: RefCell<HalfGrad> = RefCell::default();
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut held = false; // whether the buffer holds x
+        for &(l, dy, ldy) in of {
+            let Some(dw) = grad.from(l.weight) else { continue };
+            let (n_in, n_out) = (l.n_in, l.n_out);
+            if l.layout == Layout::InOut {
+                buffer.hold(dy, ldy, rows, n_out);
+                held = false;
+                buffer.add((n_in, n_out), x, ldx, dw, l.stride);
+                continue;
+            }
+            if !held {
+                buffer.hold(x, ldx, rows, n_in);
+                held = true;
+            }
+            buffer.add((n_out, n_in), dy, ldy, dw, l.stride);
+        }
+    });
 }
 
 /// Matrices of fewer weights are not worth a job of the team.

@@ -39,21 +39,10 @@ impl Shape for Wide {
     }
 }
 
+/// Calls `$run::<rows, panels>($t)`, for every tile that fits the registers.
 macro_rules! tiles {
-    ($rows:expr, $panels:expr, $t:expr; $($r:literal: $($p:literal)*;)*) => {
-        match ($rows, $panels) {
-            $($(($r, $p) => tiles!(@ $r, $p, $t),)*)*
-            (rows, panels) => unreachable!("no tile of {rows} rows and {panels} panels"),
-        }
-    };
-    (@ $r:literal, $p:literal, $t:expr) => { run::<$r, $p>($t) };
-}
-
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn dispatch(rows: usize, panels: usize, t: &Tile) {
-    // SAFETY: the caller's.
-    unsafe {
-        tiles!(rows, panels, t;
+    ($run:ident, $rows:expr, $panels:expr, $t:expr) => {
+        tiles!($run, $rows, $panels, $t;
             1: 1 2 3 4 5 6 7 8;
             2: 1 2 3 4 5 6;
             3: 1 2 3 4 5 6;
@@ -63,8 +52,22 @@ unsafe fn dispatch(rows: usize, panels: usize, t: &Tile) {
             7: 1 2 3;
             8: 1 2 3;
             9: 1 2 3;
-        );
-    }
+        )
+    };
+    ($run:ident, $rows:expr, $panels:expr, $t:expr; $($r:literal: $($p:literal)*;)*) => {
+        match ($rows, $panels) {
+            $($(($r, $p) => tiles!(@ $run, $r, $p, $t),)*)*
+            (rows, panels) => unreachable!("no tile of {rows} rows and {panels} panels"),
+        }
+    };
+    (@ $run:ident, $r:literal, $p:literal, $t:expr) => { $run::<$r, $p>($t) };
+}
+pub(super) use tiles;
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+unsafe fn dispatch(rows: usize, panels: usize, t: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { tiles!(run, rows, panels, t) }
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
