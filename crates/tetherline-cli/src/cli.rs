@@ -27,6 +27,9 @@ pub(crate) enum Command {
     /// Run every stage of a recipe: SFT, reward model, PPO, evaluation, report
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
+    /// Predict memory and time of a recipe and of its alternatives, before anything is loaded
+    #[command(after_help = PLAN_HELP)]
+    Plan(PlanArgs),
     /// Run only the supervised fine-tuning of a recipe
     #[command(after_help = SFT_HELP)]
     Sft(RunArgs),
@@ -83,6 +86,25 @@ pub(crate) struct RunArgs {
     /// Check everything cheap, print the plan and the resolved recipe, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// A recipe to plan.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// A recipe file, or the name of an embedded recipe (quickstart, trl-parity, word-reward, chat)
+    pub(crate) recipe: String,
+
+    /// Change a value of the recipe, e.g. --set model.value=shared (repeatable; paths are relative to here)
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) sets: Vec<(String, String)>,
+
+    /// Tokens of a response on average [default: sampling.max_new_tokens, the most there can be]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) response_tokens: Option<usize>,
+
+    /// Print one JSON object, in bytes and seconds, with every part
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `key=value` in two.
@@ -353,6 +375,21 @@ Examples:
 
 `tether init` writes a recipe to start from. Ctrl-C once saves a checkpoint and
 says how to resume; twice stops at once.";
+
+const PLAN_HELP: &str = "\
+Examples:
+  tether plan my.toml
+      Peak memory by stage and part, seconds per step, and the same for other choices:
+      shared or separate value function, adapter or frozen blocks, recomputation, bf16,
+      kinds of reference.
+  tether plan my.toml --set model.value=shared --response-tokens 40
+      Another recipe, and responses that end after 40 tokens on average.
+  tether plan my.toml --json > plan.json
+      The same for a program.
+
+Reads config.json, the tokenizer and the data, but no weights. Speed is measured here,
+for about two seconds, on a small random decoder of like width: it is that of the machine
+as busy as it is now.";
 
 const SFT_HELP: &str = "\
 Example:

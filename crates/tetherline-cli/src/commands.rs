@@ -5,6 +5,7 @@ mod export;
 mod generate;
 mod init;
 mod kl;
+mod plan;
 mod report;
 mod run;
 mod score;
@@ -18,6 +19,7 @@ use tetherline_core::Stage;
 pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Run(args) => run::run(cli, args, Stages::All),
+        Command::Plan(args) => plan::run(args),
         Command::Sft(args) => run::run(cli, args, Stages::Only(Stage::Sft)),
         Command::Reward(args) => run::run(cli, args, Stages::Only(Stage::Reward)),
         Command::Ppo(args) => run::run(cli, args, Stages::Only(Stage::Ppo)),

@@ -47,6 +47,7 @@ fn every_command_teaches_with_an_example() {
     let commands: &[&[&str]] = &[
         &[],
         &["run"],
+        &["plan"],
         &["sft"],
         &["reward"],
         &["ppo"],

@@ -7,7 +7,7 @@ use crate::mlp;
 use crate::norm;
 use crate::params::{Grad, Params};
 use crate::simd::add_assign;
-use crate::spec::{DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormSpec};
+use crate::spec::{DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormSpec};
 
 /// Activations of one block, n positions.
 #[derive(Debug, Default)]
@@ -42,6 +42,42 @@ pub(crate) struct Grads {
     pub(crate) d_att: Vec<f32>,
     pub(crate) d_qkv: Vec<f32>,
     pub(crate) panels: Panels,
+}
+
+impl Acts {
+    /// Floats of all of these for `n` positions.
+    pub(crate) fn floats(s: &DecoderSpec, layer: &LayerSpec, n: usize) -> usize {
+        let norm = |n: &Option<NormSpec>| if n.is_some() { s.dim + 2 } else { 0 };
+        let norms = [&layer.norm1, &layer.post1, &layer.norm2, &layer.post2].map(norm).iter().sum::<usize>();
+        let of_heads = match (&layer.attention.q_norm, &layer.attention.k_norm) {
+            (Some(q), Some(k)) => {
+                let (q_dim, kv_dim) = (s.q_dim(), s.kv_dim());
+                q_dim + kv_dim + 2 * (q_dim / q.dim + kv_dim / k.dim)
+            }
+            _ => 0,
+        };
+        let wide = if matches!(layer.mlp, MlpSpec::Gated { .. }) { 3 } else { 2 };
+        // x and mid; queries, keys and values; heads; up, act and gate.
+        n * (2 * s.dim + norms + of_heads + s.qkv_dim() + s.att_dim() + wide * layer.mlp.hidden())
+    }
+}
+
+impl Grads {
+    /// Bytes of all of these for `n` positions of any block of `s`.
+    pub(crate) fn bytes(s: &DecoderSpec, n: usize) -> usize {
+        let of = |layer: &LayerSpec| {
+            let out = if layer.post1.is_some() || layer.post2.is_some() { s.dim } else { 0 };
+            let raw = if layer.attention.q_norm.is_some() { s.q_dim() + s.kv_dim() } else { 0 };
+            n * (2 * s.dim + out + layer.mlp.hidden() + raw + s.att_dim() + s.qkv_dim())
+        };
+        // The right operand of a weight's gradient: the inputs, or, of a matrix stored the other way, the outputs.
+        let operand = |l: &LinearSpec| match l.layout {
+            Layout::OutIn => l.n_in,
+            Layout::InOut => l.n_out,
+        };
+        let widest = s.layers.iter().flat_map(LayerSpec::linears).map(operand).max().unwrap_or(0);
+        s.layers.iter().map(of).max().unwrap_or(0) * size_of::<f32>() + Panels::bytes(n, widest.max(s.dim))
+    }
 }
 
 /// Grows `v` to at least `n` floats and returns exactly `n`; contents are whatever they were.

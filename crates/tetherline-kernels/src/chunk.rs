@@ -8,6 +8,7 @@ use crate::head::{LmState, scalar_backward, scalar_forward};
 use crate::linear::PackedWeights;
 use crate::norm;
 use crate::params::{Grad, Params};
+use crate::size::{Chunk, FLOAT};
 use crate::spec::{DecoderSpec, LayerSpec, LinearSpec};
 use crate::team::Team;
 
@@ -98,6 +99,11 @@ pub(crate) struct Workspace {
 }
 
 impl Block {
+    /// Floats for a chunk.
+    fn floats(s: &DecoderSpec, layer: &LayerSpec, chunk: &Chunk) -> usize {
+        Acts::floats(s, layer, chunk.tokens) + s.heads * attention::STATS * chunk.padded
+    }
+
     /// From the residual stream in `acts.x` to the one that leaves the block. `on_qkv` sees the rotated queries, keys
     /// and values.
     fn forward(
@@ -165,6 +171,27 @@ impl Block {
         rotate(s, layer, spans, d_qkv, true);
         a.project_backward(net, layer, n, d_x, g, grad);
     }
+}
+
+/// Bytes of a workspace that takes chunks forward, none larger than `chunk`.
+pub(crate) fn forward_bytes(s: &DecoderSpec, chunk: &Chunk) -> usize {
+    let shared = s.layers.iter().map(|l| Block::floats(s, l, chunk)).max().unwrap_or(0);
+    let ends = chunk.tokens * (2 * s.dim + 2) + LmState::floats(s, chunk.lm, false) + chunk.scalar;
+    FLOAT * (shared + ends) + Scratch::bytes(s, chunk.longest, false)
+}
+
+/// Bytes that the way back adds to [`forward_bytes`].
+pub(crate) fn step_bytes(s: &DecoderSpec, chunk: &Chunk, keep: Keep) -> usize {
+    let trained = s.layers.iter().skip(s.first_trained_layer());
+    let kept: usize = match keep {
+        Keep::Nothing => 0,
+        Keep::Activations => trained.map(|l| Block::floats(s, l, chunk)).sum(),
+        Keep::Inputs => trained.count() * chunk.tokens * s.dim,
+    };
+    let outputs = 2 * chunk.lm + chunk.scalar;
+    let back = LmState::floats(s, chunk.lm, true) - LmState::floats(s, chunk.lm, false);
+    let scratch = Scratch::bytes(s, chunk.longest, true) - Scratch::bytes(s, chunk.longest, false);
+    FLOAT * (kept + outputs + back + 2 * chunk.tokens * s.dim) + Grads::bytes(s, chunk.tokens) + scratch
 }
 
 impl Workspace {

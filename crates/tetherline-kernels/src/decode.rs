@@ -12,6 +12,7 @@ use crate::engine::Row;
 use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
 use crate::norm;
+use crate::size::{Chunk, FLOAT};
 use crate::softmax::softmax_in_place;
 use crate::spec::{AttentionSpec, DecoderSpec};
 use crate::team::{Shares, Team, each};
@@ -242,6 +243,27 @@ impl<'a> DecodeBatch<'a> {
         }
         DecodeOutput { logits: &mut b.logits, scalars: &b.scalars }
     }
+}
+
+/// Floats from row to row of a cache that holds `capacity` tokens.
+fn row_floats(s: &DecoderSpec, capacity: usize) -> usize {
+    s.layers.len() * s.kv_heads * capacity * (s.head_dim + s.head_dim.next_multiple_of(NR))
+}
+
+/// Bytes of [`DecodeBatch`]: of the caches of `rows` rows, and of the rest with prompts of at most `prompt` tokens.
+pub(crate) fn bytes(
+    s: &DecoderSpec,
+    rows: usize,
+    capacity: usize,
+    prompt: usize,
+    threads: usize,
+) -> (usize, usize) {
+    let cap = capacity.min(s.max_positions).next_multiple_of(NR);
+    let acts = s.layers.iter().map(|l| Acts::floats(s, l, rows)).max().unwrap_or(0);
+    let rest = rows * (2 * s.dim + 2 + s.vocab) + threads.min(rows.max(1)) * s.heads * cap;
+    let read = PREFILL.max(prompt);
+    let chunk = Chunk { tokens: read, padded: 2 * read, longest: prompt, ..Chunk::default() };
+    (FLOAT * rows * row_floats(s, cap), FLOAT * (acts + rest) + crate::chunk::forward_bytes(s, &chunk))
 }
 
 /// Writes the keys and values of position `t` into the cache.

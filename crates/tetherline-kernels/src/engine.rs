@@ -15,7 +15,7 @@ use std::sync::{Condvar, Mutex};
 
 /// Gradient shards of a step, by the size of the model alone; also the largest useful number of threads. Each has as
 /// many numbers as there are parameters, which have to be cleared and added up.
-fn most_shards(spec: &DecoderSpec) -> usize {
+pub(crate) fn most_shards(spec: &DecoderSpec) -> usize {
     if spec.n_trained() > 4_000_000 { 4 } else { 8 }
 }
 
@@ -89,6 +89,8 @@ pub struct Engine {
     threads: usize,
     keep: Keep,
     workspaces: Mutex<Vec<Workspace>>,
+    /// Of the second model of [`Engine::forward_pair`]: apart, since those above grow to what training keeps.
+    seconds: Mutex<Vec<Workspace>>,
     shards: Mutex<Vec<Vec<f32>>>,
 }
 
@@ -96,7 +98,13 @@ impl Engine {
     /// An engine that uses at most `threads` threads.
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, 256);
-        Self { threads, keep: Keep::Activations, workspaces: Mutex::default(), shards: Mutex::default() }
+        Self {
+            threads,
+            keep: Keep::Activations,
+            workspaces: Mutex::default(),
+            seconds: Mutex::default(),
+            shards: Mutex::default(),
+        }
     }
 
     /// The same, but that the backward pass of [`Engine::step`] computes the activations of every block again from its
@@ -186,7 +194,7 @@ impl Engine {
             let owned: Vec<RowResult> =
                 outputs(ws, &picked).into_iter().map(|o| o.to_owned_result()).collect();
             let bare: Vec<Row<'_>> = picked.iter().map(|r| Row { scalar: 0..0, ..(*r).clone() }).collect();
-            let mut other = self.take_workspace();
+            let mut other = lock(&self.seconds).pop().unwrap_or_default();
             other.forward(reference, &bare.iter().collect::<Vec<_>>(), scale, Keep::Nothing, |_, _| {});
             let mut at = 0;
             for (i, outputs) in owned.into_iter().enumerate() {
@@ -203,7 +211,7 @@ impl Engine {
                 let ref_logprobs = other.lm.logprobs[span].to_vec();
                 *lock(&out[chunks[c].start + i]) = PairRow { policy: outputs, ref_logprobs, kl_exact };
             }
-            self.return_workspace(other);
+            lock(&self.seconds).push(other);
         });
         out.into_iter().map(unlock).collect()
     }
@@ -364,7 +372,11 @@ fn outputs<'w>(ws: &'w Workspace, rows: &[&Row<'_>]) -> Vec<RowOutput<'w>> {
 }
 
 /// Groups consecutive units into chunks of about as many tokens as keep a chunk's activations in cache.
-fn chunks_of(spec: &DecoderSpec, units: usize, tokens: impl Fn(usize) -> usize) -> Vec<Range<usize>> {
+pub(crate) fn chunks_of(
+    spec: &DecoderSpec,
+    units: usize,
+    tokens: impl Fn(usize) -> usize,
+) -> Vec<Range<usize>> {
     let target = spec.dim.clamp(144, 512);
     let mut chunks = Vec::new();
     let (mut start, mut size) = (0, 0);

@@ -31,6 +31,12 @@ pub(crate) struct LmState {
 }
 
 impl LmState {
+    /// Floats of `m` scored positions, forward and, if so, backward.
+    pub(crate) fn floats(s: &DecoderSpec, m: usize, backward: bool) -> usize {
+        let logits = if s.logit_cap.is_some() { 2 * s.vocab } else { s.vocab };
+        if s.lm_head.is_none() { 0 } else { m * (s.dim + logits + 3 + if backward { s.dim } else { 0 }) }
+    }
+
     /// Log-probs and entropies of the targets under softmax(logits / T).
     pub(crate) fn forward(
         &mut self,

@@ -30,6 +30,7 @@ mod mlp;
 mod norm;
 mod params;
 pub mod rope;
+mod size;
 mod softmax;
 mod spec;
 mod team;
@@ -39,6 +40,7 @@ pub use decode::{DecodeBatch, DecodeOutput};
 pub use engine::{Engine, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss};
 pub use linear::{PackedWeights, Precision};
 pub use params::Params;
+pub use size::{RowSize, Split, Work};
 pub use softmax::{draw, log_softmax_in_place};
 pub use spec::{
     Activation, AdapterSpec, AttentionSpec, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind,

@@ -38,10 +38,10 @@ pub use error::{ModelError, Result};
 pub use files::ModelFiles;
 pub use layout::{Heads, Slot};
 pub use lora::{LoraConfig, TargetModules};
-pub use model::Model;
+pub use model::{Model, ModelShape};
 pub use tetherline_kernels::{
-    Activation, NormKind, PairRow, Precision, Row, RowGrad, RowOutput, RowResult, Team, UnitLoss, draw,
-    log_softmax_in_place,
+    Activation, DecoderSpec, NormKind, PairRow, Precision, Row, RowGrad, RowOutput, RowResult, RowSize,
+    Split, Team, UnitLoss, Work, draw, log_softmax_in_place,
 };
 pub use tokenizer::{JointEncoding, Tokenizer};
 pub use tokenizer_pieces::Encoded;

@@ -2,6 +2,9 @@
 
 mod adapt;
 mod io;
+mod shape;
+
+pub use shape::ModelShape;
 
 use crate::config::ModelConfig;
 use crate::engine::{DecodeBatch, Engine, Rows, Run};

@@ -24,6 +24,28 @@ const ROWS: usize = 16;
 /// Parameters from which on threads share a batch.
 const SHARED: usize = 1_000_000;
 
+/// How the CPU kernels decode: in how many batches at once, of how many rows each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batches {
+    /// All threads share one batch.
+    pub shared: bool,
+    /// Rows that decode together.
+    pub rows: usize,
+    /// Batches at work at the same time.
+    pub count: usize,
+}
+
+impl Batches {
+    /// For a model of `params` parameters and `prompts` prompts on `threads` threads.
+    pub fn of(params: usize, prompts: usize, threads: usize) -> Self {
+        if threads > 1 && params >= SHARED {
+            return Self { shared: true, rows: prompts.clamp(1, ROWS * threads), count: 1 };
+        }
+        let rows = prompts.div_ceil(threads).clamp(1, ROWS);
+        Self { shared: false, rows, count: threads.min(prompts.div_ceil(rows)).max(1) }
+    }
+}
+
 /// The name of the streams that responses draw from, but for prompt and sample.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamName {
@@ -78,11 +100,9 @@ pub fn generate(
     }
     let n = prompts.len();
     let threads = if engine.device() == Device::Cpu { engine.threads() } else { 1 };
-    let shared = threads > 1 && model.n_params() >= SHARED;
-    let rows = match engine.device() {
-        Device::Cpu if shared => n.clamp(1, ROWS * threads),
-        Device::Cpu => n.div_ceil(threads).clamp(1, ROWS),
-        _ => n.max(1),
+    let Batches { shared, rows, count } = match engine.device() {
+        Device::Cpu => Batches::of(model.n_params(), n, threads),
+        _ => Batches { shared: false, rows: n.max(1), count: 1 },
     };
     let queue =
         Queue { model, engine, tokenizer, prompts: &prompts, config, name, rows, next: AtomicUsize::new(0) };
@@ -103,7 +123,7 @@ pub fn generate(
         Team::with(threads, |team| worker(Some(team)));
     } else {
         std::thread::scope(|s| {
-            for _ in 1..threads.min(n.div_ceil(rows)) {
+            for _ in 1..count {
                 s.spawn(|| worker(None));
             }
             worker(None);

@@ -7,4 +7,4 @@ mod sample;
 
 pub use config::SamplingConfig;
 pub use error::RolloutError;
-pub use generate::{StreamName, generate};
+pub use generate::{Batches, StreamName, generate};

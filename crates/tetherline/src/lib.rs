@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod codec;
 pub mod control;
 mod error;
+pub mod estimate;
 pub mod evaluate;
 pub mod export;
 mod fit;

@@ -87,13 +87,13 @@ fn quoted(arg: &str) -> String {
 }
 
 /// The name of a recipe without one.
-fn stem(recipe: &str) -> String {
+pub(super) fn stem(recipe: &str) -> String {
     let path = PathBuf::from(recipe);
     path.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned())
 }
 
 /// Seconds since the program first asked.
-fn seconds() -> f64 {
+pub(super) fn seconds() -> f64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_secs_f64()
 }

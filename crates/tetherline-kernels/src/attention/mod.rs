@@ -37,6 +37,22 @@ pub(crate) struct Scratch {
     dp: Vec<f32>,
 }
 
+impl Scratch {
+    /// Bytes for sequences of at most `t` tokens, forward and, if so, backward.
+    pub(crate) fn bytes(s: &DecoderSpec, t: usize, backward: bool) -> usize {
+        let scores = t.next_multiple_of(NR) * BLOCK * size_of::<f32>();
+        let narrow = s.layers.iter().all(|l| is_narrow(s, &l.attention));
+        // Across a head (queries, gradients of the outputs), and along it (values; keys, queries, gradients).
+        let (across, along) = (Panels::bytes(s.head_dim, t), Panels::bytes(t, s.head_dim));
+        match (narrow, backward) {
+            (true, false) => scores,
+            (true, true) => 2 * scores,
+            (false, false) => scores + across + along,
+            (false, true) => 2 * scores + 2 * across + 4 * along,
+        }
+    }
+}
+
 fn grow(v: &mut Vec<f32>, n: usize) {
     if v.len() < n {
         v.resize(n, 0.0);

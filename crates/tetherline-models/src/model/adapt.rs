@@ -11,7 +11,7 @@ use tetherline_kernels::{DecoderSpec, PackedWeights};
 
 impl Freeze {
     /// Slots and decoder with `self` frozen.
-    fn apply(&self, slots: &mut Vec<Slot>, spec: &mut DecoderSpec) -> Result<()> {
+    pub(super) fn apply(&self, slots: &mut Vec<Slot>, spec: &mut DecoderSpec) -> Result<()> {
         match self {
             Self::Nothing => {}
             Self::Base(config) => lora::attach(config, slots, spec)?,

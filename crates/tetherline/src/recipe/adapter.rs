@@ -48,6 +48,18 @@ impl AdapterSection {
         )
     }
 
+    /// The adapter over a base of this name and revision.
+    pub(crate) fn config(&self, (base, revision): (String, Option<String>)) -> LoraConfig {
+        LoraConfig {
+            alpha: self.alpha,
+            target_modules: self.target_modules.clone(),
+            use_rslora: self.rslora,
+            base,
+            revision,
+            ..LoraConfig::new(self.rank)
+        }
+    }
+
     /// Adds the adapter to `model`, which is called `base`; a model that has just this adapter already keeps it.
     ///
     /// # Errors
@@ -58,14 +70,7 @@ impl AdapterSection {
         (base, revision): (String, Option<String>),
         seed: u64,
     ) -> Result<Model, ModelError> {
-        let config = LoraConfig {
-            alpha: self.alpha,
-            target_modules: self.target_modules.clone(),
-            use_rslora: self.rslora,
-            base,
-            revision,
-            ..LoraConfig::new(self.rank)
-        };
+        let config = self.config((base, revision));
         let Some(own) = model.adapter() else { return model.with_adapter(config, seed) };
         let same = LoraConfig { base: own.base.clone(), revision: own.revision.clone(), ..config };
         if *own == same {

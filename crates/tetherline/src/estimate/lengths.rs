@@ -1,0 +1,165 @@
+//! How long the rows of a recipe are, in tokens.
+
+use super::models::Models;
+use crate::codec::Codec;
+use crate::recipe::Recipe;
+use crate::{Error, sources};
+use tetherline_data::Text;
+use tetherline_frontdesk::{GoldScorer, World};
+use tetherline_models::RowSize;
+
+/// Rows looked at of a file, spread over it: lengths need no more.
+const LOOKED_AT: usize = 4096;
+
+/// Tokens of rows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lengths {
+    /// Of prompts.
+    prompts: Vec<usize>,
+    /// Of prompts to evaluate on.
+    eval: Vec<usize>,
+    /// Of a response, as assumed.
+    pub(super) response: usize,
+    /// Demonstrations.
+    pub(super) sft: Vec<RowSize>,
+    /// Chosen and rejected answers.
+    pub(super) pairs: Vec<[RowSize; 2]>,
+}
+
+/// Lengths, with the data and the tokenizer that a run holds too.
+pub(super) struct Loaded {
+    lengths: Lengths,
+    _codec: Codec,
+    _data: Box<dyn std::any::Any>,
+}
+
+impl Loaded {
+    pub(super) fn lengths(self) -> Lengths {
+        self.lengths
+    }
+}
+
+fn some<T>(rows: &[T]) -> impl Iterator<Item = &T> {
+    rows.iter().step_by(rows.len().div_ceil(LOOKED_AT).max(1))
+}
+
+/// Reads and encodes the data of every stage.
+pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) -> Result<Loaded, Error> {
+    let config = models.policy.config();
+    let codec = Codec::open(&models.files, &config.eos, config.vocab)?;
+    let codec = if recipe.data.world.is_some() { codec.wrapping_plain_prompts() } else { codec };
+    let context = match recipe.model.max_context {
+        0 => config.max_positions,
+        n => n.min(config.max_positions),
+    };
+    let new = recipe.sampling.max_new_tokens;
+    let mut lengths = Lengths { response: response.unwrap_or(new).min(new), ..Lengths::default() };
+    let most = match recipe.data.max_prompt_tokens {
+        0 => context,
+        n => n,
+    };
+    let room = context.saturating_sub(new).min(most);
+    let fits = |prompt: &Text| -> Result<Option<usize>, Error> {
+        Ok(Some(codec.prompt(prompt)?.len()).filter(|n| *n <= room))
+    };
+    let prompts = sources::prompts(recipe)?;
+    for row in prompts.iter().flat_map(|l| some(&l.rows)) {
+        lengths.prompts.extend(fits(&row.prompt)?);
+    }
+    if lengths.prompts.is_empty() {
+        return Err(Error::input("data.prompts", format!("no prompt has at most {room} tokens, which fit")));
+    }
+    let eval = if recipe.eval.prompts > 0 { sources::eval_prompts(recipe)? } else { None };
+    for row in eval.iter().flat_map(|l| l.rows.iter().take(recipe.eval.prompts)) {
+        lengths.eval.extend(fits(&row.prompt)?);
+    }
+    let sft = if recipe.runs_sft() { sources::sft(recipe)? } else { None };
+    for row in sft.iter().flat_map(|l| some(&l.rows)) {
+        let e = codec.example(&row.prompt, &row.response, true)?;
+        if (1..=context).contains(&e.tokens.len()) {
+            lengths.sft.push(RowSize { tokens: e.tokens.len(), lm: e.targets(), scalar: 0 });
+        }
+    }
+    let pairs = if recipe.trains_reward_model() { sources::pairs(recipe)? } else { None };
+    for row in pairs.iter().flat_map(|l| some(&l.rows)) {
+        let of = |answer: &str| -> Result<RowSize, Error> {
+            Ok(RowSize { tokens: codec.example(&row.prompt, answer, true)?.tokens.len(), lm: 0, scalar: 1 })
+        };
+        let both = [of(row.chosen.last_text())?, of(row.rejected.last_text())?];
+        if both.iter().all(|r| r.tokens <= context) {
+            lengths.pairs.push(both);
+        }
+    }
+    // What else a run keeps: the reward model's tokenizer, and the gold of the world.
+    let other = || Codec::open(&models.files, &config.eos, config.vocab);
+    let scorer = if models.reward.is_some() { Some(other()?) } else { None };
+    let world = recipe.data.world.is_some().then(World::embedded);
+    let gold = world.transpose().map_err(|e| Error::input("the embedded world", e))?;
+    let gold = gold.map(|world| GoldScorer::new(world.prompts()));
+    Ok(Loaded { lengths, _codec: codec, _data: Box::new((prompts, eval, sft, pairs, scorer, gold)) })
+}
+
+/// `n` of `all`, evenly over their order by length, so that a batch of them is a typical one.
+fn typical<T: Clone>(all: &[T], n: usize, length: impl Fn(&T) -> usize) -> Vec<T> {
+    let mut sorted = all.to_vec();
+    sorted.sort_by_key(|x| length(x));
+    let at = |i: usize| sorted[(2 * i + 1) * sorted.len() / (2 * n)].clone();
+    // Neighbours of unlike length, as a shuffled batch has them.
+    let prime_to_n = |s: &usize| (2..=*s).all(|d| !s.is_multiple_of(d) || !n.is_multiple_of(d));
+    let stride = (n * 5 / 8..).find(|s| *s > 0 && prime_to_n(s)).unwrap_or(1);
+    (0..n).map(|i| at(i * stride % n)).collect()
+}
+
+impl Lengths {
+    pub(super) fn mean_prompt(&self) -> f64 {
+        self.prompts.iter().sum::<usize>() as f64 / self.prompts.len().max(1) as f64
+    }
+
+    /// Prompt and response of the rows of a rollout, policy and value read.
+    pub(super) fn rollout(&self, rows: usize) -> Vec<RowSize> {
+        self.answered(typical(&self.prompts, rows, |n| *n))
+    }
+
+    /// The same of the evaluation.
+    pub(super) fn evaluation(&self, samples: usize) -> Vec<RowSize> {
+        self.answered(self.eval.iter().flat_map(|n| vec![*n; samples]).collect())
+    }
+
+    fn answered(&self, prompts: Vec<usize>) -> Vec<RowSize> {
+        let r = self.response;
+        prompts.into_iter().map(|p| RowSize { tokens: p + r, lm: r, scalar: r }).collect()
+    }
+
+    /// Units of a step of SFT.
+    pub(super) fn sft_batch(&self, n: usize) -> Vec<Vec<RowSize>> {
+        if self.sft.is_empty() {
+            return Vec::new();
+        }
+        typical(&self.sft, n, |r| r.tokens).into_iter().map(|r| vec![r]).collect()
+    }
+
+    /// Units of a step of the reward model.
+    pub(super) fn pair_batch(&self, n: usize) -> Vec<Vec<RowSize>> {
+        if self.pairs.is_empty() {
+            return Vec::new();
+        }
+        typical(&self.pairs, n, |p| p[0].tokens + p[1].tokens).into_iter().map(|p| p.to_vec()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typical_batch_has_the_mean_of_all_and_every_length_once() {
+        let all: Vec<usize> = (1..=64).rev().collect();
+        let mut batch = typical(&all, 16, |n| *n);
+        assert_eq!(batch.iter().sum::<usize>() / 16, 33);
+        batch.sort_unstable();
+        assert!(batch.windows(2).all(|w| w[1] - w[0] == 4), "{batch:?}");
+        let mut few = typical(&[7, 9], 24, |n| *n);
+        few.sort_unstable();
+        assert_eq!(few, [[7; 12], [9; 12]].concat());
+    }
+}

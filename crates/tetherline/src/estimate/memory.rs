@@ -1,0 +1,266 @@
+//! Peak memory of each stage as a sum of named parts.
+//!
+//! A stage is taken at the moment when most is alive. The engine's workspaces and gradient shards outlive the stage that
+//! made them, so a whole run carries them on.
+
+use super::lengths::Lengths;
+use super::models::{Models, Reference};
+use crate::recipe::{Dtype, Recipe};
+use serde::Serialize;
+use tetherline_core::Stage;
+use tetherline_models::{ModelShape, Precision, RowSize};
+use tetherline_rollout::{Batches, SamplingConfig};
+
+/// A named part of a peak.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// What it is.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What a stage holds when it holds most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StageMemory {
+    /// Which.
+    #[serde(serialize_with = "super::name")]
+    pub stage: Stage,
+    /// Of all parts, bytes.
+    pub peak: u64,
+    /// Largest first.
+    pub parts: Vec<Part>,
+}
+
+/// Buffers of the engine: the largest that any stage until now has asked for.
+#[derive(Clone, Copy, Default)]
+struct Pools {
+    /// Of the models that are run first, for each thread: forward alone, and what training adds.
+    forward: usize,
+    step: usize,
+    /// Of the reference, for each thread.
+    second: usize,
+    /// A gradient shard.
+    shard: usize,
+    threads: usize,
+    sharding: usize,
+}
+
+impl Pools {
+    fn forward(&mut self, shape: &ModelShape, rows: &[RowSize], threads: usize) {
+        let (bytes, threads) = shape.spec().forward_bytes(rows, threads);
+        self.forward = self.forward.max(bytes);
+        self.threads = self.threads.max(threads);
+    }
+
+    fn second(&mut self, shape: &ModelShape, rows: &[RowSize], threads: usize) {
+        self.second = self.second.max(shape.spec().forward_bytes(rows, threads).0);
+    }
+
+    fn step(&mut self, shape: &ModelShape, units: &[Vec<RowSize>], checkpointing: bool, threads: usize) {
+        let rows: Vec<RowSize> = units.iter().flatten().copied().collect();
+        self.forward(shape, &rows, threads);
+        let (bytes, threads) = shape.spec().step_bytes(units, checkpointing, threads);
+        self.step = self.step.max(bytes);
+        self.sharding = self.sharding.max(threads);
+        self.shard = self.shard.max(shape.weight_bytes().trained);
+    }
+}
+
+/// A list of parts under way.
+#[derive(Default)]
+struct Parts(Vec<Part>);
+
+impl Parts {
+    fn add(&mut self, name: impl Into<String>, bytes: usize) {
+        let name = name.into();
+        match self.0.iter_mut().find(|p| p.name == name) {
+            Some(part) => part.bytes += bytes as u64,
+            None if bytes > 0 => self.0.push(Part { name, bytes: bytes as u64 }),
+            None => {}
+        }
+    }
+
+    /// Parameters and panels that no optimizer changes.
+    fn model(&mut self, name: &str, weights: usize, panels: usize) {
+        self.add(format!("{name}: weights"), weights);
+        self.add(format!("{name}: panels"), panels);
+    }
+
+    /// A model under training, without what is frozen of it.
+    fn trainer(&mut self, name: &str, shape: &ModelShape, precision: Precision) {
+        let n = shape.weight_bytes().trained;
+        self.model(name, n, shape.spec().panel_bytes(true, precision).trained);
+        self.add(format!("{name}: gradient"), n);
+        self.add(format!("{name}: moments"), 2 * n);
+    }
+
+    fn pools(&mut self, p: &Pools) {
+        self.add("workspaces", p.threads * (p.forward + p.second) + p.sharding * p.step);
+        self.add("gradient shards", p.sharding * p.shard);
+    }
+
+    /// Decoding `rows`: caches, and everything else of the batches and of the draws.
+    fn sampler(&mut self, shape: &ModelShape, rows: &[RowSize], sampling: &SamplingConfig, threads: usize) {
+        let new = sampling.max_new_tokens;
+        let prompt = rows.iter().map(|r| r.tokens - r.lm).max().unwrap_or(0);
+        let batches = Batches::of(shape.spec().n_params, rows.len(), threads);
+        let team = if batches.shared { threads } else { 1 };
+        let (cache, rest) = shape.spec().decode_bytes(batches.rows, prompt + new, prompt, team);
+        let sorted = sampling.top_k > 0 || sampling.top_p < 1.0;
+        let order = if sorted { batches.rows * 4 * shape.config().vocab } else { 0 };
+        self.add("KV cache", batches.count * cache);
+        self.add("sampler", batches.count * (rest + order));
+    }
+
+    fn of(mut self, stage: Stage, held: u64) -> StageMemory {
+        self.add("program, tokenizer and data", held as usize);
+        self.0.sort_by_key(|p| std::cmp::Reverse(p.bytes));
+        StageMemory { stage, peak: self.0.iter().map(|p| p.bytes).sum(), parts: self.0 }
+    }
+}
+
+/// Numbers that a rollout keeps: of each response token (ids, log-probs of policy and reference, entropy, KL, values,
+/// shaped rewards, advantages, returns and their sums) and of each token of the whole.
+const ROLLOUT: (usize, usize) = (16 * 4, 3 * 4);
+
+/// The stages that the recipe has.
+pub(super) fn stages(
+    recipe: &Recipe,
+    models: &Models,
+    lengths: &Lengths,
+    threads: usize,
+    held: u64,
+) -> Vec<StageMemory> {
+    let precision = match recipe.model.dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
+    };
+    let checkpointing = recipe.model.gradient_checkpointing;
+    let mut pools = Pools::default();
+    let mut all = Vec::new();
+    let start = &models.start;
+    let is_frozen = start.spec().frozen > 0;
+    // What is frozen of the start, which every model over it shares, with panels both ways.
+    let base = |parts: &mut Parts| {
+        let panels = start.spec().panel_bytes(true, precision).frozen;
+        parts.add("frozen: weights", start.weight_bytes().frozen);
+        parts.add("frozen: panels", if is_frozen { panels } else { 0 });
+    };
+    // The start itself lives through a stage; its panels are there if something of it is frozen.
+    let begin = |parts: &mut Parts| {
+        let panels = start.spec().panel_bytes(true, precision).trained;
+        parts.model("start of the policy", start.weight_bytes().trained, if is_frozen { panels } else { 0 });
+    };
+
+    let sft = recipe.sft.as_ref().map_or(Vec::new(), |s| lengths.sft_batch(s.batch_size));
+    if recipe.runs_sft() && !sft.is_empty() {
+        pools.step(start, &sft, checkpointing, threads);
+        let mut parts = Parts::default();
+        base(&mut parts);
+        parts.trainer("policy", start, precision);
+        parts.pools(&pools);
+        all.push(parts.of(Stage::Sft, held));
+    }
+    let pairs = lengths.pair_batch(recipe.reward.batch_size);
+    if let (true, Some((reward, _)), false) = (recipe.trains_reward_model(), &models.reward, pairs.is_empty())
+    {
+        pools.step(reward, &pairs, checkpointing, threads);
+        let mut parts = Parts::default();
+        base(&mut parts);
+        begin(&mut parts);
+        parts.trainer("reward model", reward, precision);
+        parts.pools(&pools);
+        all.push(parts.of(Stage::Reward, held));
+    }
+
+    let rows = lengths.rollout(recipe.ppo.batch_size);
+    let reward = |parts: &mut Parts, pools: &mut Pools, rows: &[RowSize]| {
+        let Some((shape, shares)) = &models.reward else { return };
+        let (weights, panels) = (shape.weight_bytes(), shape.spec().panel_bytes(is_frozen, precision));
+        let own = if *shares { 0 } else { 1 };
+        parts.model(
+            "reward model",
+            weights.trained + own * weights.frozen,
+            panels.trained + own * panels.frozen,
+        );
+        let last: Vec<RowSize> = rows.iter().map(|r| RowSize { lm: 0, scalar: 1, ..*r }).collect();
+        pools.forward(shape, &last, threads);
+    };
+    let reference = |parts: &mut Parts, pools: &mut Pools, rows: &[RowSize]| {
+        let shape = match &models.reference {
+            Reference::Copy => {
+                // Its panels are those of the start, where these are there; a reference that moves packs its own.
+                let own = !is_frozen || models.moves;
+                let panels = start.spec().panel_bytes(is_frozen, precision).trained;
+                parts.model("reference", start.weight_bytes().trained, if own { panels } else { 0 });
+                start
+            }
+            Reference::Other(shape) => {
+                let (weights, panels) = (shape.weight_bytes(), shape.spec().panel_bytes(false, precision));
+                // The base of the policy's adapter is not held twice.
+                let own =
+                    if start.has_adapter() && recipe.model.reference.as_ref() == Some(&recipe.model.policy) {
+                        0
+                    } else {
+                        1
+                    };
+                parts.model(
+                    "reference",
+                    own * (weights.frozen + weights.trained),
+                    own * (panels.frozen + panels.trained),
+                );
+                shape
+            }
+        };
+        pools.second(shape, rows, threads);
+    };
+
+    let mut parts = Parts::default();
+    base(&mut parts);
+    begin(&mut parts);
+    reference(&mut parts, &mut pools, &rows);
+    reward(&mut parts, &mut pools, &rows);
+    parts.trainer("policy", &models.policy, precision);
+    pools.forward(&models.policy, &rows, threads);
+    let of = |size: fn(&RowSize) -> RowSize| -> Vec<Vec<RowSize>> {
+        let minibatch = rows.len() / recipe.ppo.minibatches.max(1);
+        let micro = recipe.ppo.micro_batch.unwrap_or(minibatch).min(minibatch);
+        rows.iter().take(micro).map(|r| vec![size(r)]).collect()
+    };
+    match &models.value {
+        None => pools.step(&models.policy, &of(|r| *r), checkpointing, threads),
+        Some((value, shares)) => {
+            parts.trainer("value model", value, precision);
+            if !shares && models.reward.is_none() {
+                parts.model("value model", value.weight_bytes().frozen, 0);
+            }
+            let scalars = of(|r| RowSize { lm: 0, ..*r });
+            pools.step(value, &scalars, checkpointing, threads);
+            pools.step(&models.policy, &of(|r| RowSize { scalar: 0, ..*r }), checkpointing, threads);
+        }
+    }
+    parts.pools(&pools);
+    parts.sampler(&models.policy, &rows, &recipe.sampling, threads);
+    let numbers: usize = rows.iter().map(|r| ROLLOUT.0 * r.lm + ROLLOUT.1 * r.tokens).sum();
+    parts.add("rollouts", numbers);
+    all.push(parts.of(Stage::Ppo, held));
+
+    if recipe.eval.prompts > 0 {
+        let rows = lengths.evaluation(recipe.eval.samples);
+        let mut parts = Parts::default();
+        let panels = start.spec().panel_bytes(false, precision);
+        parts.add("frozen: weights", start.weight_bytes().frozen);
+        parts.add("frozen: panels", panels.frozen);
+        parts.model("policy before", start.weight_bytes().trained, panels.trained);
+        parts.model("policy after", start.weight_bytes().trained, panels.trained);
+        reference(&mut parts, &mut pools, &rows);
+        reward(&mut parts, &mut pools, &rows);
+        pools.forward(&models.policy, &rows, threads);
+        parts.pools(&pools);
+        parts.sampler(start, &rows, &recipe.sampling, threads);
+        parts.add("rollouts", rows.iter().map(|r| ROLLOUT.0 * r.lm + ROLLOUT.1 * r.tokens).sum());
+        all.push(parts.of(Stage::Eval, held));
+    }
+    all
+}

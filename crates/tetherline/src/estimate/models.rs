@@ -1,0 +1,87 @@
+//! The models of a recipe as their configurations describe them, and who shares what with whom.
+
+use crate::Error;
+use crate::ppo::POLICY_HEADS;
+use crate::recipe::{Recipe, ValueModel};
+use crate::scoring::REWARD_HEADS;
+use crate::sources;
+use tetherline_models::{Heads, ModelFiles, ModelShape};
+
+/// Where the reference comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Reference {
+    /// A copy of the policy before PPO; with an adapter its base alone, shared.
+    Copy,
+    /// A directory.
+    Other(Box<ModelShape>),
+}
+
+/// The shapes of all models of a recipe.
+#[derive(Clone, Debug)]
+pub(super) struct Models {
+    pub(super) files: ModelFiles,
+    /// What RL starts from.
+    pub(super) start: ModelShape,
+    /// The policy with its heads.
+    pub(super) policy: ModelShape,
+    pub(super) reference: Reference,
+    /// Whether the reference moves.
+    pub(super) moves: bool,
+    /// The value model, if it has its own network; and whether its frozen part is the policy's.
+    pub(super) value: Option<(ModelShape, bool)>,
+    /// The reward model, if there is one; and whether its frozen part is the policy's.
+    pub(super) reward: Option<(ModelShape, bool)>,
+}
+
+/// As trained: with the recipe's adapter, or its lowest blocks frozen.
+fn trained(recipe: &Recipe, shape: ModelShape, what: &str) -> Result<ModelShape, Error> {
+    let section = &recipe.model;
+    match &section.adapter {
+        Some(adapter) => shape.with_adapter(adapter.config(sources::base_name(&section.policy))),
+        None if section.freeze_layers > 0 => shape.freeze_layers(section.freeze_layers),
+        None => Ok(shape),
+    }
+    .map_err(|e| Error::input(what, e))
+}
+
+impl Models {
+    pub(super) fn of(recipe: &Recipe) -> Result<Self, Error> {
+        let section = &recipe.model;
+        let open = |text: &str, heads: Heads| -> Result<(ModelFiles, ModelShape), Error> {
+            let files = sources::open_model(text)?;
+            let shape =
+                ModelShape::load(&files, heads).map_err(|e| Error::input(format!("the model {text}"), e))?;
+            Ok((files, shape))
+        };
+        let (files, plain) = open(&section.policy, POLICY_HEADS)?;
+        let start = trained(recipe, plain, "the policy")?;
+        let shared = section.value == ValueModel::Shared;
+        let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
+        let policy = start.with_heads(Heads { lm: true, scalar: shared }).map_err(fail)?;
+        let reference = match &section.reference {
+            None => Reference::Copy,
+            Some(text) => Reference::Other(Box::new(open(text, POLICY_HEADS)?.1)),
+        };
+        let reward = match (&section.reward, recipe.uses_reward_model()) {
+            (_, false) => None,
+            // One that is trained by this run stands on the policy's frozen weights.
+            (None, true) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
+            (Some(text), true) => Some((open(text, REWARD_HEADS)?.1, false)),
+        };
+        let value = match (&reward, shared) {
+            (_, true) => None,
+            // It starts as the reward model, if that has the policy's tokenizer, as most have.
+            (Some((shape, same)), false) => {
+                Some((trained(recipe, shape.clone(), "the reward model")?, *same))
+            }
+            (None, false) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
+        };
+        // Then the reward model itself lies over those frozen weights.
+        let reward = match (&value, reward) {
+            (Some((value, same)), Some(_)) => Some((value.clone(), *same)),
+            (_, reward) => reward,
+        };
+        let moves = recipe.kl.reference.is_some_and(|r| r.moves());
+        Ok(Self { files, start, policy, reference, moves, value, reward })
+    }
+}
