@@ -83,6 +83,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) resume: bool,
 
+    /// With --resume: go on although the guard halted the run; its counters start anew
+    #[arg(long, requires = "resume")]
+    pub(crate) after_halt: bool,
+
     /// Check everything cheap, print the plan and the resolved recipe, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,

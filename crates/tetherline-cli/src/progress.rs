@@ -157,6 +157,11 @@ fn describe(stage: Stage, metrics: &Metrics, target: Option<f64>) -> Vec<String>
     if let Some(beta) = get("objective/kl_coef") {
         parts.push(format!("β {}", number(beta)));
     }
+    match get("trial/kept") {
+        Some(0.0) => parts.push("undone".to_owned()),
+        Some(kept) if kept < 1.0 => parts.push(format!("kept {}", number(kept))),
+        _ => {}
+    }
     parts
 }
 
@@ -201,6 +206,15 @@ mod tests {
         ]);
         assert_eq!(describe(Stage::Ppo, &metrics, Some(6.0)), ["score 0.81", "kl 4.32/6.00", "β 0.0832"]);
         assert_eq!(describe(Stage::Ppo, &metrics, None)[1], "kl 4.32");
+        let kept = |share: f64| {
+            let mut metrics = metrics.clone();
+            metrics.insert("trial/kept".to_owned(), share);
+            describe(Stage::Ppo, &metrics, None).split_off(3)
+        };
+        assert_eq!(
+            (kept(1.0), kept(0.41), kept(0.0)),
+            (vec![], vec!["kept 0.41".into()], vec!["undone".into()])
+        );
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum Purpose {
     Eval = 6,
     /// Bootstrap resampling.
     Bootstrap = 7,
+    /// Which prompts measure an update, and sampling responses to them; row = prompt id.
+    Trial = 8,
 }
 
 /// One stream of random numbers.

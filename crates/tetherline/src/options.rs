@@ -30,6 +30,8 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Continue the run that is in `out`.
     pub resume: bool,
+    /// With `resume`: go on although the guard halted the run; it then starts anew.
+    pub after_halt: bool,
     /// Which stages.
     pub stages: Stages,
     /// Worker threads; 0: every core.

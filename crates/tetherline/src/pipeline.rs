@@ -220,7 +220,7 @@ impl Run<'_> {
         }
         let machine = Machine { engine: &self.engine, clock: self.options.clock };
         let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, machine, observer)?;
-        let (policy, _) = ppo.run(&self.dir, observer)?;
+        let (policy, _) = ppo.run(&self.dir, self.options.after_halt, observer)?;
         let card = card::text(self.recipe, &self.dir)?;
         save_dir(&self.dir.policy(), |d| {
             policy.save(d, SaveType::F32)?;

@@ -9,6 +9,7 @@ mod adapter;
 mod chat;
 mod embedded;
 mod error;
+mod fault;
 mod fingerprint;
 mod load;
 mod locate;
@@ -17,12 +18,14 @@ mod sections;
 mod set;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod validate;
 
 pub use adapter::AdapterSection;
 pub use chat::ChatSection;
 pub use embedded::{EMBEDDED, Embedded, embedded};
 pub use error::RecipeError;
+pub use fault::{Fault, FaultKind};
 pub use fingerprint::Difference;
 pub use locate::Place;
 pub(crate) use locate::key_span;
@@ -30,6 +33,7 @@ pub use sections::{
     CheckpointConfig, DataSection, Dtype, EvalConfig, ModelSection, ModelSource, SftConfig, Turns,
     ValueModel, World,
 };
+pub use trial::TrialConfig;
 
 use serde::{Deserialize, Serialize};
 use tetherline_kl::KlConfig;
@@ -51,6 +55,9 @@ pub struct Recipe {
     /// What computes: `"cpu"` (the kernels), `"graph"`, `"cuda"`, `"cuda:N"` or `"metal"`. Results differ in
     /// the last bits.
     pub device: Device,
+    /// Whether `[[fault]]` is allowed: a run with one is a test of the guard, not training.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_faults: bool,
     /// Where the weights come from.
     pub model: ModelSection,
     /// Where the data comes from.
@@ -66,10 +73,15 @@ pub struct Recipe {
     pub ppo: PpoConfig,
     /// The controller of the KL coefficient.
     pub kl: KlConfig,
+    /// How an update is measured before it stands.
+    pub trial: TrialConfig,
     /// Held-out evaluation.
     pub eval: EvalConfig,
     /// How often the state is saved.
     pub checkpoint: CheckpointConfig,
+    /// What goes wrong on purpose.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fault: Vec<Fault>,
 }
 
 impl Default for Recipe {
@@ -80,6 +92,7 @@ impl Default for Recipe {
             seed: 1,
             threads: 0,
             device: Device::Cpu,
+            allow_faults: false,
             model: ModelSection::default(),
             data: DataSection::default(),
             sft: None,
@@ -87,13 +100,20 @@ impl Default for Recipe {
             sampling: SamplingConfig::default(),
             ppo: PpoConfig::default(),
             kl: KlConfig::fixed(0.05),
+            trial: TrialConfig::default(),
             eval: EvalConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            fault: Vec::new(),
         }
     }
 }
 
 impl Recipe {
+    /// Whether every update is measured before it stands: a trust region, a guard or a ledger is configured.
+    pub fn judges_updates(&self) -> bool {
+        self.kl.trust_region.is_some() || self.kl.guard.is_some() || self.kl.ledger.is_some()
+    }
+
     /// The resolved recipe as TOML, every default written out.
     ///
     /// # Panics

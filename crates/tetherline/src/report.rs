@@ -48,7 +48,7 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
         comparison,
         series: metrics.iter().map(numbers).collect(),
         kl_target: recipe.kl.target().map(|t| t.0),
-        control: lines(&run.control())?,
+        control: decisions(&run)?,
         sft,
         reward_loss: reward,
         reward_model: held_out.map(reward_report),
@@ -58,6 +58,22 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
     };
     crate::checkpoint::save_file(&run.report(), render(&data).as_bytes())?;
     Ok(run.report())
+}
+
+/// The lines of `control.jsonl`, and what else the guard did or saw (a rollback, a domain that is gone) among them.
+fn decisions(run: &RunDir) -> Result<Vec<Value>, Error> {
+    let mut all = lines(&run.control())?;
+    for event in lines(&run.events())? {
+        let (what, text) = (&event["event"], &event["text"]);
+        if text.is_string() && what != "verdict" {
+            let reason = serde_json::json!({"text": text});
+            all.push(serde_json::json!({"step": event["step"], "verdict": what, "reason": reason}));
+        }
+    }
+    let step = |l: &Value| l["step"].as_u64().unwrap_or(0);
+    all.retain(|line| line["step"].is_u64());
+    all.sort_by_key(step);
+    Ok(all)
 }
 
 /// The lines of a JSON-lines file; none if there is no such file.

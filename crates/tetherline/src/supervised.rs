@@ -94,7 +94,7 @@ impl Supervised<'_> {
             let every = self.checkpoint.every;
             if stop || (every > 0 && step.is_multiple_of(every) && step < total) {
                 let path = checkpoints.save(step, |dir| save(dir, &trainer, &place))?;
-                checkpoints.prune(step, 1)?;
+                checkpoints.prune(step, 1, None)?;
                 last_checkpoint = Some(path);
             }
             if stop {

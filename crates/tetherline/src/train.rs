@@ -42,6 +42,70 @@ impl Trainer {
         Self { model, adam: AdamW::new(n, adam), grad: vec![0.0; n], base }
     }
 
+    /// The optimizer's moments and its count of steps.
+    pub fn moments(&self) -> &AdamWState {
+        self.adam.state()
+    }
+
+    /// Goes back to parameters and moments of before, bit for bit, and drops what gradient has accumulated.
+    ///
+    /// # Errors
+    /// If they are those of another model; nothing is changed then.
+    pub fn put_back(
+        &mut self,
+        engine: &Engine,
+        params: &[f32],
+        moments: &AdamWState,
+    ) -> Result<(), BoxError> {
+        self.check_size(params)?;
+        self.adam.restore(moments.clone()).map_err(|e| e.to_string())?;
+        self.model.update(engine, |own| own.copy_from_slice(params));
+        self.grad.fill(0.0);
+        Ok(())
+    }
+
+    /// Keeps a share of what happened since parameters and moments of before: x ← x₀ + share·(x − x₀) for parameters and
+    /// both moments alike. The count of optimizer steps, which corrects the moments' bias, stays.
+    ///
+    /// # Errors
+    /// If they are those of another model; nothing is changed then.
+    pub fn keep_share(
+        &mut self,
+        engine: &Engine,
+        params: &[f32],
+        moments: &AdamWState,
+        share: f64,
+    ) -> Result<(), BoxError> {
+        self.check_size(params)?;
+        let towards = |now: &mut [f32], before: &[f32]| {
+            for (x, x0) in now.iter_mut().zip(before) {
+                *x = x0 + share as f32 * (*x - x0);
+            }
+        };
+        let mut state = self.adam.state().clone();
+        towards(&mut state.m, &moments.m);
+        towards(&mut state.v, &moments.v);
+        self.adam.restore(state).map_err(|e| e.to_string())?;
+        self.model.update(engine, |own| towards(own, params));
+        Ok(())
+    }
+
+    fn check_size(&self, params: &[f32]) -> Result<(), BoxError> {
+        let (got, n) = (params.len(), self.grad.len());
+        if got == n {
+            Ok(())
+        } else {
+            Err(format!("{got} parameters of before, and the model has {n}").into())
+        }
+    }
+
+    /// Makes the accumulated gradient one that is not finite: a fault, injected.
+    pub(crate) fn spoil_gradient(&mut self) {
+        if let Some(first) = self.grad.first_mut() {
+            *first = f32::NAN;
+        }
+    }
+
     /// Forgets the optimizer's moments and its count of steps.
     pub fn reset_optimizer(&mut self) {
         self.adam.reset();

@@ -29,7 +29,7 @@ fn recipe(more: &[(&str, &str)]) -> Result<Recipe, tetherline::RecipeError> {
 }
 
 fn options(out: &Path, stages: Stages, resume: bool) -> RunOptions {
-    RunOptions { out: out.to_owned(), resume, stages, threads: 1, clock: || 0.0 }
+    RunOptions { out: out.to_owned(), resume, after_halt: false, stages, threads: 1, clock: || 0.0 }
 }
 
 /// Asks to stop after two steps of a stage.

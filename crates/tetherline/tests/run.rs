@@ -26,7 +26,7 @@ fn recipe(more: &[(&str, &str)]) -> Recipe {
 }
 
 fn options(out: &Path, threads: usize, resume: bool) -> RunOptions {
-    RunOptions { out: out.to_owned(), resume, stages: Stages::All, threads, clock: || 0.0 }
+    RunOptions { out: out.to_owned(), resume, after_halt: false, stages: Stages::All, threads, clock: || 0.0 }
 }
 
 /// Asks to stop after `at` steps of `stage`.

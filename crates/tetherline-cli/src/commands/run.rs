@@ -19,8 +19,14 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, stages: Stages) -> anyhow::Result<(
     }
     recipe.check(stages)?;
     interrupt::install();
-    let options =
-        RunOptions { out: out.clone(), resume: args.resume, stages, threads: recipe.threads, clock: seconds };
+    let options = RunOptions {
+        out: out.clone(),
+        resume: args.resume,
+        after_halt: args.after_halt,
+        stages,
+        threads: recipe.threads,
+        clock: seconds,
+    };
     let target = recipe.kl.target().map(|t| t.0);
     let mut progress = Progress::new(Show::choose(cli.quiet, cli.verbose), target);
     let outcome = tetherline::run(&recipe, &options, &mut progress);

@@ -108,6 +108,22 @@ impl KlPolicy {
         self.target_of(budget).map(NatsPerSequence)
     }
 
+    /// The β in force, as a decision lists them: after [`KlController::roll_back`] the last decision's are of before.
+    #[must_use]
+    pub fn betas(&self) -> BTreeMap<String, f64> {
+        let mut out = ControlDecision::empty();
+        self.write_betas(&mut out);
+        out.beta
+    }
+
+    /// Starts the guard anew after a halt, once a person has looked at the trainer: what it counted is forgotten, the
+    /// boost of β and the learning-rate factor go on decaying, and the ledger stays as it is.
+    pub fn release_halt(&mut self) {
+        let GuardState { ln_boost, lr_factor, .. } = self.guard;
+        self.guard = GuardState { ln_boost, lr_factor, ..GuardState::default() };
+        self.domains.values_mut().for_each(|d| d.stuck = 0);
+    }
+
     /// Cumulative KL spent by accepted updates, where a ledger is configured.
     #[must_use]
     pub fn ledger(&self) -> Option<&LedgerState> {

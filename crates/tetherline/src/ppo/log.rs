@@ -1,9 +1,12 @@
 //! The log lines of a step; keys as in `docs/metrics.md`.
 
 use super::Ppo;
+use super::guarded::Judged;
+use crate::jsonl::JsonlError;
+use crate::run_dir::RunLogs;
 use serde_json::json;
-use tetherline_core::{Advantages, Metrics, NamedScore, ScoredRollout, StopReason, UpdateStats};
-use tetherline_kl::{ControlDecision, KlByDomain, KlObservation, Verdict};
+use tetherline_core::{Advantages, Event, Metrics, NamedScore, Observer, ScoredRollout, StopReason};
+use tetherline_kl::{ControlDecision, KlByDomain, KlController, KlObservation, Verdict};
 
 /// What a step measured, for its log lines.
 pub(super) struct Measured<'a> {
@@ -13,7 +16,7 @@ pub(super) struct Measured<'a> {
     pub(super) exact: &'a KlByDomain,
     pub(super) used: &'a ControlDecision,
     pub(super) observation: &'a KlObservation,
-    pub(super) stats: &'a UpdateStats,
+    pub(super) judged: &'a Judged,
     pub(super) lr: f64,
     pub(super) times: [f64; 3],
 }
@@ -24,14 +27,41 @@ pub(super) struct StepOutput {
     pub(super) control: Vec<serde_json::Value>,
     pub(super) samples: Vec<serde_json::Value>,
     pub(super) events: Vec<serde_json::Value>,
-    pub(super) halted: bool,
+    /// The last verdict of the step, and why.
+    pub(super) verdict: Verdict,
+    pub(super) reason: String,
+}
+
+impl StepOutput {
+    /// Writes the step's lines.
+    pub(super) fn write(&self, logs: &mut RunLogs) -> Result<(), JsonlError> {
+        logs.metrics.write(&self.line)?;
+        self.control.iter().try_for_each(|line| logs.control.write(line))?;
+        self.samples.iter().try_for_each(|line| logs.samples.write(line))?;
+        self.events.iter().try_for_each(|line| logs.events.write(line))
+    }
+
+    /// Says on the terminal what the step's events are: a warning where something was undone or is missing.
+    pub(super) fn tell(&self, observer: &mut dyn Observer) {
+        for line in &self.events {
+            let text = |key: &str| line[key].as_str().unwrap_or_default();
+            let what = if text("event") == "verdict" { text("verdict") } else { text("event") };
+            let message = format!("step {}: {what}: {}", line["step"], text("text"));
+            let grave = matches!(what, "rollback" | "rolled_back" | "halt" | "domain_absent");
+            match grave {
+                true => observer.on_event(&Event::Warning(&message)),
+                false if text("text").is_empty() => {}
+                false => observer.on_event(&Event::Note(&message)),
+            }
+        }
+    }
 }
 
 impl Ppo<'_> {
     /// The lines of a step for the logs; keys as in `docs/metrics.md`.
     pub(super) fn report(&self, step: u64, measured: &Measured<'_>) -> StepOutput {
-        let Measured { scored, adv, k1, exact, used, observation, stats, lr, times } = *measured;
-        let r = &scored.rollout;
+        let Measured { scored, adv, k1, exact, used, observation, judged, lr, times } = *measured;
+        let (r, stats) = (&scored.rollout, &judged.stats);
         let rows = r.responses.len();
         let mean = |v: &mut dyn Iterator<Item = f64>| v.sum::<f64>() / rows as f64;
         // Around the first, so that one β for all rows is logged as it is.
@@ -81,6 +111,20 @@ impl Ppo<'_> {
         put("time/rollout_s", times[0]);
         put("time/score_s", times[1]);
         put("time/update_s", times[2]);
+        if let Some(guarded) = &self.guarded {
+            put_judged(judged, &mut put);
+            put("guard/rejected", guarded.rejected as f64);
+            put("time/trial_s", judged.trial_s);
+        }
+        if self.recipe.kl.guard.is_some() {
+            let guard = self.controller.state().guard;
+            put("guard/rollbacks", f64::from(guard.rollbacks));
+            put("guard/boost", guard.ln_boost.exp());
+            put("guard/lr_factor", guard.lr_factor);
+        }
+        if let Some(ledger) = self.controller.ledger() {
+            put("kl/ledger_spent", ledger.spent);
+        }
         let golds: Vec<Option<f64>> =
             (0..rows).map(|i| self.scorer.gold(&r.prompts.texts[i], &r.texts[i])).collect();
         if golds.iter().all(Option::is_some) {
@@ -102,17 +146,15 @@ impl Ppo<'_> {
         line.insert("step".into(), step.into());
         line.insert("episode".into(), self.episodes.into());
         line.extend(m.iter().map(|(k, v)| (k.clone(), json!(v))));
-        let mut decision = json!(self.decision);
-        if let Some(reason) = decision.get_mut("reason") {
-            *reason = json!({"code": self.decision.reason.code(), "text": self.decision.reason.text()});
-        }
-        let control = vec![json!(observation), decision];
-        let events = if self.decision.verdict == Verdict::Accept {
+        let mut control = vec![json!(observation), json!(self.decision)];
+        control.extend(judged.trials.iter().flat_map(|(seen, decision)| [json!(seen), json!(decision)]));
+        let mut events = if self.decision.verdict == Verdict::Accept {
             Vec::new()
         } else {
             vec![json!({"step": step, "event": "verdict", "verdict": self.decision.verdict,
                 "text": self.decision.reason.text(), "beta": used.beta})]
         };
+        events.extend(judged.events(step));
         let samples = (0..rows.min(3))
             .map(|i| {
                 json!({"step": step, "prompt_id": r.prompts.ids[i], "domain": r.prompts.domains[i],
@@ -120,7 +162,28 @@ impl Ppo<'_> {
                     "kl": sum(adv.kl.row(i)), "stop_reason": r.stop[i], "gold": golds[i]})
             })
             .collect();
-        let halted = self.decision.verdict == Verdict::Halt;
-        StepOutput { metrics: m, line: line.into(), control, samples, events, halted }
+        // The gravest: without an update there are no trials, and a rollout that lets it happen is grave no more.
+        let last = judged.trials.last().map_or(&self.decision, |(_, decision)| decision);
+        let (verdict, reason) = (last.verdict, last.reason.text());
+        StepOutput { metrics: m, line: line.into(), control, samples, events, verdict, reason }
+    }
+}
+
+/// What the trials of a step measured.
+fn put_judged(judged: &Judged, put: &mut impl FnMut(&str, f64)) {
+    put("trial/count", judged.trials.len() as f64);
+    put("trial/kept", judged.kept);
+    if let Some(m) = &judged.measured {
+        put("trial/kl", m.kl.mean().0);
+        put("trial/kl_stderr", m.kl.stderr().0);
+        put("trial/kl_old", m.old.mean().0);
+    }
+    if let Some(m) = &judged.batch {
+        put("trial/batch_kl", m.kl.mean().0);
+        put("trial/batch_kl_old", m.old.mean().0);
+    }
+    if let Some(m) = &judged.fresh {
+        put("trial/fresh_kl", m.kl.mean().0);
+        put("trial/fresh_kl_stderr", m.kl.stderr().0);
     }
 }

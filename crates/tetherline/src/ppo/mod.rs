@@ -8,30 +8,39 @@
 //!     advantages = GAE(−β·k1 + score)                       β of the controller, per row
 //!     decision   = controller.observe(KL of this rollout)   next β and a verdict
 //!     update     = clipped surrogate, `epochs` times over `minibatches`
+//!     trials     → accept, scale back, reject, roll back or halt (`guarded.rs`), where the recipe has a guard
 //! ```
 
+mod faults;
+mod guarded;
 mod held_out;
 mod log;
 mod loss;
 mod observe;
 mod reference;
+mod rollback;
 mod self_test;
+mod shard;
 mod state;
 mod update;
 
+use crate::checkpoint::Checkpoints;
 use crate::codec::Codec;
 use crate::recipe::{ModelSection, Recipe, ValueModel};
 use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, RunLogs};
 use crate::scoring::{RewardTokens, Scorer};
 use crate::train::Trainer;
 use crate::{Error, sources};
+use faults::Presence;
+use guarded::{Guarded, Judged};
 use log::{Measured, StepOutput};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_core::{Event, Observer, PromptBatch, Ragged, Rollout, Schedule, Stage, UpdateStats};
-use tetherline_kl::{ALL, ControlDecision, KlController, ReferenceLedger, Verdict};
+use tetherline_kl::{ALL, ControlDecision, KlController, KlPolicy, ReferenceLedger, Verdict};
 use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Heads, Model};
 use tetherline_ppo::{PpoConfig, PpoError, ScoreAt, advantages, score_rollout};
@@ -73,8 +82,11 @@ pub struct Ppo<'a> {
     scorer: Scorer,
     prompts: PromptBatch,
     held_out: Option<PromptBatch>,
-    controller: Box<dyn KlController + Send>,
+    controller: KlPolicy,
     decision: ControlDecision,
+    guarded: Option<Guarded>,
+    presence: Presence,
+    halted: Option<String>,
     done: u64,
     episodes: u64,
 }
@@ -108,18 +120,6 @@ impl<'a> Ppo<'a> {
     ) -> Result<Self, Error> {
         let Machine { engine, clock } = machine;
         let config = &recipe.ppo;
-        if recipe.kl.trust_region.is_some() || recipe.kl.guard.is_some() {
-            return Err(Error::input(
-                "kl.trust_region and kl.guard",
-                "the training loop measures once per rollout and cannot undo an update; remove these sections",
-            ));
-        }
-        if recipe.kl.ledger.is_some() {
-            return Err(Error::input(
-                "kl.ledger",
-                "the training loop does not measure KL to the policy before an update yet; remove this section",
-            ));
-        }
         let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
         let shared = recipe.model.value == ValueModel::Shared;
         let policy = if shared {
@@ -173,9 +173,16 @@ impl<'a> Ppo<'a> {
             _ => Some(crate::evaluate::prompts(recipe, codec, context, observer)?),
         };
         observe::check_metrics(recipe)?;
-        let controller = recipe.kl.build().map_err(|e| Error::input("the kl section", e))?;
+        let models = (&policy, value.as_ref(), &reference);
+        let guarded = Guarded::new(recipe, codec, models, observer)?;
+        let controller = KlPolicy::new(recipe.kl.clone()).map_err(|e| Error::input("the kl section", e))?;
         for warning in recipe.kl.warnings(Some(config.batch_size as u64)) {
             observer.on_event(&Event::Warning(&warning));
+        }
+        for fault in &recipe.fault {
+            let (first, last) = (fault.at, fault.at + (fault.steps - 1));
+            observer
+                .on_event(&Event::Warning(&format!("a fault from step {first} to {last}: {:?}", fault.what)));
         }
         let mut decision = ControlDecision::empty();
         decision.beta = BTreeMap::from([(ALL.to_owned(), controller.beta(ALL))]);
@@ -194,65 +201,97 @@ impl<'a> Ppo<'a> {
             held_out,
             controller,
             decision,
+            guarded,
+            presence: Presence::default(),
+            halted: None,
             done: 0,
             episodes: 0,
         })
     }
 
-    /// Runs (or goes on with) all steps; returns the aligned policy and the scorer.
+    /// Runs (or goes on with) all steps; returns the aligned policy and the scorer. A run that was halted goes on only
+    /// `after_halt`.
     ///
     /// # Errors
     /// A failed self-test, a number that is not finite, a halt, an interruption, or a write that failed.
-    pub fn run(mut self, run: &RunDir, observer: &mut dyn Observer) -> Result<(Model, Scorer), Error> {
+    pub fn run(
+        mut self,
+        run: &RunDir,
+        after_halt: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<(Model, Scorer), Error> {
         let checkpoints = run.checkpoints()?;
         let total = self.config.steps;
-        let mut offsets = None;
-        let mut last_checkpoint = None;
-        match checkpoints.restore(|path| self.restore(path))? {
+        let found = checkpoints.restore(|path| self.restore(path))?;
+        let (mut last_checkpoint, mut offsets, mut halt) = (None, None, None);
+        match found {
             Some(found) => {
                 found.report(observer);
-                offsets = Some(found.value);
-                last_checkpoint = Some(found.path);
+                (last_checkpoint, offsets) = (Some(found.path), Some(found.value.offsets));
+                halt = found.value.halted;
             }
             None => self.self_test(observer)?,
         }
+        if let Some(reason) = halt.as_ref().filter(|_| !after_halt) {
+            let reason = format!("{reason}; look into it, then go on with --resume --after-halt");
+            return Err(Error::Halted { stage: Stage::Ppo, step: self.done, reason });
+        }
         let mut logs = run.logs(offsets)?;
+        if halt.is_some() {
+            let line = self.release_halt(&checkpoints)?;
+            logs.events.write(&line)?;
+        }
+        if offsets.is_none() && self.recipe.kl.guard.is_some() {
+            last_checkpoint = Some(self.save_checkpoint(&checkpoints, &mut logs, observer)?);
+        }
         observer.on_event(&Event::StageStarted { stage: Stage::Ppo, done: self.done, total });
         while self.done < total {
             let step = self.done + 1;
             let mut out = self.step(step).map_err(|e| with_checkpoint(e, step, last_checkpoint.as_ref()))?;
             self.done = step;
+            if out.verdict == Verdict::Rollback {
+                let (line, to) = self.roll_back(step, &checkpoints)?;
+                out.control.push(json!({"rollback": to}));
+                out.events.push(line);
+            }
             self.add_held_out(step, &mut out)?;
-            logs.metrics.write(&out.line)?;
-            for line in &out.control {
-                logs.control.write(line)?;
-            }
-            for line in &out.samples {
-                logs.samples.write(line)?;
-            }
-            for line in &out.events {
-                logs.events.write(line)?;
-            }
+            out.write(&mut logs)?;
+            out.tell(observer);
             observer.on_event(&Event::Step { stage: Stage::Ppo, step, total, metrics: &out.metrics });
+            self.halted = (out.verdict == Verdict::Halt).then(|| out.reason.clone());
             let stop = observer.stop_requested() && step < total;
             let every = self.recipe.checkpoint.every;
-            if stop || step == total || (every > 0 && step.is_multiple_of(every)) {
-                let offsets = logs.sync()?;
-                let path = checkpoints.save(step, |dir| self.save(dir, offsets))?;
-                checkpoints.prune(step, self.recipe.checkpoint.keep)?;
-                observer.on_event(&Event::CheckpointSaved { step, path: &path });
-                last_checkpoint = Some(path);
+            let due = step == total || (every > 0 && step.is_multiple_of(every));
+            if stop || due || self.halted.is_some() {
+                last_checkpoint = Some(self.save_checkpoint(&checkpoints, &mut logs, observer)?);
+            }
+            if let Some(reason) = self.halted.take() {
+                return Err(Error::Halted { stage: Stage::Ppo, step, reason });
             }
             if stop {
                 return Err(Error::Interrupted { stage: Stage::Ppo, step, checkpoint: last_checkpoint });
             }
-            if out.halted {
-                let reason = self.decision.reason.text();
-                return Err(Error::Halted { stage: Stage::Ppo, step, reason });
-            }
         }
         observer.on_event(&Event::StageFinished { stage: Stage::Ppo });
         Ok((self.policy.model, self.scorer))
+    }
+
+    fn save_checkpoint(
+        &self,
+        checkpoints: &Checkpoints,
+        logs: &mut RunLogs,
+        observer: &mut dyn Observer,
+    ) -> Result<PathBuf, Error> {
+        let step = self.done;
+        if self.recipe.kl.guard.is_some() && self.passed() {
+            // As in the stream of `tether kl control`, so that a replay of the log can follow a rollback.
+            logs.control.write(&json!({"checkpoint": step}))?;
+        }
+        let offsets = logs.sync()?;
+        let path = checkpoints.save(step, |dir| self.save(dir, offsets))?;
+        checkpoints.prune(step, self.recipe.checkpoint.keep, self.last_passed(checkpoints)?)?;
+        observer.on_event(&Event::CheckpointSaved { step, path: &path });
+        Ok(path)
     }
 
     /// The prompts of a step: every prompt once per pass over the file, in an order of the pass's own.
@@ -269,6 +308,7 @@ impl<'a> Ppo<'a> {
             }
             rows.push(order.1[(at % n) as usize]);
         }
+        self.lose_domains(step, &mut rows);
         select(&self.prompts, &rows, k)
     }
 
@@ -291,7 +331,8 @@ impl<'a> Ppo<'a> {
         // 2. Reference and values on the same tokens; score.
         let full = full_rows(&rollout);
         self.add_reference_and_values(&mut rollout, &full)?;
-        let parts = self.scorer.score(self.engine, &samples(&rollout))?;
+        let mut parts = self.scorer.score(self.engine, &samples(&rollout))?;
+        let broken_scores = self.check_scores(step, &rollout, &mut parts);
         let scored =
             score_rollout(rollout, parts, self.config.missing_eos_penalty).map_err(not_finite(step))?;
         // 3. Shape and estimate advantages with the β in force.
@@ -301,23 +342,31 @@ impl<'a> Ppo<'a> {
         let adv = advantages(&scored, &self.betas(&groups), self.config).map_err(not_finite(step))?;
         // 4. The controller sees the KL and decides on the next β and on this batch.
         let (k1, exact) = measure_kl(&scored.rollout, &adv);
-        let observation = observe::observe(step, &scored, &groups);
+        let mut observation = observe::observe(step, &scored, &groups);
+        if broken_scores > 0 {
+            observe::mark_broken_scores(&mut observation);
+        }
         let used = std::mem::replace(&mut self.decision, self.controller.observe(&observation));
         let t2 = clock();
-        // 5. Update.
-        let skip = matches!(self.decision.verdict, Verdict::Reject | Verdict::Halt);
+        // 5. Update, and judge what it did.
+        let skip = matches!(self.decision.verdict, Verdict::Reject | Verdict::Rollback | Verdict::Halt);
         let schedule = Schedule {
             peak: self.config.lr,
             warmup: self.config.warmup_steps,
             total: self.config.steps,
             decay: self.config.lr_schedule,
         };
-        let lr = schedule.at(step - 1) * self.decision.lr_factor;
-        let stats = if skip { UpdateStats::default() } else { self.update(step, &scored, &adv, &full, lr)? };
-        let t3 = clock();
+        let lr = schedule.at(step - 1) * self.decision.lr_factor * self.faulty_lr(step);
+        let judged = if skip {
+            Judged::without_trials(UpdateStats::default(), 0.0)
+        } else {
+            self.judged_update(step, &scored, &adv, &full, &groups, lr)?
+        };
+        let t3 = clock() - judged.trial_s;
         self.episodes += rows as u64;
         let times = [t1 - t0, t2 - t1, t3 - t2];
-        let moved = if skip { None } else { self.move_reference(step, &scored.rollout, &full)? };
+        let moved =
+            if judged.kept == 0.0 { None } else { self.move_reference(step, &scored.rollout, &full)? };
         let mut out = self.report(
             step,
             &Measured {
@@ -327,12 +376,13 @@ impl<'a> Ppo<'a> {
                 exact: &exact,
                 used: &used,
                 observation: &observation,
-                stats: &stats,
+                judged: &judged,
                 lr,
                 times,
             },
         );
         out.events.extend(moved);
+        out.events.extend(self.presence.watch(step, &scored.rollout.prompts, &self.prompts));
         Ok(out)
     }
 

@@ -78,6 +78,11 @@ pub(super) fn observe(step: u64, scored: &ScoredRollout, groups: &[Vec<String>])
     observation
 }
 
+/// Says in every entry that scores of the batch are no numbers: nothing is to be learnt from it.
+pub(super) fn mark_broken_scores(observation: &mut KlObservation) {
+    observation.domains.iter_mut().for_each(|domain| domain.reward_sd = Some(f64::NAN));
+}
+
 /// Mean and its standard error; no error is known of fewer than two values.
 fn mean_and_stderr(values: &mut dyn Iterator<Item = f64>) -> (f64, f64) {
     let (mut n, mut mean, mut spread) = (0.0, 0.0, 0.0);

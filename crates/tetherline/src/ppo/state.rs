@@ -1,16 +1,17 @@
 //! What a checkpoint of PPO holds, besides weights and moments.
 
 use super::Ppo;
+use super::faults::Presence;
 use crate::Error;
 use crate::run_dir::LogOffsets;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::BoxError;
-use tetherline_kl::{ControlDecision, ControllerState, ReferenceLedger};
+use tetherline_kl::{ControlDecision, ControllerState, KlController, ReferenceLedger};
 
 /// What a checkpoint says besides weights and moments.
 #[derive(Debug, Serialize, Deserialize)]
-struct Saved {
+pub(super) struct Saved {
     step: u64,
     episodes: u64,
     decision: ControlDecision,
@@ -18,6 +19,42 @@ struct Saved {
     #[serde(default)]
     reference: ReferenceLedger,
     offsets: LogOffsets,
+    /// Whether a rollback may come back to it (`rollback.rs`).
+    #[serde(default)]
+    passed: bool,
+    /// Why the run was halted here, if it was.
+    #[serde(default)]
+    halted: Option<String>,
+    /// Updates that did not stand.
+    #[serde(default)]
+    rejected: u64,
+    #[serde(default)]
+    weights_passed: bool,
+    #[serde(default)]
+    presence: Presence,
+}
+
+/// What resuming needs of a checkpoint beside the loop's own state.
+pub(super) struct Resumed {
+    pub(super) offsets: LogOffsets,
+    pub(super) halted: Option<String>,
+}
+
+impl Saved {
+    /// Reads what the checkpoint in `dir` says.
+    pub(super) fn read(dir: &Path) -> Result<Self, BoxError> {
+        Ok(serde_json::from_slice(&std::fs::read(dir.join("state.json"))?)?)
+    }
+
+    /// Whether a rollback may come back to it.
+    pub(super) fn passed(&self) -> bool {
+        self.passed
+    }
+
+    /// The controller's state.
+    pub(super) fn controller(&self) -> &ControllerState {
+        &self.controller
+    }
 }
 
 impl Ppo<'_> {
@@ -34,26 +71,40 @@ impl Ppo<'_> {
             controller: self.controller.state(),
             reference: self.reference_ledger,
             offsets,
+            passed: self.passed(),
+            halted: self.halted.clone(),
+            rejected: self.guarded.as_ref().map_or(0, |g| g.rejected),
+            weights_passed: self.guarded.as_ref().is_some_and(|g| g.passed),
+            presence: self.presence.clone(),
         };
         std::fs::write(dir.join("state.json"), serde_json::to_vec_pretty(&saved)?)?;
         Ok(())
     }
 
-    pub(super) fn restore(&mut self, dir: &Path) -> Result<LogOffsets, Error> {
+    pub(super) fn restore(&mut self, dir: &Path) -> Result<Resumed, Error> {
         let what = || format!("the checkpoint {}", dir.display());
-        let read = |name: &str| std::fs::read(dir.join(name)).map_err(|e| Error::input(what(), e));
-        let saved: Saved =
-            serde_json::from_slice(&read("state.json")?).map_err(|e| Error::input(what(), e))?;
-        self.policy.restore(self.engine, &read("policy.bin")?).map_err(|e| Error::input(what(), e))?;
-        if let Some(v) = &mut self.value {
-            v.restore(self.engine, &read("value.bin")?).map_err(|e| Error::input(what(), e))?;
-        }
-        self.restore_reference(dir).map_err(|e| Error::input(what(), e))?;
+        let saved = Saved::read(dir).map_err(|e| Error::input(what(), e))?;
+        self.restore_weights(dir)?;
         self.reference_ledger = saved.reference;
         self.controller.restore(&saved.controller).map_err(|e| Error::input(what(), e))?;
         self.decision = saved.decision;
         self.done = saved.step;
         self.episodes = saved.episodes;
-        Ok(saved.offsets)
+        self.presence = saved.presence;
+        if let Some(guarded) = &mut self.guarded {
+            (guarded.rejected, guarded.passed) = (saved.rejected, saved.weights_passed);
+        }
+        Ok(Resumed { offsets: saved.offsets, halted: saved.halted })
+    }
+
+    /// Weights, moments and a moving reference of a checkpoint.
+    pub(super) fn restore_weights(&mut self, dir: &Path) -> Result<(), Error> {
+        let what = || format!("the checkpoint {}", dir.display());
+        let read = |name: &str| std::fs::read(dir.join(name)).map_err(|e| Error::input(what(), e));
+        self.policy.restore(self.engine, &read("policy.bin")?).map_err(|e| Error::input(what(), e))?;
+        if let Some(v) = &mut self.value {
+            v.restore(self.engine, &read("value.bin")?).map_err(|e| Error::input(what(), e))?;
+        }
+        self.restore_reference(dir).map_err(|e| Error::input(what(), e))
     }
 }

@@ -7,6 +7,7 @@ use crate::rows::{lm_rows, scalar_rows};
 use crate::train::Trainer;
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_core::{Advantages, Rollout, ScoredRollout, Stage, UpdateStats};
+use tetherline_kl::NatsPerSequence;
 use tetherline_models::{Engine, Row};
 use tetherline_ppo::{LossSums, MinibatchTotals, PpoError, ScoreAt, explained_variance, old_values_row};
 
@@ -62,13 +63,21 @@ impl Ppo<'_> {
                     what: e.to_string(),
                     last_checkpoint: None,
                 };
+                if self.spoils_gradients(step) {
+                    self.policy.spoil_gradient();
+                }
                 norms += self.policy.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
                 if let Some(value) = &mut self.value {
                     value.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
                 }
                 steps += 1;
             }
-            let stop = self.config.stops_early(of_epoch.approx_kl_mean());
+            let per_token = of_epoch.approx_kl_mean();
+            let per_sequence =
+                NatsPerSequence(per_token * rollout.responses.total() as f64 / n.max(1) as f64);
+            let region = self.recipe.kl.trust_region;
+            let stop =
+                self.config.stops_early(per_token) || region.is_some_and(|r| r.early_stop(per_sequence));
             sums.merge(&of_epoch);
             if stop {
                 break 'epochs;

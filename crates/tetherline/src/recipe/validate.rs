@@ -1,6 +1,6 @@
 //! Checks across a whole recipe: every section's own, and what a stage asks of several.
 
-use super::{ModelSource, Recipe, RecipeError};
+use super::{Fault, ModelSource, Recipe, RecipeError};
 use crate::Stages;
 use tetherline_core::{FieldError, Stage};
 
@@ -34,6 +34,12 @@ impl Recipe {
         FieldError::require(weight.is_finite(), "reward.model_weight", weight, "a number")?;
         self.ppo.validate().map_err(under("ppo"))?;
         self.kl.validate().map_err(|e| FieldError::new(format!("kl.{}", e.field), e.problem))?;
+        self.trial.validate().map_err(under("trial"))?;
+        self.fault.iter().try_for_each(Fault::validate).map_err(under("fault"))?;
+        let problem = "a fault breaks training on purpose: set allow_faults = true, or leave [[fault]] out";
+        if !self.fault.is_empty() && !self.allow_faults {
+            return Err(FieldError::new("fault", problem));
+        }
         self.sampling.validate_for_ppo().map_err(under("sampling"))?;
         self.eval.validate().map_err(under("eval"))?;
         self.checkpoint.validate().map_err(under("checkpoint"))?;

@@ -1,0 +1,150 @@
+//! What an update did, measured: exact KL to the reference and to the policy before the update.
+//!
+//! A trial samples a response of the *updated* policy to each prompt of a held-out shard and sums the exact KL over its
+//! positions. The estimate is unbiased for nats per sequence: the prefixes are the policy's own. (Prefixes of the batch
+//! were drawn before the update; on them KL is biased towards where the old policy goes, and the prompts are those that
+//! the update was made for. `trial/batch_kl` is that number, for comparison only.)
+//!
+//! - The shard of a step: `trial.prompts` held-out prompts, drawn anew for each step, in the proportions of the batch
+//!   between the groups that have a β of their own. All trials of a step share shard and random streams, so what
+//!   differs between them is the policy.
+//! - A group without held-out prompts is measured on the batch's prompts, with streams of their own.
+
+use super::{Ppo, observe, stage};
+use crate::Error;
+use crate::rows::{full_rows, lm_rows};
+use tetherline_core::seeds::{Purpose, stream};
+use tetherline_core::{PromptBatch, PromptRef};
+use tetherline_kl::{DomainKl, KlByDomain, KlEstimate, NatsPerSequence};
+use tetherline_models::{Model, Row};
+use tetherline_rollout::{RolloutError, StreamName, generate};
+
+/// The row of the stream that orders the prompts: no prompt has this id.
+const ORDER: u64 = u64::MAX;
+
+/// Samples of training prompts count from here, so that no stream is one of a held-out prompt.
+const OF_THE_BATCH: u32 = 1 << 16;
+
+/// Which prompts to measure on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shard {
+    /// Those that the guard judges by.
+    Judged,
+    /// Others, which decide nothing.
+    Fresh,
+}
+
+/// Exact KL of the policy, nats per sequence.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measured {
+    /// To the reference, over all rows.
+    pub(super) kl: KlEstimate,
+    /// To the policy before the update, over all rows.
+    pub(super) old: KlEstimate,
+    groups: KlByDomain,
+    old_groups: KlByDomain,
+    first_groups: Option<KlByDomain>,
+}
+
+impl Measured {
+    /// One entry per group, for the controller.
+    pub(super) fn domains(&self) -> Vec<DomainKl> {
+        let mean = |of: &KlByDomain, id: &str| of.domains.get(id).map(KlEstimate::mean);
+        let domain = |(id, e): (&String, &KlEstimate)| DomainKl {
+            kl_old: mean(&self.old_groups, id),
+            kl_ref0: self.first_groups.as_ref().map_or_else(|| Some(e.mean()), |first| mean(first, id)),
+            ..e.domain(id.as_str())
+        };
+        self.groups.domains.iter().map(domain).collect()
+    }
+}
+
+/// What cannot be measured: weights that are not finite.
+pub(super) struct Unmeasurable(pub(super) String);
+
+impl Ppo<'_> {
+    /// Samples and measures the policy as it is now on a shard of step `step`.
+    pub(super) fn measure(
+        &self,
+        step: u64,
+        batch: &PromptBatch,
+        which: Shard,
+    ) -> Result<Result<Measured, Unmeasurable>, Error> {
+        let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Trial, step };
+        let (model, tokenizer) = (&self.policy.model, &self.codec.tokenizer);
+        let prompts = self.shard(step, batch, which);
+        let rollout =
+            match generate(model, tokenizer, prompts, &self.recipe.sampling, name, self.engine, step) {
+                Err(e @ RolloutError::NonFinite { .. }) => return Ok(Err(Unmeasurable(e.to_string()))),
+                other => other.map_err(stage)?,
+            };
+        let full = full_rows(&rollout);
+        let (domains, users) = (&rollout.prompts.domains, &rollout.prompts.users);
+        let groups = observe::groups_of_rows(&self.recipe.kl, domains, users);
+        self.kl_on(&lm_rows(&full, &rollout), rollout.temperature, &groups).map(Ok)
+    }
+
+    /// Exact KL of the policy to the reference, to the policy before and, where it is another, to the first reference,
+    /// on these rows.
+    pub(super) fn kl_on(
+        &self,
+        rows: &[Row<'_>],
+        temperature: f32,
+        groups: &[Vec<String>],
+    ) -> Result<Measured, Error> {
+        let to = |other: &Model| -> Result<Vec<(f64, usize)>, Error> {
+            let pairs =
+                self.policy.model.forward_pair(other, self.engine, rows, temperature).map_err(stage)?;
+            let sum = |kl: &[f32]| kl.iter().map(|&x| f64::from(x)).sum();
+            Ok(pairs.iter().map(|p| (sum(&p.kl_exact), p.kl_exact.len())).collect())
+        };
+        let by_group = |kl: &[(f64, usize)]| {
+            let (mut all, mut by) = (KlEstimate::default(), KlByDomain::default());
+            for (&(kl, tokens), groups) in kl.iter().zip(groups) {
+                all.push(NatsPerSequence(kl), tokens);
+                groups.iter().for_each(|group| by.push(group, NatsPerSequence(kl), tokens));
+            }
+            (all, by)
+        };
+        let (kl, by) = by_group(&to(&self.reference)?);
+        let mut out = Measured { kl, groups: by, ..Measured::default() };
+        if let Some(guarded) = &self.guarded {
+            (out.old, out.old_groups) = by_group(&to(&guarded.old)?);
+            if let Some(first) = &guarded.first {
+                out.first_groups = Some(by_group(&to(first)?).1);
+            }
+        }
+        Ok(out)
+    }
+
+    /// The prompts to measure on.
+    fn shard(&self, step: u64, batch: &PromptBatch, which: Shard) -> PromptBatch {
+        let mut out = PromptBatch::default();
+        let Some(guarded) = &self.guarded else { return out };
+        let keys = observe::groups_of_rows(&self.recipe.kl, &batch.domains, &batch.users);
+        let mut order: Vec<usize> = (0..guarded.pool.len()).collect();
+        stream(self.recipe.seed, Purpose::Trial, step, ORDER, 0).shuffle(&mut order);
+        let mut kinds: Vec<&Vec<String>> = keys.iter().collect();
+        kinds.sort();
+        kinds.dedup();
+        for kind in kinds {
+            let of_batch: Vec<usize> = (0..batch.len()).filter(|&i| keys[i] == *kind).collect();
+            let share = self.recipe.trial.prompts as f64 * of_batch.len() as f64 / batch.len() as f64;
+            let wanted = (share.round() as usize).max(2);
+            let held_out: Vec<usize> =
+                order.iter().copied().filter(|&i| guarded.pool_groups[i] == *kind).collect();
+            let (from, rows, first) = match held_out.is_empty() {
+                false => (&guarded.pool, held_out, 0),
+                true => (batch, of_batch, OF_THE_BATCH),
+            };
+            let skipped = if which == Shard::Fresh { wanted } else { 0 };
+            for at in skipped..skipped + wanted {
+                let row = from.get(rows[at % rows.len()]);
+                // A row of the batch may already be another sample of its prompt, and must not share a stream with it.
+                let sample = first * (1 + row.sample) + (at / rows.len()) as u32;
+                out.push(PromptRef { sample, ..row });
+            }
+        }
+        out
+    }
+}

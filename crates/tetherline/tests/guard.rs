@@ -1,0 +1,319 @@
+//! The guard in the loop, on a tiny model with faults injected.
+#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
+
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use tetherline::replay::Entry;
+use tetherline::{Error, Recipe, RunOptions, Stages, run};
+use tetherline_core::{Event, Observer, Silent, Stage};
+
+const CAP: f64 = 0.5;
+
+/// A run of 10 steps with a cap of 0.5 nats per sequence and a checkpoint at every second.
+struct Setup {
+    dir: Rc<tempfile::TempDir>,
+    sets: Vec<(String, String)>,
+}
+
+impl Setup {
+    fn new(more: &[(&str, &str)]) -> Self {
+        let dir = Rc::new(tempfile::tempdir().unwrap());
+        let words = ["boat", "rope", "tide", "lamp", "order", "bread", "shore", "clerk"];
+        let prompts = |start: usize| {
+            (start..start + 16).fold(String::new(), |mut text, i| {
+                let domain = if i % 4 == 0 { "shop" } else { "harbour" };
+                let (a, b) = (words[i % 8], words[(i / 8 + 3 * i) % 8]);
+                writeln!(text, r#"{{"prompt": "the {a} and the {b} {i}", "domain": "{domain}"}}"#).unwrap();
+                text
+            })
+        };
+        std::fs::write(dir.path().join("prompts.jsonl"), prompts(0)).unwrap();
+        std::fs::write(dir.path().join("held-out.jsonl"), prompts(100)).unwrap();
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/tiny-llama");
+        let mut sets: Vec<(String, String)> = vec![
+            ("data.prompts".into(), file("prompts.jsonl")),
+            ("data.eval_prompts".into(), file("held-out.jsonl")),
+        ];
+        let plain = [
+            ("model.policy", model),
+            ("seed", "3"),
+            ("reward.model_weight", "0.0"),
+            ("reward.rule", "[{ keyword = { words = ['e', 'o'], cap = 5 } }]"),
+            ("sampling.max_new_tokens", "8"),
+            ("ppo.steps", "10"),
+            ("ppo.batch_size", "8"),
+            ("ppo.epochs", "2"),
+            ("ppo.lr", "1e-3"),
+            ("ppo.lr_schedule", "constant"),
+            ("kl", "{ adaptive = { init = 0.1, target = 0.4 }, guard = {}, trust_region = { cap = 0.5 } }"),
+            ("trial.prompts", "16"),
+            ("eval.prompts", "0"),
+            ("checkpoint.every", "2"),
+            ("checkpoint.keep", "20"),
+        ];
+        // A table is written over another key by key: one of its own replaces the default's.
+        let plain = plain.iter().filter(|(key, _)| *key != "kl" || more.iter().all(|(k, _)| k != key));
+        sets.extend(plain.chain(more).map(|(k, v)| ((*k).into(), (*v).into())));
+        Self { dir, sets }
+    }
+
+    fn faulty(fault: &str, more: &[(&str, &str)]) -> Self {
+        Self::new(&[&[("allow_faults", "true"), ("fault", fault)], more].concat())
+    }
+
+    fn recipe(&self) -> Recipe {
+        let path = self.dir.path().join("empty.toml");
+        std::fs::write(&path, "").unwrap();
+        Recipe::load(path.to_str().unwrap(), &self.sets).unwrap()
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, name: &str) -> Run {
+        run(&self.recipe(), &options(&self.out(name)), &mut Silent).unwrap();
+        self.at(self.out(name))
+    }
+
+    fn at(&self, out: PathBuf) -> Run {
+        Run(out, self.dir.clone())
+    }
+}
+
+fn options(out: &Path) -> RunOptions {
+    let out = out.to_owned();
+    RunOptions { out, resume: false, after_halt: false, stages: Stages::All, threads: 1, clock: || 0.0 }
+}
+
+/// A run directory, and what keeps it from being removed.
+struct Run(PathBuf, #[expect(dead_code, reason = "held for its drop")] Rc<tempfile::TempDir>);
+
+impl Run {
+    fn lines(&self, log: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.0.join(log)).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    fn metric(&self, key: &str) -> Vec<f64> {
+        self.lines("metrics.jsonl").iter().map(|l| l[key].as_f64().unwrap_or(f64::NAN)).collect()
+    }
+
+    fn weights(&self, step: u64) -> (Vec<u8>, Vec<u8>) {
+        let of =
+            |name: &str| std::fs::read(self.0.join(format!("checkpoints/step-{step:06}/{name}"))).unwrap();
+        (of("policy.bin"), of("value.bin"))
+    }
+
+    fn events(&self, what: &str) -> Vec<Value> {
+        let is = |l: &Value| l["event"] == what || l["verdict"] == what;
+        self.lines("events.jsonl").into_iter().filter(is).collect()
+    }
+
+    /// The upper bound of KL that each accepted trial measured.
+    fn accepted_bounds(&self) -> Vec<f64> {
+        let control = self.lines("control.jsonl");
+        let pairs = control.windows(2).filter(|w| w[0]["phase"] == "trial" && w[1]["verdict"] == "accept");
+        let bound = |d: &Value| {
+            let number = |key: &str| d[key].as_f64().unwrap();
+            number("mean_kl") + 1.645 * (number("var") / number("n")).sqrt()
+        };
+        pairs.map(|w| bound(&w[0]["domains"][0])).collect()
+    }
+}
+
+#[test]
+fn accepted_updates_are_those_of_a_run_without_a_guard() {
+    let law = "adaptive = { init = 0.1, target = 0.4 }";
+    let wide = format!("{{ {law}, guard = {{ blow_up = 1e6 }}, trust_region = {{ cap = 1e6 }} }}");
+    let guarded = Setup::new(&[("kl", wide.as_str())]).run("run");
+    let plain = Setup::new(&[("kl", &format!("{{ {law} }}"))]).run("run");
+    assert!(guarded.weights(10) == plain.weights(10));
+    assert_eq!(guarded.metric("trial/kept"), [1.0; 10]);
+    let mut shorn = guarded.lines("metrics.jsonl");
+    for line in &mut shorn {
+        let own =
+            |key: &String| key.starts_with("trial/") || key.starts_with("guard/") || key == "time/trial_s";
+        line.as_object_mut().unwrap().retain(|key, _| !own(key));
+    }
+    assert_eq!(shorn, plain.lines("metrics.jsonl"));
+    // Two objects per step for the rollout, two for its trial, and a line for each checkpoint that passed.
+    let phases = guarded.lines("control.jsonl");
+    assert_eq!(phases.iter().filter(|l| l["phase"] == "trial").count(), 10);
+    assert_eq!(phases.iter().filter(|l| l["checkpoint"].is_u64()).count(), 6);
+}
+
+#[test]
+fn a_learning_rate_times_a_hundred_is_scaled_back_below_the_cap() {
+    let run = Setup::faulty("[{ at = 4, steps = 2, what = { lr = 100.0 } }]", &[]).run("run");
+    let bounds = run.accepted_bounds();
+    assert!(!bounds.is_empty() && bounds.iter().all(|b| *b <= CAP), "{bounds:?}");
+    let kept = run.metric("trial/kept");
+    assert!(kept[3] < 0.9, "{kept:?}");
+    let scaled = run.events("scale");
+    assert!(
+        scaled.iter().any(|l| l["step"] == 4 && l["text"].as_str().unwrap().contains("cap")),
+        "{scaled:?}"
+    );
+}
+
+#[test]
+fn a_gradient_that_is_no_number_leaves_weights_and_moments_bit_for_bit() {
+    let wide = "{ adaptive = { init = 0.1, target = 0.4 }, trust_region = { cap = 1e6 } }";
+    let every = [("checkpoint.every", "1"), ("kl", wide)];
+    let setup = Setup::faulty("[{ at = 4, steps = 2, what = 'nan_gradient' }]", &every);
+    let run = setup.run("run");
+    assert!(run.weights(3) == run.weights(4));
+    assert!(run.weights(3) == run.weights(5));
+    assert!(run.weights(3) != run.weights(6) && run.weights(2) != run.weights(3));
+    assert_eq!(run.metric("guard/rejected"), [0.0, 0.0, 0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]);
+    let rejected = run.events("reject");
+    assert_eq!(rejected.len(), 2);
+    assert!(rejected[0]["cause"].as_str().unwrap().contains("gradient"), "{rejected:?}");
+    // The data cursor moves on: the batches are those of a run without the fault.
+    let healthy = Setup::new(&every).run("run");
+    let ids = |run: &Run| -> Vec<Value> {
+        run.lines("samples.jsonl").iter().map(|l| l["prompt_id"].clone()).collect()
+    };
+    assert_eq!(ids(&run), ids(&healthy));
+}
+
+#[test]
+fn three_broken_updates_roll_back_to_the_last_checkpoint_that_passed() {
+    let setup = Setup::faulty("[{ at = 4, steps = 3, what = 'nan_gradient' }]", &[]);
+    let straight = setup.run("straight");
+    let back = straight.events("rolled_back");
+    // At step 4 a broken trial was under way, so the checkpoint of step 2 is the last that passed.
+    assert_eq!((back.len(), &back[0]["step"], &back[0]["to"]), (1, &6.into(), &2.into()));
+    assert!(straight.weights(6) == straight.weights(2));
+    assert!(straight.weights(6) != straight.weights(8));
+    let boost = straight.metric("guard/boost");
+    assert!((boost[5] - 1.5).abs() < 1e-9 && boost[9] < 1.5, "{boost:?}");
+    assert!(straight.metric("guard/lr_factor")[6] < 1.0);
+    // β of the next step is the checkpoint's times the boost.
+    let beta = straight.metric("objective/kl_coef");
+    assert!((beta[6] / beta[2] - 1.5).abs() < 0.1, "{beta:?}");
+
+    // Stopped right before and right after the rollback: the same run.
+    for at in [5, 6, 7] {
+        let out = setup.out(&format!("stopped-{at}"));
+        let stopped = run(&setup.recipe(), &options(&out), &mut StopAt { at, reached: false });
+        assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
+        run(&setup.recipe(), &RunOptions { resume: true, ..options(&out) }, &mut Silent).unwrap();
+        let resumed = setup.at(out);
+        assert!(resumed.weights(10) == straight.weights(10), "stopped after step {at}");
+        for log in ["metrics.jsonl", "events.jsonl", "control.jsonl", "samples.jsonl"] {
+            assert_eq!(resumed.lines(log), straight.lines(log), "{log}, stopped after step {at}");
+        }
+    }
+}
+
+struct StopAt {
+    at: u64,
+    reached: bool,
+}
+
+impl Observer for StopAt {
+    fn on_event(&mut self, event: &Event<'_>) {
+        if let Event::Step { stage: Stage::Ppo, step, .. } = event {
+            self.reached |= *step == self.at;
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.reached
+    }
+}
+
+#[test]
+fn a_halt_leaves_a_state_that_goes_on_when_told_to() {
+    let setup = Setup::faulty("[{ at = 3, steps = 5, what = 'nan_gradient' }]", &[("checkpoint.keep", "1")]);
+    let out = setup.out("run");
+    match run(&setup.recipe(), &options(&out), &mut Silent) {
+        Err(Error::Halted { stage: Stage::Ppo, step: 7, reason }) => {
+            assert!(reason.contains("halt"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+    let resume = RunOptions { resume: true, ..options(&out) };
+    let refused = run(&setup.recipe(), &resume, &mut Silent).unwrap_err().to_string();
+    assert!(refused.contains("step 7") && refused.contains("--after-halt"), "{refused}");
+    run(&setup.recipe(), &RunOptions { after_halt: true, ..resume }, &mut Silent).unwrap();
+    let run = setup.at(out);
+    assert_eq!(run.metric("step"), (1..=10).map(f64::from).collect::<Vec<_>>());
+    assert_eq!(run.metric("trial/kept")[2..7], [0.0; 5]);
+    assert!(run.metric("trial/kept")[7..].iter().all(|kept| *kept > 0.0));
+    assert_eq!(run.events("halt_released").len(), 1);
+    assert_eq!(run.metric("guard/rollbacks"), [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn a_hostile_reward_is_held_by_the_cap() {
+    let fault = "[{ at = 3, steps = 8, what = { hostile_reward = 20.0 } }]";
+    let run = Setup::faulty(fault, &[("ppo.lr", "5e-3")]).run("run");
+    let bounds = run.accepted_bounds();
+    assert!(bounds.iter().all(|b| *b <= CAP), "{bounds:?}");
+    assert!(!run.events("scale").is_empty() || !run.events("reject").is_empty());
+    assert!(run.metric("objective/kl_exact").iter().all(|kl| *kl < 2.0 * CAP));
+}
+
+#[test]
+fn a_score_that_is_no_number_is_not_learnt_from() {
+    let setup = Setup::faulty("[{ at = 4, what = 'nan_score' }]", &[("checkpoint.every", "1")]);
+    let run = setup.run("run");
+    assert!(run.weights(3) == run.weights(4));
+    let rejected = run.events("reject");
+    assert!(rejected[0]["text"].as_str().unwrap().contains("reward_sd"), "{rejected:?}");
+    // Without a guard it ends the run, as it always did.
+    let plain = Setup::faulty("[{ at = 4, what = 'nan_score' }]", &[("kl", "{ fixed = { init = 0.1 } }")]);
+    let error = tetherline::run(&plain.recipe(), &options(&plain.out("run")), &mut Silent).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { step: 4, .. }), "{error}");
+}
+
+#[test]
+fn a_domain_whose_prompts_disappear_keeps_its_beta_and_is_reported() {
+    let kl = "{ adaptive = { init = 0.1, target = 0.4, horizon = 100 }, guard = {}, trust_region = { cap = 0.5 }, \
+              budget = [{ id = 'shop', target = 0.4 }, { id = 'harbour', target = 0.4 }] }";
+    let fault = "[{ at = 3, steps = 16, what = { lost_domain = 'shop' } }]";
+    let run = Setup::faulty(fault, &[("kl", kl), ("ppo.steps", "22")]).run("run");
+    let decisions: Vec<Value> =
+        run.lines("control.jsonl").into_iter().filter(|l| l["verdict"].is_string()).collect();
+    let beta = |step: u64, id: &str| -> f64 {
+        decisions.iter().find(|d| d["step"] == step).unwrap()["beta"][id].as_f64().unwrap()
+    };
+    assert!((3..=18).all(|step| beta(step, "shop") == beta(2, "shop")));
+    assert!(beta(18, "harbour") != beta(2, "harbour"));
+    // 8 rows a step, a quarter of them: 20 are missing after 10 steps.
+    let absent = run.events("domain_absent");
+    assert_eq!((absent.len(), &absent[0]["domain"], &absent[0]["step"]), (1, &"shop".into(), &12.into()));
+    assert_eq!(run.events("domain_back")[0]["step"], 19);
+    assert!(decisions.iter().all(|d| d["verdict"] != "halt" && d["verdict"] != "rollback"));
+}
+
+#[test]
+fn faults_are_refused_unless_they_are_allowed() {
+    let mut setup = Setup::faulty("[{ at = 3, what = 'nan_gradient' }]", &[]);
+    setup.sets.retain(|(key, _)| key != "allow_faults");
+    let path = setup.dir.path().join("empty.toml");
+    std::fs::write(&path, "").unwrap();
+    let error = Recipe::load(path.to_str().unwrap(), &setup.sets).unwrap_err().to_string();
+    assert!(error.contains("allow_faults = true"), "{error}");
+}
+
+#[test]
+fn the_log_of_a_rollback_replays() {
+    let setup = Setup::faulty("[{ at = 4, steps = 3, what = 'nan_gradient' }]", &[]);
+    let run = setup.run("run");
+    let entries = tetherline::replay::replay(&setup.recipe().kl, &run.0.join("control.jsonl"), 0).unwrap();
+    let observed = |e: &Entry| match e {
+        Entry::Observed(replayed) => Some(replayed.decision.clone()),
+        _ => None,
+    };
+    let replayed: Vec<_> = entries.iter().filter_map(observed).collect();
+    let logged: Vec<Value> =
+        run.lines("control.jsonl").into_iter().filter(|l| l["verdict"].is_string()).collect();
+    assert_eq!(replayed.iter().map(|d| serde_json::to_value(d).unwrap()).collect::<Vec<_>>(), logged);
+}
