@@ -165,10 +165,8 @@ fn every_turn_ends_as_the_last_does() {
         let plain = codec.example(&Text::Plain("at".into()), " low", true).unwrap();
         assert_eq!(codec.every_turn(&Text::Plain("at".into()), " low").unwrap(), plain.into());
     }
-    let forgets = format!(
-        "{{% for m in messages %}}{{% if loop.last or m.role == 'user' %}}<{{{{ m.content }}}}>{{% endif %}}{{% endfor %}}"
-    );
-    let (_dir, codec) = with_template("byte-bpe", &forgets, &["<|im_end|>"]);
+    let forgets = "{% for m in messages %}{% if loop.last or m.role == 'user' %}<{{ m.content }}>{% endif %}{% endfor %}";
+    let (_dir, codec) = with_template("byte-bpe", forgets, &["<|im_end|>"]);
     let e = codec.every_turn(&prompt, "the tide").unwrap_err().to_string();
     assert!(e.contains("message 2") && e.contains("train on the last answer alone"), "{e}");
 }
