@@ -15,6 +15,7 @@ mod bad_recipes;
 mod checks;
 mod compare;
 mod goldens;
+mod guard;
 mod http;
 mod hub;
 mod interrupt;
@@ -89,6 +90,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             goldens::check(&mut checks, &tether, model);
             stages::check(&mut checks, &tether, model);
             interrupt::check(&mut checks, &tether, model);
+            guard::check(&mut checks, &tether, model);
             lora::check(&mut checks, &tether, model);
         }
     }
