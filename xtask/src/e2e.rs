@@ -16,6 +16,7 @@ mod bad_recipes;
 mod checks;
 mod compare;
 mod goldens;
+mod guard;
 mod http;
 mod hub;
 mod interrupt;
@@ -91,6 +92,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             goldens::check(&mut checks, &tether, model);
             stages::check(&mut checks, &tether, model);
             interrupt::check(&mut checks, &tether, model);
+            guard::check(&mut checks, &tether, model);
             lora::check(&mut checks, &tether, model);
         }
     }
