@@ -96,6 +96,7 @@ pub fn ppo(model: &Path, threads: usize, settings: Settings, updates: usize) -> 
     let options = RunOptions {
         out: scratch.path().join("run"),
         resume: false,
+        after_halt: false,
         stages: Stages::Only(Stage::Ppo),
         threads,
         clock: seconds,

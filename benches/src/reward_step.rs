@@ -52,6 +52,7 @@ pub fn reward_step(model: &Path, threads: usize) -> Result<Numbers> {
     let options = RunOptions {
         out: scratch.path().join("run"),
         resume: false,
+        after_halt: false,
         stages: Stages::Only(Stage::Reward),
         threads,
         clock: seconds,

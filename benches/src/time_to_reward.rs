@@ -112,6 +112,7 @@ pub fn time_to_reward(model: &Path, threads: usize, seed: u64, sets: &[(String, 
     let options = RunOptions {
         out: scratch.path().join("run"),
         resume: false,
+        after_halt: false,
         stages: Stages::Only(Stage::Ppo),
         threads,
         clock: seconds,
