@@ -25,7 +25,7 @@ pub enum Precision {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bf16. Where the CPU multiplies bf16 itself, the other side of a product with them, and both sides of the
+    /// Rounded to bf16. Where the CPU multiplies bf16 itself (AMX on Linux, AVX512-BF16 of AMD), the other side of a product with them, and both sides of the
     /// product that gives their gradient, are rounded too. Sums, everything between the products, log-probs, gradients
     /// and adapters are f32.
     Bf16,

@@ -7,7 +7,7 @@
 use crate::chunk::{self, Keep};
 use crate::decode;
 use crate::engine::{chunks_of, most_shards};
-use crate::gemm::{NR, Panels};
+use crate::gemm::{HalfPanels, NR, Panels};
 use crate::linear::Precision;
 use crate::spec::{DecoderSpec, LayerSpec, LinearSpec};
 
@@ -72,12 +72,11 @@ impl Panels {
 }
 
 fn linear_bytes(l: &LinearSpec, train: bool, precision: Precision) -> usize {
-    let back = if train { Panels::bytes(l.n_out, l.n_in) } else { 0 };
-    let bytes = Panels::bytes(l.n_in, l.n_out) + back;
-    match precision {
-        Precision::F32 => bytes,
-        Precision::Bf16 => bytes / 2,
-    }
+    let bytes = match precision {
+        Precision::F32 => Panels::bytes,
+        Precision::Bf16 => HalfPanels::bytes,
+    };
+    bytes(l.n_in, l.n_out) + if train { bytes(l.n_out, l.n_in) } else { 0 }
 }
 
 /// Of the largest chunk of units, each a list of rows that stay together.

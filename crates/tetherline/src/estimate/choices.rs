@@ -2,7 +2,6 @@
 
 use super::models::Models;
 use super::{Ground, Predicted, StepTime};
-use crate::Error;
 use crate::recipe::{AdapterSection, Dtype, Recipe, ValueModel};
 use serde::Serialize;
 use tetherline_kl::ReferenceSchedule;
@@ -41,6 +40,7 @@ fn least(r: &mut Recipe) {
     r.model.gradient_checkpointing = true;
     r.model.dtype = Dtype::Bf16;
     r.model.reference = None;
+    r.kl.reference = None;
 }
 
 /// Every decision with each of its answers.
@@ -138,12 +138,7 @@ fn decisions(recipe: &Recipe, models: &Models) -> Vec<(&'static str, String, Cha
 }
 
 /// Predicts every alternative that the recipe could have.
-pub(super) fn all(
-    recipe: &Recipe,
-    models: &Models,
-    ground: &Ground,
-    own: &Predicted,
-) -> Result<Vec<Choice>, Error> {
+pub(super) fn all(recipe: &Recipe, models: &Models, ground: &Ground, own: &Predicted) -> Vec<Choice> {
     let mut out = Vec::new();
     for (about, set, change) in decisions(recipe, models) {
         let mut other = recipe.clone();
@@ -152,10 +147,11 @@ pub(super) fn all(
         let (peak_bytes, step) = if declared {
             (own.peak, own.step)
         } else {
-            let predicted = ground.predict(&other)?;
+            // A choice that these models cannot make is no choice; what is declared was predicted before.
+            let Ok(predicted) = ground.predict(&other) else { continue };
             (predicted.peak, predicted.step)
         };
         out.push(Choice { about, set, declared, peak_bytes, step });
     }
-    Ok(out)
+    out
 }

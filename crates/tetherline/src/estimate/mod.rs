@@ -124,7 +124,7 @@ pub fn estimate(recipe: &Recipe, options: &EstimateOptions) -> Result<Estimate, 
     let speeds = probe::measure(models.policy.config(), &lengths, engine.threads(), options.clock)?;
     let ground = Ground { threads: engine.threads(), held, lengths, speeds };
     let own = ground.predict(recipe)?;
-    let choices = choices::all(recipe, &models, &ground, &own)?;
+    let choices = choices::all(recipe, &models, &ground, &own);
     let spec = models.policy.spec();
     Ok(Estimate {
         recipe: recipe.name.clone(),

@@ -2,7 +2,7 @@
 //!
 //! A bf16 is the upper half of an f32. Panels keep the weights of two inner indices in one word, as every unit that
 //! multiplies bf16 reads them ([`Unit`]): the tiles of AMX and the lanes of AVX512-BF16 round the other operand too and
-//! sum in f32; where a CPU has neither, a few panels at a time are widened into a buffer that fits the caches, and a
+//! sum in f32; where neither is used, a few panels at a time are widened into a buffer that fits the caches, and a
 //! product has the bits that f32 panels of the rounded weights give. A row of a product never depends on the rows beside
 //! it, so the sampler and the trainer agree to the bit on every CPU; two CPUs need not agree.
 
@@ -116,6 +116,11 @@ fn lines(k: usize) -> usize {
 }
 
 impl HalfPanels {
+    /// Bytes of the panels of a k × n matrix.
+    pub(crate) fn bytes(k: usize, n: usize) -> usize {
+        n.div_ceil(NR) * lines(k) * size_of::<Line>()
+    }
+
     /// As [`Panels::pack`](super::Panels::pack), rounded.
     pub(crate) fn pack(&mut self, b: &[f32], rs: usize, cs: usize, k: usize, n: usize) {
         self.k = k;

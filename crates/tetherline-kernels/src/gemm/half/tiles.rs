@@ -4,8 +4,9 @@
 //! pairs of rows × 16 columns): per element the products of the even indices in order, those of the odd ones in order,
 //! and their sum, each rounded to f32. So a row of C depends on its row of A alone, whatever else is in the tile.
 //!
-//! The instructions are written as assembly, since Rust has no stable intrinsics for them. The compiler never touches
-//! tile registers, so they keep their contents from one block of assembly to the next.
+//! The instructions are written as assembly, since Rust has no stable intrinsics for them. They keep their
+//! contents from one block of assembly to the next, which rests on the compiler never using tile registers itself and
+//! keeping the order of blocks; the tests below `half` would see it.
 
 use super::{BLOCK, Line};
 use crate::gemm::NR;
@@ -15,7 +16,7 @@ use std::arch::asm;
 const ROWS: usize = 16;
 /// Bytes of a row of a tile.
 const ROW: usize = 64;
-/// Panels whose weights, this many bytes at most, are kept at hand while all rows pass.
+/// Panels of about this many bytes, four at least, are kept at hand while all rows pass.
 const GROUP: usize = 512 * 1024;
 
 /// Whether the CPU has tiles for bf16 and the kernel lets this process use them.
