@@ -5,7 +5,7 @@
 //! that an interruption adds must not change where a run goes back to. A run with a guard saves its start as `step-000000`, and the newest
 //! checkpoint that passed is never pruned, so there is always one to go back to.
 //!
-//! A rollback restores weights, moments, a moving reference and the laws' state. Step, data cursor, streams, ledgers and
+//! A rollback restores weights, moments, a moving reference and the laws of the domains that the checkpoint knows. Step, data cursor, streams, ledgers and
 //! the guard's own counters go on: the next batch is another one, under a boosted β and a throttled learning rate.
 
 use super::state::Saved;
