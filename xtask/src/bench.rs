@@ -37,6 +37,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         Mode::Alone { save } => baseline::run(&bench, &options, *save),
         Mode::Peers => peers::run(&bench, &options),
         Mode::Scaling => scaling::run(&bench, &options),
+        Mode::Redraw => scaling::redraw(&bench),
         Mode::Compare(revision) => compare::run(&bench, &options, revision),
     }
 }

@@ -7,7 +7,7 @@
 use crate::chunk::{self, Keep};
 use crate::decode;
 use crate::engine::{chunks_of, most_shards};
-use crate::gemm::{HalfPanels, NR, Panels};
+use crate::gemm::{HalfGrad, HalfPanels, HalfRows, NR, Panels};
 use crate::linear::Precision;
 use crate::spec::{DecoderSpec, LayerSpec, LinearSpec};
 
@@ -135,6 +135,23 @@ impl DecoderSpec {
         let (chunk, chunks) = largest(self, units);
         let keep = if checkpointing { Keep::Inputs } else { Keep::Activations };
         (chunk::step_bytes(self, &chunk, keep), most_shards(self).min(chunks).min(threads))
+    }
+
+    /// Bytes that each thread rounds operands into for products in bf16 over `units`: on the way forward, and what the
+    /// way back adds.
+    pub fn rounding_bytes(&self, units: &[Vec<RowSize>]) -> (usize, usize) {
+        let (chunk, _) = largest(self, units);
+        let head = self.lm_head.as_ref().map(|l| (l, chunk.lm));
+        let blocks = self.layers.iter().flat_map(LayerSpec::linears).map(|l| (l, chunk.tokens));
+        let (mut there, mut back, mut grad) = (0usize, 0usize, 0usize);
+        for (l, rows) in blocks.chain(head) {
+            there = there.max(HalfRows::bytes(rows, l.n_in));
+            back = back.max(HalfRows::bytes(rows, l.n_out));
+            if l.weight >= self.frozen {
+                grad = grad.max(HalfGrad::bytes(rows, l.n_in, l.n_out));
+            }
+        }
+        (there, back.saturating_sub(there) + grad)
     }
 
     /// Bytes of a batch of `rows` that decode together, each of up to `capacity` tokens, of which a prompt has up to

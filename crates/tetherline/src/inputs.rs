@@ -1,6 +1,6 @@
 //! What a run was started on: a hash of every data file and model, so that a run is not continued on others.
 //!
-//! Files up to 64 MiB are hashed whole, larger ones (weights) by their length and 64 KiB of every MiB.
+//! Files up to 8 MiB are hashed whole, larger ones (weights) by their length and 64 KiB of every MiB.
 //! FNV-1a, 64 bits: against mistakes, not against an adversary.
 
 use crate::Error;
@@ -11,7 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use tetherline_models::ModelFiles;
 
-const WHOLE: u64 = 64 << 20;
+const WHOLE: u64 = 8 << 20;
 const BLOCK: usize = 64 << 10;
 const STRIDE: u64 = 1 << 20;
 

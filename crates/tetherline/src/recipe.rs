@@ -114,6 +114,12 @@ impl Recipe {
         self.kl.trust_region.is_some() || self.kl.guard.is_some() || self.kl.ledger.is_some()
     }
 
+    /// Whether the first reference is kept beside one that moves: KL to it is capped.
+    pub(crate) fn keeps_first_reference(&self) -> bool {
+        let capped = self.kl.trust_region.is_some_and(|region| region.ref0_cap.is_some());
+        capped && self.kl.reference.is_some_and(|r| r.moves())
+    }
+
     /// The resolved recipe as TOML, every default written out.
     ///
     /// # Panics

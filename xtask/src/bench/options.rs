@@ -5,7 +5,7 @@ use super::works::{WORKS, Work};
 use anyhow::{Context, Result, bail, ensure};
 
 const USAGE: &str = "\
-usage: cargo xtask bench [--peers | --compare REV | --scaling | --save] [OPTION…]
+usage: cargo xtask bench [--peers | --compare REV | --scaling | --redraw | --save] [OPTION…]
 
   (nothing)       our side alone, beside the stored baseline
   --save          the same, and store it as this machine's baseline
@@ -13,6 +13,7 @@ usage: cargo xtask bench [--peers | --compare REV | --scaling | --save] [OPTION�
   --compare REV   beside another revision of this repository
   --scaling       time and memory against size, batch, length, vocabulary and threads, and the
                   roofline: writes docs/scaling.md and its figures (about five minutes)
+  --redraw        writes them again from what --scaling and the last --peers measured
 
   --only WORD     only the works with WORD in their name: ppo, sampling, llama, train-step,
                   reward-step, gemm-peak, and time-to-reward, which runs only when named
@@ -35,6 +36,8 @@ pub(super) enum Mode {
     Compare(String),
     /// Nothing: other sizes of the work.
     Scaling,
+    /// The same from what was measured before.
+    Redraw,
 }
 
 pub(super) struct Options {
@@ -69,6 +72,7 @@ impl Options {
                 "--save" => options.mode = Mode::Alone { save: true },
                 "--compare" => options.mode = Mode::Compare(value()?.to_owned()),
                 "--scaling" => options.mode = Mode::Scaling,
+                "--redraw" => options.mode = Mode::Redraw,
                 "--dtype" => options.bf16 = dtype(value()?)?,
                 "--only" => options.only = Some(value()?.to_owned()),
                 "--threads" => options.threads = numbers(value()?)?,
@@ -77,9 +81,13 @@ impl Options {
                 "--model" => options.models = vec![model(value()?)?],
                 other => bail!("unknown option {other:?}\n\n{USAGE}"),
             }
-            modes += usize::from(matches!(flag, "--peers" | "--save" | "--compare" | "--scaling"));
+            let is_mode = matches!(flag, "--peers" | "--save" | "--compare" | "--scaling" | "--redraw");
+            modes += usize::from(is_mode);
         }
-        ensure!(modes <= 1, "--peers, --compare, --scaling and --save exclude each other\n\n{USAGE}");
+        ensure!(
+            modes <= 1,
+            "--peers, --compare, --scaling, --redraw and --save exclude each other\n\n{USAGE}"
+        );
         if let Some(word) = &options.only {
             let names: Vec<&str> = WORKS.iter().map(|w| w.name).collect();
             ensure!(

@@ -12,7 +12,7 @@ use super::options::Options;
 use super::process::Bench;
 use super::results::Results;
 use crate::process::root;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
@@ -41,6 +41,21 @@ pub(super) enum Axis {
     Tokens,
     Vocab,
     Threads,
+}
+
+impl Axis {
+    const ALL: [Self; 5] = [Self::Dim, Self::Batch, Self::Tokens, Self::Vocab, Self::Threads];
+
+    /// As in `data.json`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dim => "dim",
+            Self::Batch => "batch",
+            Self::Tokens => "tokens",
+            Self::Vocab => "vocab",
+            Self::Threads => "threads",
+        }
+    }
 }
 
 /// One measurement.
@@ -118,6 +133,46 @@ pub(super) fn run(bench: &Bench, options: &Options) -> Result<()> {
     write(&found)
 }
 
+/// Writes the page again from `docs/scaling/data.json` and the last `--peers` run.
+pub(super) fn redraw(bench: &Bench) -> Result<()> {
+    let path = root().join("docs/scaling/data.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let data: Value =
+        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(data["machine"] == machine::label(), "{} was measured on another CPU", path.display());
+    let mut found = read(&data).with_context(|| format!("{} is not of this version", path.display()))?;
+    found.peers = peers(bench)?;
+    write(&found)
+}
+
+/// What [`data`] wrote.
+fn read(data: &Value) -> Option<Measured> {
+    let mut found =
+        Measured { points: Vec::new(), threads: 1, machine: Vec::new(), models: Vec::new(), peers: None };
+    let n = |row: &Value, key: &str| row[key].as_u64().and_then(|n| usize::try_from(n).ok());
+    for row in data["rows"].as_array()? {
+        if let Some(name) = row["model"].as_str() {
+            let [about, train, sample] = ["about", "train", "sample"].map(|key| row[key].clone());
+            found.models.push((name.to_owned(), about, train, sample));
+        } else if let Some(axis) = row["axis"].as_str() {
+            let axis = Axis::ALL.into_iter().find(|a| a.name() == axis)?;
+            let shape = Shape {
+                dim: n(row, "dim")?,
+                vocab: n(row, "vocab")?,
+                batch: n(row, "batch")?,
+                tokens: n(row, "tokens")?,
+            };
+            let (train, sample) = (row["train"].clone(), row["sample"].clone());
+            found.points.push(Point { axis, shape, threads: n(row, "threads")?, train, sample });
+        } else {
+            let threads = n(row, "threads")?;
+            found.threads = found.threads.max(threads);
+            found.machine.push((threads, row["gemm_peak"].clone(), row["bandwidth"].clone()));
+        }
+    }
+    Some(found)
+}
+
 /// The file of the last `--peers` run, unless it is of another CPU.
 fn peers(bench: &Bench) -> Result<Option<Results>> {
     let path = bench.dir.join("peers.json");
@@ -163,7 +218,7 @@ fn data(found: &Measured) -> String {
     }
     for p in &found.points {
         let Shape { dim, vocab, batch, tokens } = p.shape;
-        rows.push(json!({"axis": format!("{:?}", p.axis).to_lowercase(), "dim": dim, "vocab": vocab,
+        rows.push(json!({"axis": p.axis.name(), "dim": dim, "vocab": vocab,
             "batch": batch, "tokens": tokens, "threads": p.threads, "train": p.train, "sample": p.sample}));
     }
     let rows: Vec<String> = rows.iter().map(|r| format!("    {r}")).collect();

@@ -36,7 +36,7 @@ keyword = { words = [\"thanks\"] }
 max_new_tokens = 48
 ignore_eos = true
 [ppo]
-steps = 2
+steps = 5
 batch_size = 32
 epochs = 1
 lr = 1e-6
@@ -89,14 +89,20 @@ fn choice(tether: &Tether, sets: &[&str]) -> Result<()> {
     let running = tether.spawn(&with(args!["run", recipe, "--out", out]))?;
     let peak = peak_of(running)?;
     let metrics = fs::read_to_string(out.join("metrics.jsonl"))?;
-    let last: Value = serde_json::from_str(metrics.lines().last().context("no step")?)?;
     let sum = |of: &Value, keys: [&str; 3]| keys.iter().filter_map(|k| of[*k].as_f64()).sum::<f64>();
+    let mut seconds = Vec::new();
+    for line in metrics.lines() {
+        let step: Value = serde_json::from_str(line)?;
+        seconds.push(sum(&step, ["time/rollout_s", "time/score_s", "time/update_s"]));
+    }
+    seconds.sort_by(f64::total_cmp);
+    let measured = seconds.get(seconds.len() / 2).context("no step")?;
+    let said = sum(&plan["step"], ["rollout", "scoring", "update"]);
     println!(
-        "          predicted {:.0} MB, {:.2} s per step; measured {:.0} MB, {:.2} s",
+        "          predicted {:.0} MB, {said:.2} s per step; measured {:.0} MB, {measured:.2} s ({:+.0} %)",
         predicted / 1e6,
-        sum(&plan["step"], ["rollout", "scoring", "update"]),
         peak / 1e6,
-        sum(&last, ["time/rollout_s", "time/score_s", "time/update_s"])
+        100.0 * (said / measured - 1.0)
     );
     let off = predicted / peak - 1.0;
     if off.abs() > OFF {

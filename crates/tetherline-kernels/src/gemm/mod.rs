@@ -10,7 +10,7 @@ mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
-pub(crate) use half::{HalfGrad, HalfPanels, Unit, unit};
+pub(crate) use half::{HalfGrad, HalfPanels, HalfRows, Unit, unit};
 use narrow::Narrow;
 use std::mem::MaybeUninit;
 #[cfg(target_arch = "x86_64")]

@@ -26,6 +26,16 @@ impl Freeze {
     }
 }
 
+/// Refuses to freeze more blocks than there are, or any beside an adapter.
+pub(super) fn check_freezable(has_adapter: bool, blocks: usize, layers: usize) -> Result<()> {
+    let problem = match (has_adapter, layers > blocks) {
+        (true, _) => "it has an adapter, which freezes every block".to_owned(),
+        (_, true) => format!("{layers} blocks cannot be frozen: it has {blocks}"),
+        _ => return Ok(()),
+    };
+    Err(ModelError::ConfigField { path: "the model".into(), field: "freeze_layers".into(), problem })
+}
+
 impl Model {
     /// Freezes the model and adds an adapter: A as `peft` draws it (streams `(seed, Init, 1)`), B zero, so that at
     /// first nothing changes. Only the adapter and a scalar head are trained from now on.
@@ -67,18 +77,7 @@ impl Model {
     /// # Errors
     /// If the model has fewer blocks, or an adapter.
     pub fn freeze_layers(mut self, layers: usize) -> Result<Self> {
-        let refused = |problem: String| ModelError::ConfigField {
-            path: "the model".into(),
-            field: "freeze_layers".into(),
-            problem,
-        };
-        if self.adapter().is_some() {
-            return Err(refused("it has an adapter, which freezes every block".into()));
-        }
-        let n = self.spec.layers.len();
-        if layers > n {
-            return Err(refused(format!("{layers} blocks cannot be frozen: it has {n}")));
-        }
+        check_freezable(self.adapter().is_some(), self.spec.layers.len(), layers)?;
         let freeze = if layers == 0 { Freeze::Nothing } else { Freeze::Layers(layers) };
         let (mut slots, mut spec) = build(&self.config, self.heads);
         freeze.apply(&mut slots, &mut spec)?;

@@ -1,6 +1,7 @@
 //! A model without its weights: what `config.json` says of it, with what is frozen and added, to know how large
 //! something will be before it is there.
 
+use super::adapt::check_freezable;
 use super::{Freeze, Model};
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -60,12 +61,12 @@ impl ModelShape {
         self.frozen_by(Freeze::Base(Arc::new(config)))
     }
 
-    /// As [`Model::freeze_layers`], of at most all blocks.
+    /// As [`Model::freeze_layers`].
     ///
     /// # Errors
-    /// None that this finds.
+    /// As there.
     pub fn freeze_layers(self, layers: usize) -> Result<Self> {
-        let layers = layers.min(self.config.layers.len());
+        check_freezable(self.has_adapter(), self.config.layers.len(), layers)?;
         self.frozen_by(if layers == 0 { Freeze::Nothing } else { Freeze::Layers(layers) })
     }
 
@@ -80,7 +81,15 @@ impl ModelShape {
 
     /// Whether there is an adapter.
     pub fn has_adapter(&self) -> bool {
-        matches!(self.freeze, Freeze::Base(_))
+        self.adapter().is_some()
+    }
+
+    /// The adapter's configuration, if there is one.
+    pub fn adapter(&self) -> Option<&LoraConfig> {
+        match &self.freeze {
+            Freeze::Base(config) => Some(config),
+            _ => None,
+        }
     }
 
     /// The configuration.

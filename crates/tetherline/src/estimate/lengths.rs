@@ -70,7 +70,10 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
         return Err(Error::input("data.prompts", format!("no prompt has at most {room} tokens, which fit")));
     }
     let eval = if recipe.eval.prompts > 0 { sources::eval_prompts(recipe)? } else { None };
-    for row in eval.iter().flat_map(|l| l.rows.iter().take(recipe.eval.prompts)) {
+    for row in eval.iter().flat_map(|l| &l.rows) {
+        if lengths.eval.len() == recipe.eval.prompts {
+            break;
+        }
         lengths.eval.extend(fits(&row.prompt)?);
     }
     let sft = if recipe.runs_sft() { sources::sft(recipe)? } else { None };

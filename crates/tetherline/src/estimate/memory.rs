@@ -44,6 +44,10 @@ struct Pools {
     shard: usize,
     threads: usize,
     sharding: usize,
+    /// What each thread rounds to bf16 on the way forward, and what the way back adds.
+    rounded: usize,
+    rounded_back: usize,
+    precision: Precision,
 }
 
 impl Pools {
@@ -51,6 +55,10 @@ impl Pools {
         let (bytes, threads) = shape.spec().forward_bytes(rows, threads);
         self.forward = self.forward.max(bytes);
         self.threads = self.threads.max(threads);
+        if self.precision == Precision::Bf16 {
+            let units: Vec<Vec<RowSize>> = rows.iter().map(|r| vec![*r]).collect();
+            self.rounded = self.rounded.max(shape.spec().rounding_bytes(&units).0);
+        }
     }
 
     fn second(&mut self, shape: &ModelShape, rows: &[RowSize], threads: usize) {
@@ -63,6 +71,9 @@ impl Pools {
         let (bytes, threads) = shape.spec().step_bytes(units, checkpointing, threads);
         self.step = self.step.max(bytes);
         self.sharding = self.sharding.max(threads);
+        if self.precision == Precision::Bf16 {
+            self.rounded_back = self.rounded_back.max(shape.spec().rounding_bytes(units).1);
+        }
         self.shard = self.shard.max(shape.weight_bytes().trained);
     }
 }
@@ -98,6 +109,7 @@ impl Parts {
     fn pools(&mut self, p: &Pools) {
         self.add("workspaces", p.threads * (p.forward + p.second) + p.sharding * p.step);
         self.add("gradient shards", p.sharding * p.shard);
+        self.add("rounded to bf16", p.threads * p.rounded + p.sharding * p.rounded_back);
     }
 
     /// Decoding `rows`: caches, and everything else of the batches and of the draws.
@@ -137,7 +149,7 @@ pub(super) fn stages(
         Dtype::Bf16 => Precision::Bf16,
     };
     let checkpointing = recipe.model.gradient_checkpointing;
-    let mut pools = Pools::default();
+    let mut pools = Pools { precision, ..Pools::default() };
     let mut all = Vec::new();
     let start = &models.start;
     let is_frozen = start.spec().frozen > 0;
@@ -239,6 +251,22 @@ pub(super) fn stages(
             pools.step(value, &scalars, checkpointing, threads);
             pools.step(&models.policy, &of(|r| RowSize { scalar: 0, ..*r }), checkpointing, threads);
         }
+    }
+    if recipe.judges_updates() {
+        // What undoes an update; the policy before it has panels, for KL is measured to it.
+        let (policy, panels) = (&models.policy, models.policy.spec().panel_bytes(false, precision).trained);
+        let n = policy.weight_bytes().trained;
+        parts.model("policy before the update", n, panels);
+        parts.add("policy before the update: moments", 2 * n);
+        if let Some((value, _)) = &models.value {
+            let n = value.weight_bytes().trained;
+            parts.add("value model before the update", 3 * n);
+        }
+        if recipe.keeps_first_reference() {
+            let panels = start.spec().panel_bytes(false, precision).trained;
+            parts.model("first reference", start.weight_bytes().trained, panels);
+        }
+        pools.second(policy, &rows, threads);
     }
     parts.pools(&pools);
     parts.sampler(&models.policy, &rows, &recipe.sampling, threads);

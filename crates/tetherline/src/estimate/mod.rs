@@ -99,13 +99,13 @@ impl Ground {
         let models = Models::of(recipe)?;
         let memory = memory::stages(recipe, &models, &self.lengths, self.threads, self.held);
         let peak = memory.iter().map(|m| m.peak).max().unwrap_or(0);
-        let (stages, step) = time::of(recipe, &models, &self.lengths, &self.speeds);
+        let (stages, step) = time::of(recipe, &models, &self.lengths, &self.speeds)?;
         Ok(Predicted { memory, peak, stages, step })
     }
 }
 
 /// Predicts memory and time of `recipe` and of its alternatives. Reads configurations, tokenizers and data; measures
-/// speeds for about two seconds on a small decoder of like width.
+/// speeds for some seconds on a small decoder of like width, trained in each of the ways that the choices have.
 ///
 /// # Errors
 /// As [`crate::plan`]; if the device is not the CPU, whose memory alone is known.
@@ -121,7 +121,7 @@ pub fn estimate(recipe: &Recipe, options: &EstimateOptions) -> Result<Estimate, 
     // Program, tokenizer and data, as a run has them.
     let held = (options.held)().unwrap_or(16 << 20);
     let lengths = loaded.lengths();
-    let speeds = probe::measure(models.policy.config(), &lengths, engine.threads(), options.clock)?;
+    let speeds = probe::open(models.policy.config(), &lengths, engine.threads(), options.clock)?;
     let ground = Ground { threads: engine.threads(), held, lengths, speeds };
     let own = ground.predict(recipe)?;
     let choices = choices::all(recipe, &models, &ground, &own);

@@ -44,6 +44,14 @@ fn trained(recipe: &Recipe, shape: ModelShape, what: &str) -> Result<ModelShape,
     .map_err(|e| Error::input(what, e))
 }
 
+/// A reward model that the value model starts as: frozen as the policy, unless something of it is frozen already.
+fn frozen_like(recipe: &Recipe, shape: ModelShape) -> Result<ModelShape, Error> {
+    if shape.spec().frozen > 0 {
+        return Ok(shape);
+    }
+    trained(recipe, shape, "the reward model")
+}
+
 impl Models {
     pub(super) fn of(recipe: &Recipe) -> Result<Self, Error> {
         let section = &recipe.model;
@@ -71,9 +79,7 @@ impl Models {
         let value = match (&reward, shared) {
             (_, true) => None,
             // It starts as the reward model, if that has the policy's tokenizer, as most have.
-            (Some((shape, same)), false) => {
-                Some((trained(recipe, shape.clone(), "the reward model")?, *same))
-            }
+            (Some((shape, same)), false) => Some((frozen_like(recipe, shape.clone())?, *same)),
             (None, false) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
         };
         // Then the reward model itself lies over those frozen weights.

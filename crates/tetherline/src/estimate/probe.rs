@@ -3,10 +3,11 @@
 use super::lengths::Lengths;
 use crate::Error;
 use crate::ppo::POLICY_HEADS;
+use std::cell::RefCell;
 use tetherline_models::optim::{AdamW, AdamWConfig};
 use tetherline_models::{
-    Engine, Model, ModelConfig, ModelError, Precision, Row, RowGrad, RowOutput, RowSize, Team, UnitLoss,
-    log_softmax_in_place,
+    Engine, LoraConfig, Model, ModelConfig, ModelError, ModelShape, Precision, Row, RowGrad, RowOutput,
+    RowSize, Team, UnitLoss, log_softmax_in_place,
 };
 use tetherline_rollout::Batches;
 
@@ -19,7 +20,15 @@ const STREAMED: usize = 16 << 20;
 /// Bytes of panels that may stay in a cache from one decoding step to the next.
 const CACHED: usize = 16 << 20;
 
-/// Speeds in one precision.
+/// What speeds depend on, besides the machine and the width of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kind {
+    pub(super) precision: Precision,
+    pub(super) checkpointing: bool,
+    pub(super) adapter: Option<LoraConfig>,
+}
+
+/// Speeds of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rates {
     /// Operations per second of a forward pass.
@@ -32,11 +41,10 @@ pub(super) struct Rates {
     pub(super) optimizer: f64,
 }
 
-/// All speeds.
-#[derive(Clone, Copy, Debug, Default)]
+/// All speeds: each kind is measured when it is first asked for.
 pub(super) struct Speeds {
-    f32: Rates,
-    bf16: Rates,
+    probe: Probe,
+    known: RefCell<Vec<(Kind, Rates)>>,
     pub(super) threads: usize,
     /// Bytes per second from memory.
     pub(super) bandwidth: f64,
@@ -45,12 +53,20 @@ pub(super) struct Speeds {
 }
 
 impl Speeds {
-    pub(super) fn of(&self, precision: Precision) -> &Rates {
-        match precision {
-            Precision::F32 => &self.f32,
-            Precision::Bf16 => &self.bf16,
+    /// The speeds of a kind, after some tenths of a second where it is new.
+    pub(super) fn of(&self, kind: Kind) -> Result<Rates, Error> {
+        let known = self.known.borrow().iter().find(|(k, _)| *k == kind).map(|(_, rates)| *rates);
+        if let Some(rates) = known {
+            return Ok(rates);
         }
+        let rates = self.probe.rates(&kind).map_err(failed)?;
+        self.known.borrow_mut().push((kind, rates));
+        Ok(rates)
     }
+}
+
+fn failed(e: ModelError) -> Error {
+    Error::input("the small model that speed is measured on", e)
 }
 
 /// Fewer blocks, tokens and, where that is not enough, narrower ones, until the parameters are few.
@@ -100,41 +116,51 @@ fn seconds(clock: fn() -> f64, mut job: impl FnMut() -> Result<(), ModelError>) 
     Ok(all[all.len() / 2].max(1e-9))
 }
 
-struct Probe<'p> {
-    model: Model,
+/// The small decoder and the rows that it runs on.
+struct Probe {
+    config: ModelConfig,
     rows: Vec<Vec<u32>>,
     prompt: usize,
+    response: usize,
     threads: usize,
     clock: fn() -> f64,
-    lengths: &'p Lengths,
     /// Of the model that is planned.
     params: usize,
 }
 
-impl Probe<'_> {
-    fn rates(&mut self, precision: Precision) -> Result<Rates, ModelError> {
-        let engine = Engine::new(self.threads).with_precision(precision)?;
-        self.model = self.model.without_panels();
-        self.model.make_trainable();
+impl Probe {
+    fn model(&self, adapter: Option<&LoraConfig>) -> Result<Model, ModelError> {
+        let model = Model::random(self.config.clone(), POLICY_HEADS, 0);
+        let Some(adapter) = adapter else { return Ok(model) };
+        // The blocks that it names may be among those that are left out.
+        model.with_adapter(LoraConfig { layers_to_transform: None, ..adapter.clone() }, 0)
+    }
+
+    fn rates(&self, kind: &Kind) -> Result<Rates, ModelError> {
+        let mut engine = Engine::new(self.threads).with_precision(kind.precision)?;
+        if kind.checkpointing {
+            engine = engine.with_gradient_checkpointing()?;
+        }
+        let mut model = self.model(kind.adapter.as_ref())?;
+        model.make_trainable();
         let prompt = self.prompt;
         let rows: Vec<Row<'_>> =
             self.rows.iter().map(|t| Row { tokens: t, lm: prompt - 1..t.len() - 1, scalar: 0..0 }).collect();
         let units: Vec<Vec<Row<'_>>> = rows.iter().map(|r| vec![r.clone()]).collect();
         let sizes: Vec<RowSize> =
             rows.iter().map(|r| RowSize { tokens: r.tokens.len(), lm: r.lm.len(), scalar: 0 }).collect();
-        let shape = self.model.shape();
+        let shape = model.shape();
         let spec = shape.spec();
         let forward_work = spec.forward_work(&sizes).total();
-        let forward = seconds(self.clock, || self.model.forward(&engine, &rows, 1.0).map(drop))?;
-        let mut grad = vec![0.0; self.model.n_trained()];
-        let step = seconds(self.clock, || self.model.step(&engine, &units, 1.0, &Flat, &mut grad).map(drop))?;
-        let backward_work = spec.step_work(&sizes, false).backward;
-        let decode = self.decode(&engine)?;
+        let forward = seconds(self.clock, || model.forward(&engine, &rows, 1.0).map(drop))?;
+        let mut grad = vec![0.0; model.n_trained()];
+        let step = seconds(self.clock, || model.step(&engine, &units, 1.0, &Flat, &mut grad).map(drop))?;
+        let backward_work = spec.step_work(&sizes, kind.checkpointing).backward;
+        let decode = self.decode(&model, &engine)?;
         let config = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: 0.0 };
-        let (n, threads) = (self.model.n_trained(), self.threads);
+        let (n, threads) = (model.n_trained(), self.threads);
         let mut adam = AdamW::new(n, config);
-        let (clock, model) = (self.clock, &mut self.model);
-        let optimizer = seconds(clock, || {
+        let optimizer = seconds(self.clock, || {
             model.update(&engine, |p| adam.step(p, &grad, 0.0, threads));
             grad.fill(0.0);
             Ok(())
@@ -148,13 +174,13 @@ impl Probe<'_> {
     }
 
     /// Operations per second of decoding, in batches as a run of the planned model would make them.
-    fn decode(&self, engine: &Engine) -> Result<f64, ModelError> {
+    fn decode(&self, model: &Model, engine: &Engine) -> Result<f64, ModelError> {
         let batches = Batches::of(self.params, usize::MAX / 2, self.threads);
-        let steps = self.lengths.response.clamp(1, 12);
+        let steps = self.response.min(12);
         let prompt = &self.rows[0][..self.prompt.max(2) - 1];
-        let vocab = self.model.config().vocab;
+        let vocab = model.config().vocab;
         let run = |team: Option<&Team<'_>>| -> Result<(), ModelError> {
-            let batch = self.model.decode_batch(engine, self.prompt + steps)?;
+            let batch = model.decode_batch(engine, self.prompt + steps)?;
             let mut batch = match team {
                 Some(team) => batch.with_team(team),
                 None => batch,
@@ -180,7 +206,7 @@ impl Probe<'_> {
             })?
         };
         // The prompt is read once, for all rows are alike.
-        let shape = self.model.shape();
+        let shape = model.shape();
         let rows = batches.rows;
         let work = shape.spec().decode_work(rows, self.prompt, steps, rows).total() * batches.count as f64;
         Ok(work / taken)
@@ -207,15 +233,14 @@ fn bandwidth(threads: usize, clock: fn() -> f64) -> Result<f64, ModelError> {
     Ok((4 * STREAMED) as f64 / taken)
 }
 
-/// Measures for about two seconds.
-pub(super) fn measure(
+/// Makes ready to measure.
+pub(super) fn open(
     config: &ModelConfig,
     lengths: &Lengths,
     threads: usize,
     clock: fn() -> f64,
 ) -> Result<Speeds, Error> {
-    let fail = |e: ModelError| Error::input("the small model that speed is measured on", e);
-    let params = tetherline_models::ModelShape::new(config.clone(), POLICY_HEADS).spec().n_params;
+    let params = ModelShape::new(config.clone(), POLICY_HEADS).spec().n_params;
     let small = small(config);
     let prompt = (lengths.mean_prompt().round() as usize).clamp(1, 256.min(small.max_positions / 2));
     let response = lengths.response.clamp(1, 256.min(small.max_positions - prompt));
@@ -225,10 +250,7 @@ pub(super) fn measure(
     let top = small.vocab as u32;
     let row = |i: usize| (0..length).map(|t| (i * 31 + t * 17) as u32 % top).collect();
     let rows = (0..rows).map(row).collect();
-    let model = Model::random(small, POLICY_HEADS, 0);
-    let mut probe = Probe { model, rows, prompt, threads, clock, lengths, params };
-    let f32 = probe.rates(Precision::F32).map_err(fail)?;
-    let bf16 = probe.rates(Precision::Bf16).map_err(fail)?;
-    let bandwidth = bandwidth(threads, clock).map_err(fail)?;
-    Ok(Speeds { f32, bf16, threads, bandwidth, cached: CACHED })
+    let probe = Probe { config: small, rows, prompt, response, threads, clock, params };
+    let bandwidth = bandwidth(threads, clock).map_err(failed)?;
+    Ok(Speeds { probe, known: RefCell::default(), threads, bandwidth, cached: CACHED })
 }

@@ -82,7 +82,13 @@ pub(super) fn text(e: &Estimate) -> String {
         line(&mut out, format_args!("  {:<40}{:>12}", stage.stage.name(), seconds(stage.seconds)));
     }
     line(&mut out, format_args!("  {:<40}{:>12}", "ppo", seconds(e.step.total())));
-    for (name, s) in [("rollout", e.step.rollout), ("scoring", e.step.scoring), ("update", e.step.update)] {
+    let parts = [
+        ("rollout", e.step.rollout),
+        ("scoring", e.step.scoring),
+        ("update", e.step.update),
+        ("trial of the update", e.step.trial),
+    ];
+    for (name, s) in parts.into_iter().filter(|(name, s)| *s > 0.0 || !name.starts_with("trial")) {
         line(&mut out, format_args!("    {name:<38}{:>12}", seconds(s)));
     }
     line(&mut out, format_args!("\nthe same recipe with one choice made otherwise (* as declared)\n"));

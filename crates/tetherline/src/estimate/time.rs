@@ -2,11 +2,13 @@
 
 use super::lengths::Lengths;
 use super::models::{Models, Reference};
-use super::probe::Speeds;
+use super::probe::{Kind, Rates, Speeds};
+use crate::Error;
 use crate::recipe::{Dtype, Recipe};
 use serde::Serialize;
 use tetherline_core::Stage;
 use tetherline_models::{ModelShape, Precision, RowSize};
+use tetherline_ppo::ScoreAt;
 use tetherline_rollout::Batches;
 
 /// Seconds of an optimizer step of a supervised stage.
@@ -28,12 +30,15 @@ pub struct StepTime {
     pub scoring: f64,
     /// All epochs of the update.
     pub update: f64,
+    /// The first trial of the update (`[trial]`), where there are any. Every time that an update is scaled back there is
+    /// one more.
+    pub trial: f64,
 }
 
 impl StepTime {
     /// Seconds of all of it.
     pub fn total(&self) -> f64 {
-        self.rollout + self.scoring + self.update
+        self.rollout + self.scoring + self.update + self.trial
     }
 }
 
@@ -44,24 +49,29 @@ struct Clock<'s> {
 }
 
 impl Clock<'_> {
-    fn forward(&self, shape: &ModelShape, rows: &[RowSize]) -> f64 {
-        shape.spec().forward_work(rows).total() / self.speeds.of(self.precision).forward
+    fn rates(&self, shape: &ModelShape) -> Result<Rates, Error> {
+        let adapter = shape.adapter().cloned();
+        self.speeds.of(Kind { precision: self.precision, checkpointing: self.checkpointing, adapter })
     }
 
-    fn step(&self, shape: &ModelShape, rows: &[RowSize]) -> f64 {
-        let speeds = self.speeds.of(self.precision);
+    fn forward(&self, shape: &ModelShape, rows: &[RowSize]) -> Result<f64, Error> {
+        Ok(shape.spec().forward_work(rows).total() / self.rates(shape)?.forward)
+    }
+
+    fn step(&self, shape: &ModelShape, rows: &[RowSize]) -> Result<f64, Error> {
+        let rates = self.rates(shape)?;
         let work = shape.spec().step_work(rows, self.checkpointing);
-        (work.total() - work.backward) / speeds.forward + work.backward / speeds.backward
+        Ok((work.total() - work.backward) / rates.forward + work.backward / rates.backward)
     }
 
     /// The optimizer, the panels that are packed anew, and the gradient that is cleared.
-    fn optimizer(&self, shape: &ModelShape) -> f64 {
-        shape.spec().n_trained() as f64 * self.speeds.of(self.precision).optimizer
+    fn optimizer(&self, shape: &ModelShape) -> Result<f64, Error> {
+        Ok(shape.spec().n_trained() as f64 * self.rates(shape)?.optimizer)
     }
 
-    fn decode(&self, shape: &ModelShape, rows: &[RowSize], samples: usize) -> f64 {
-        let Some(first) = rows.first() else { return 0.0 };
-        let speeds = self.speeds.of(self.precision);
+    fn decode(&self, shape: &ModelShape, rows: &[RowSize], samples: usize) -> Result<f64, Error> {
+        let Some(first) = rows.first() else { return Ok(0.0) };
+        let rate = self.rates(shape)?.decode;
         let mean = rows.iter().map(|r| r.tokens - r.lm).sum::<usize>() / rows.len();
         let work = shape.spec().decode_work(rows.len(), mean, first.lm, samples);
         // Weights that no cache holds have to come from memory for every step.
@@ -71,7 +81,7 @@ impl Clock<'_> {
         let bytes = ((panels.frozen + panels.trained) * batches.count * rounds) as f64;
         let beyond = (panels.frozen + panels.trained) > self.speeds.cached;
         let reading = if beyond { bytes / self.speeds.bandwidth } else { 0.0 };
-        (work.total() / speeds.decode).max(reading)
+        Ok((work.total() / rate).max(reading))
     }
 }
 
@@ -81,24 +91,25 @@ pub(super) fn of(
     models: &Models,
     lengths: &Lengths,
     speeds: &Speeds,
-) -> (Vec<StageTime>, StepTime) {
+) -> Result<(Vec<StageTime>, StepTime), Error> {
     let precision = match recipe.model.dtype {
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
     };
     let clock = Clock { speeds, precision, checkpointing: recipe.model.gradient_checkpointing };
     let mut stages = Vec::new();
-    let mut supervised = |stage: Stage, shape: &ModelShape, units: Vec<Vec<RowSize>>| {
+    let mut supervised = |stage: Stage, shape: &ModelShape, units: Vec<Vec<RowSize>>| -> Result<(), Error> {
         let rows: Vec<RowSize> = units.into_iter().flatten().collect();
         if !rows.is_empty() {
-            stages.push(StageTime { stage, seconds: clock.step(shape, &rows) + clock.optimizer(shape) });
+            stages.push(StageTime { stage, seconds: clock.step(shape, &rows)? + clock.optimizer(shape)? });
         }
+        Ok(())
     };
     if let Some(sft) = recipe.sft.as_ref().filter(|_| recipe.runs_sft()) {
-        supervised(Stage::Sft, &models.start, lengths.sft_batch(sft.batch_size));
+        supervised(Stage::Sft, &models.start, lengths.sft_batch(sft.batch_size))?;
     }
     if let (true, Some((reward, _))) = (recipe.trains_reward_model(), &models.reward) {
-        supervised(Stage::Reward, reward, lengths.pair_batch(recipe.reward.batch_size));
+        supervised(Stage::Reward, reward, lengths.pair_batch(recipe.reward.batch_size))?;
     }
 
     let ppo = &recipe.ppo;
@@ -109,15 +120,33 @@ pub(super) fn of(
         Reference::Other(shape) => shape,
     };
     let scalars: Vec<RowSize> = rows.iter().map(|r| RowSize { lm: 0, ..*r }).collect();
-    let mut scoring = clock.forward(policy, &rows) + clock.forward(reference, &rows);
-    let mut epoch = clock.step(policy, &rows) + ppo.minibatches as f64 * clock.optimizer(policy);
-    if let Some((value, _)) = &models.value {
-        scoring += clock.forward(value, &scalars);
-        epoch += clock.step(value, &scalars) + ppo.minibatches as f64 * clock.optimizer(value);
+    let mut scoring = clock.forward(policy, &rows)? + clock.forward(reference, &rows)?;
+    let mut epoch = clock.step(policy, &rows)? + ppo.minibatches as f64 * clock.optimizer(policy)?;
+    match &models.value {
+        Some((value, _)) => {
+            scoring += clock.forward(value, &scalars)?;
+            epoch += clock.step(value, &scalars)? + ppo.minibatches as f64 * clock.optimizer(value)?;
+        }
+        // The value after the last token is not one that sampling leaves behind.
+        None if ppo.score_at == ScoreAt::AfterEos => scoring += clock.forward(policy, &scalars)?,
+        None => {}
     }
     if let Some((reward, _)) = &models.reward {
-        scoring += clock.forward(reward, &scalars);
+        scoring += clock.forward(reward, &scalars)?;
     }
-    let rollout = clock.decode(policy, &rows, ppo.samples_per_prompt);
-    (stages, StepTime { rollout, scoring, update: ppo.epochs as f64 * epoch })
+    let rollout = clock.decode(policy, &rows, ppo.samples_per_prompt)?;
+    let mut trial = 0.0;
+    if recipe.judges_updates() {
+        // To the reference and to the policy before, and where one moves and is capped to the first reference.
+        let others = if recipe.keeps_first_reference() { 3.0 } else { 2.0 };
+        let shard = lengths.rollout(recipe.trial.prompts);
+        let pair = |rows: &[RowSize]| -> Result<f64, Error> {
+            Ok(clock.forward(policy, rows)? + clock.forward(reference, rows)?)
+        };
+        trial = clock.decode(policy, &shard, 1)? + others * pair(&shard)?;
+        if recipe.trial.batch {
+            trial += others * pair(&rows)?;
+        }
+    }
+    Ok((stages, StepTime { rollout, scoring, update: ppo.epochs as f64 * epoch, trial }))
 }

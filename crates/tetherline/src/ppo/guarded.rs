@@ -109,13 +109,12 @@ impl Guarded {
             return Ok(None);
         }
         let fresh = |n: usize| AdamWState { step: 0, m: vec![0.0; n], v: vec![0.0; n] };
-        let capped = recipe.kl.trust_region.is_some_and(|region| region.ref0_cap.is_some());
         let pool = pool(recipe, codec, policy.context(), observer)?;
         Ok(Some(Self {
             old: policy.clone(),
             moments: fresh(policy.n_trained()),
             value: value.map(|m| (m.trained().to_vec(), fresh(m.n_trained()))),
-            first: (capped && recipe.kl.reference.is_some_and(|r| r.moves())).then(|| reference.clone()),
+            first: recipe.keeps_first_reference().then(|| reference.clone()),
             pool_groups: super::observe::groups_of_rows(&recipe.kl, &pool.domains, &pool.users),
             pool,
             passed: true,

@@ -9,7 +9,7 @@ use tetherline_models::{Engine, PairRow, Precision, Row};
 use tetherline_rollout::{StreamName, generate};
 
 /// Tokens per response: a disagreement shows in the first ones, and the first step should not have to wait.
-const TOKENS: usize = 32;
+const TOKENS: usize = 16;
 
 /// Nats per token by which rounding weights may move log-probs.
 const MOST_DRIFT: f64 = 0.02;

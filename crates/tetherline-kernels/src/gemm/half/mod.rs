@@ -280,6 +280,11 @@ impl HalfPanels {
 }
 
 impl HalfRows {
+    /// Bytes of m rows of k numbers; none where the CPU has no unit that they are rounded for.
+    pub(crate) fn bytes(m: usize, k: usize) -> usize {
+        if unit() == Unit::Widened { 0 } else { m * k.div_ceil(BLOCK) * size_of::<Line>() }
+    }
+
     /// A\[m×k\], read in place with its strides, one of which is 1.
     #[cfg(target_arch = "x86_64")]
     fn round(&mut self, a: A<'_>, m: usize, k: usize) {
@@ -311,6 +316,14 @@ pub(crate) struct HalfGrad {
 }
 
 impl HalfGrad {
+    /// Bytes for the gradient of an n_out × n_in matrix from so many rows.
+    pub(crate) fn bytes(rows: usize, n_in: usize, n_out: usize) -> usize {
+        if unit() == Unit::Widened {
+            return 0;
+        }
+        HalfPanels::bytes(rows, n_in) + HalfRows::bytes(n_out, rows)
+    }
+
     /// Takes x\[rows × n\], `ld` floats from row to row, as the right operand of the products that follow.
     pub(crate) fn hold(&mut self, x: &[f32], ld: usize, rows: usize, n: usize) {
         #[cfg(target_arch = "x86_64")]
