@@ -124,14 +124,17 @@ fn cached(client: &Client<'_>) -> std::result::Result<PathBuf, String> {
             return Err(lacks(file));
         }
     }
-    if there(select::INDEX) {
-        let shards = select::shards(&dir, select::INDEX, |_| true)?;
-        match shards.iter().find(|s| !there(s)) {
-            Some(shard) => return Err(lacks(shard)),
-            None => return Ok(dir),
-        }
+    if there("model.safetensors") {
+        return Ok(dir);
     }
-    if there("model.safetensors") { Ok(dir) } else { Err(lacks("its weights")) }
+    if !there(select::INDEX) {
+        return Err(lacks("its weights"));
+    }
+    let shards = select::shards(&dir, select::INDEX, |_| true)?;
+    match shards.iter().find(|s| !there(s)) {
+        Some(shard) => Err(lacks(shard)),
+        None => Ok(dir),
+    }
 }
 
 /// The size of a file, or 0.

@@ -42,6 +42,8 @@ pub struct Model {
     trainable: bool,
     limit: usize,
     assets: Vec<(&'static str, Cow<'static, [u8]>)>,
+    /// (name, text) of chat templates that have files of their own.
+    templates: Vec<(String, String)>,
 }
 
 /// What is frozen, and what is trained in its place.
@@ -76,6 +78,7 @@ impl Model {
             on_device: DeviceCopy::default(),
             trainable: false,
             assets: Vec::new(),
+            templates: Vec::new(),
         }
     }
 

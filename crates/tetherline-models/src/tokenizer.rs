@@ -14,6 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokenizers::AddedToken;
 
+/// Placeholders that only models of images and text have rows for.
+const OF_OTHER_MODALITIES: [&str; 1] = ["<image_soft_token>"];
+
 /// Text to ids and back.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -156,9 +159,12 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// The largest id the tokenizer can produce.
+    /// The largest id the tokenizer can produce for text: placeholders of images are left out, for which text models of a
+    /// family (Gemma 3) have no row of the embedding. (What is typed is never such a token, and no template writes one.)
     pub fn max_id(&self) -> u32 {
-        self.inner.get_vocab(true).values().copied().max().unwrap_or(0)
+        let ids = self.inner.get_vocab(true);
+        let of_text = ids.iter().filter(|(token, _)| !OF_OTHER_MODALITIES.contains(&token.as_str()));
+        of_text.map(|(_, id)| *id).max().unwrap_or(0)
     }
 
     /// `tokenizer_config.json` with what counts of `special_tokens_map.json` (null if both are absent).

@@ -393,3 +393,44 @@ fn a_name_that_means_no_module_is_refused_with_those_there_are() {
     assert!(adapted.clone().with_adapter(names(&["c_fc"]), 1).is_err());
     assert!(adapted.freeze_layers(1).is_err());
 }
+
+/// transformers 5 calls the module `lm_head`, which earlier versions called `embed_out`; files of weights still do.
+#[test]
+fn an_adapter_on_the_head_of_gpt_neox_has_the_name_that_peft_gives_it() {
+    let names = |n: &[&str]| TargetModules::Names(n.iter().map(|n| (*n).to_owned()).collect());
+    let config = LoraConfig { target_modules: names(&["embed_out"]), ..LoraConfig::new(2) };
+    let root = fixtures().join("architectures/gpt-neox");
+    let config = LoraConfig { base: root.display().to_string(), ..config };
+    let mut model = base("gpt-neox", LM).with_adapter(config, 0).unwrap();
+    model.update(&Engine::new(1), |p| p.iter_mut().enumerate().for_each(|(i, x)| *x = 0.01 * i as f32));
+    let dir = tempfile::tempdir().unwrap();
+    model.save(dir.path(), SaveType::F32).unwrap();
+    let settings = std::fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
+    assert!(settings.contains("\"lm_head\"") && !settings.contains("embed_out"), "{settings}");
+    let again = |heads| {
+        let base = ModelFiles::dir(&root).unwrap();
+        let files = ModelFiles::adapter(dir.path().to_owned(), root.display().to_string(), base).unwrap();
+        Model::load(&files, heads, 0)
+    };
+    assert_eq!(again(LM).unwrap().trained(), model.trained());
+
+    // As an earlier version would have written it.
+    let path = dir.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let rename = |to: &str, extra: bool| {
+        let mut tensors: Vec<_> =
+            file.tensors().into_iter().map(|(n, view)| (n.replace("lm_head", to), view)).collect();
+        if extra {
+            let view = tensors[0].1.clone();
+            tensors.push(("base_model.model.lm_head.weight".to_owned(), view));
+        }
+        std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    };
+    rename("embed_out", false);
+    assert_eq!(again(LM).unwrap().trained(), model.trained());
+    // A whole head beside the adapter would change the model: it is not left out in silence.
+    rename("lm_head", true);
+    let error = again(LM).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight"), "{error}");
+}

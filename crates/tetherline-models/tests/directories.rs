@@ -469,3 +469,123 @@ fn a_language_model_gets_a_generation_config_and_keeps_the_one_it_has() {
     load(&fixture("tiny-llama"), LM, 0).unwrap().save(temp.path(), SaveType::F32).unwrap();
     assert_eq!(read(temp.path()), read(&fixture("tiny-llama")));
 }
+
+fn json(dir: &Path, file: &str) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(dir.join(file)).unwrap()).unwrap()
+}
+
+fn change(dir: &Path, file: &str, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
+    let mut value = json(dir, file);
+    edit(value.as_object_mut().unwrap());
+    std::fs::write(dir.join(file), value.to_string()).unwrap();
+}
+
+/// transformers scores the last token that is no padding: with the end of sequence as padding that would be the one before.
+#[test]
+fn a_new_classifier_is_not_padded_with_what_its_rows_end_with() {
+    const SCORE: Heads = Heads { lm: false, scalar: true };
+    // The padding id of config.json, what tokenizer_config.json has (the tokens are <unk> 0, <s> 1, </s> 2), what is saved.
+    let no_start = serde_json::json!({"eos_token": "</s>", "pad_token": "</s>"});
+    let cases = [
+        (
+            Some(2),
+            serde_json::json!({"eos_token": "</s>", "pad_token": "</s>", "bos_token": "<s>"}),
+            Some((1, "<s>")),
+        ),
+        (None, serde_json::json!({"eos_token": "</s>", "bos_token": {"content": "<s>"}}), Some((1, "<s>"))),
+        (None, serde_json::json!({"eos_token": "</s>", "pad_token": "<unk>"}), Some((0, "<unk>"))),
+        (Some(0), no_start.clone(), Some((0, "<unk>"))),
+        (Some(2), no_start, None),
+    ];
+    for (pad, tokenizer, expected) in cases {
+        let dir = copy("tiny-llama");
+        change(dir.path(), "config.json", |c| {
+            c["pad_token_id"] = pad.into();
+            c.insert("num_labels".into(), 2.into());
+        });
+        std::fs::write(dir.path().join("tokenizer_config.json"), tokenizer.to_string()).unwrap();
+        let model = load(dir.path(), LM, 0).unwrap().with_heads(SCORE, 0).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        model.save(out.path(), SaveType::F32).unwrap();
+        let saved = json(out.path(), "config.json")["pad_token_id"].clone();
+        assert_eq!(saved, serde_json::json!(expected.map(|(id, _)| id)), "{tokenizer}");
+        if let Some((_, token)) = expected {
+            assert_eq!(json(out.path(), "tokenizer_config.json")["pad_token"], token);
+        }
+        // A number of labels that the base had would contradict the one label.
+        let again = load(out.path(), SCORE, 0).unwrap();
+        assert_eq!(again.config().score_position(&[5, 6, 2]), 2);
+    }
+}
+
+#[test]
+fn a_classifier_that_pads_with_its_end_of_sequence_scores_the_token_before() {
+    let dir = copy("tiny-llama-reward");
+    change(dir.path(), "config.json", |c| c["pad_token_id"] = 2.into());
+    let model = load(dir.path(), Heads { lm: false, scalar: true }, 0).unwrap();
+    assert_eq!(model.config().score_position(&[5, 6, 2]), 1);
+    assert_eq!(model.config().score_position(&[5, 6]), 1);
+    assert_eq!(model.config().score_position(&[2, 2]), 0);
+    let out = tempfile::tempdir().unwrap();
+    model.save(out.path(), SaveType::F32).unwrap();
+    assert_eq!(json(out.path(), "config.json")["pad_token_id"], 2);
+}
+
+#[test]
+fn one_file_counts_before_the_index_of_shards_that_were_there() {
+    let model = load(&fixture("tiny-llama"), LM, 0).unwrap();
+    let dir = broken_index(|_| {});
+    std::fs::copy(fixture("tiny-llama").join("model.safetensors"), dir.path().join("model.safetensors"))
+        .unwrap();
+    for name in file_names(dir.path()).iter().filter(|n| n.starts_with("model-0")) {
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    assert_eq!(load(dir.path(), LM, 0).unwrap().trained(), model.trained());
+}
+
+#[test]
+fn chat_templates_with_names_travel_with_the_model() {
+    let dir = copy("tiny-llama");
+    let templates = dir.path().join("additional_chat_templates");
+    std::fs::create_dir(&templates).unwrap();
+    std::fs::write(templates.join("default.jinja"), "{{ messages }}").unwrap();
+    let out = tempfile::tempdir().unwrap();
+    load(dir.path(), LM, 0).unwrap().save(out.path(), SaveType::F32).unwrap();
+    let saved = Tokenizer::load(&ModelFiles::dir(out.path()).unwrap(), &[]).unwrap();
+    assert_eq!(saved.named_templates(), [("default".to_owned(), "{{ messages }}".to_owned())]);
+}
+
+#[test]
+fn windows_are_where_transformers_has_them() {
+    use serde_json::json;
+    let windows = |name: &str, edit: serde_json::Value| {
+        let path = fixture("architectures").join(name).join("config.json");
+        let mut raw: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let raw = raw.as_object_mut().unwrap();
+        let n = raw["num_hidden_layers"].as_u64().unwrap() as usize;
+        let types: Vec<&str> = ["full_attention", "sliding_attention"].into_iter().cycle().take(n).collect();
+        raw.insert("layer_types".into(), json!(types));
+        raw.insert("sliding_window".into(), 5.into());
+        raw.extend(edit.as_object().unwrap().clone());
+        let config = tetherline_models::ModelConfig::from_map(raw.clone(), "config.json".into()).unwrap();
+        config.layers.iter().take(2).map(|l| l.window).collect::<Vec<_>>()
+    };
+    assert_eq!(windows("mistral-window", json!({})), [None, Some(5)]);
+    assert_eq!(windows("smollm3", json!({"use_sliding_window": false})), [None, Some(5)]);
+    // Qwen's flag counts whatever the types say.
+    assert_eq!(windows("qwen2", json!({"use_sliding_window": false})), [None, None]);
+}
+
+#[test]
+fn the_command_that_converts_a_pickle_reads_the_head_that_is_there() {
+    for (name, class) in
+        [("tiny-llama", "AutoModelForCausalLM"), ("tiny-llama-reward", "AutoModelForSequenceClassification")]
+    {
+        let dir = copy(name);
+        std::fs::rename(dir.path().join("model.safetensors"), dir.path().join("pytorch_model.bin")).unwrap();
+        let heads = Heads { lm: name == "tiny-llama", scalar: name != "tiny-llama" };
+        let message = load(dir.path(), heads, 0).map(|_| ()).unwrap_err();
+        let here = dir.path().display();
+        assert!(message.contains(&format!("import {class} as M; M.from_pretrained('{here}')")), "{message}");
+    }
+}

@@ -134,3 +134,22 @@ fn every_end_of_sequence_counts() {
     let named = t.token_to_id("<|im_end|>").unwrap();
     assert_eq!(t.eos(), [400, 7, 9, named]);
 }
+
+/// The text models of Gemma 3 have no row for the placeholder of images that their tokenizer has behind all others.
+#[test]
+fn a_placeholder_of_images_does_not_count_to_the_vocabulary() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut json: Value =
+        serde_json::from_slice(&std::fs::read(fixtures().join("byte-bpe/tokenizer.json")).unwrap()).unwrap();
+    let most = load("byte-bpe").max_id();
+    let with = |json: &mut Value, token: &str, id: u32| {
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        let mut new = added[0].clone();
+        (new["id"], new["content"]) = (id.into(), token.into());
+        added.push(new);
+        std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::load(&ModelFiles::dir(dir.path()).unwrap(), &[]).unwrap().max_id()
+    };
+    assert_eq!(with(&mut json, "<image_soft_token>", most + 1), most);
+    assert_eq!(with(&mut json, "<another>", most + 2), most + 2);
+}

@@ -76,13 +76,16 @@ impl RewardModel {
         self
     }
 
-    /// Raw scores (before normalisation) of whole token sequences: the scalar at the last token.
+    /// Raw scores (before normalisation) of whole token sequences: the scalar at the last token
+    /// ([`tetherline_models::ModelConfig::score_position`]).
     ///
     /// # Errors
     /// If a sequence does not fit the model.
     pub fn raw_scores(&self, engine: &Engine, rows: &[Vec<u32>]) -> Result<Vec<f32>, Error> {
+        let config = self.model.config();
+        let at = |t: &[u32]| config.score_position(t);
         let rows: Vec<Row<'_>> =
-            rows.iter().map(|t| Row { tokens: t, lm: 0..0, scalar: t.len() - 1..t.len() }).collect();
+            rows.iter().map(|t| Row { tokens: t, lm: 0..0, scalar: at(t)..at(t) + 1 }).collect();
         let out = self.model.forward(engine, &rows, 1.0).map_err(|e| Error::input("the reward model", e))?;
         Ok(out.into_iter().map(|r| r.scalars[0]).collect())
     }

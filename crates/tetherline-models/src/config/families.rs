@@ -214,7 +214,9 @@ fn mistral(f: &Fields<'_>) -> Result<ModelConfig> {
         &Defaults { arch: Architecture::Mistral, kv_heads: Some(8), max_positions: 131_072, ..LLAMA },
     )?;
     let window = f.size_or_null("sliding_window", Some(4096))?;
-    c.layers.iter_mut().for_each(|l| l.window = window);
+    // With `layer_types` transformers takes it for a Ministral.
+    let sliding = sliding(f, c.layers.len(), |_| true)?;
+    set_windows(&mut c, &sliding, window);
     Ok(c)
 }
 
@@ -292,7 +294,11 @@ fn smollm3(f: &Fields<'_>) -> Result<ModelConfig> {
             (0..n).map(|i| (i + 1) % interval != 0).collect()
         }
     };
-    let window = flagged_window(f, None)?;
+    // The flag says what `layer_types` is where it is absent, and nothing where it is given.
+    let window = match f.get("layer_types") {
+        Some(_) => f.size_or_null("sliding_window", None)?,
+        None => flagged_window(f, None)?,
+    };
     let sliding = sliding(f, n, |i| window.is_some() && !turns[i])?;
     set_windows(&mut c, &sliding, window);
     for (layer, turns) in c.layers.iter_mut().zip(turns) {

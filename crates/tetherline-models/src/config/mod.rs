@@ -299,6 +299,16 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// The position whose score is that of a row: the last token. Of a classifier that pads with what rows end with (its
+    /// end of sequence, often) transformers takes the last token that is none of these, and so does its training.
+    pub fn score_position(&self, tokens: &[u32]) -> usize {
+        let pad = self.pad.filter(|_| self.sequence_classification);
+        match pad {
+            Some(pad) => tokens.iter().rposition(|t| *t != pad).unwrap_or(0),
+            None => tokens.len().saturating_sub(1),
+        }
+    }
+
     /// The `generation_config.json` of a model that came without one: its special ids.
     pub(crate) fn generation_json(&self) -> Value {
         let mut out = Map::from_iter([("_from_model_config".to_owned(), Value::Bool(true))]);
@@ -319,11 +329,7 @@ impl ModelConfig {
         if sequence_classification {
             raw.insert("id2label".into(), serde_json::json!({"0": "LABEL_0"}));
             raw.insert("label2id".into(), serde_json::json!({"LABEL_0": 0}));
-            if self.pad.is_none() {
-                // transformers finds the last real token by the padding id and refuses batches without one.
-                let pad = self.eos.first().copied().unwrap_or(0);
-                raw.insert("pad_token_id".into(), pad.into());
-            }
+            raw.remove("num_labels");
         } else {
             raw.remove("id2label");
             raw.remove("label2id");

@@ -247,7 +247,7 @@ impl<'a> Client<'a> {
             // A connection may end early without an error, and a server may ignore where to resume.
             return wrong(Trouble::Size { got, expected });
         }
-        match hash::mismatch(&path, meta.etag()) {
+        match hash::mismatch(&path, select::strong(meta.etag())) {
             Ok(None) => {}
             Ok(Some(got)) => {
                 let expected = meta.etag().to_owned();

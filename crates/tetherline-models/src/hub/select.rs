@@ -41,11 +41,17 @@ pub(super) fn commit(sha: &str) -> Result<(), String> {
         .ok_or_else(|| format!("the server named a commit {sha:?}, which is none; check HF_ENDPOINT"))
 }
 
-/// An entity tag becomes a file of the cache.
+/// An entity tag becomes a file of the cache. A weak one (`W/…`) says of bytes what a strong one says: the hub's proxies
+/// weaken tags of what they compress on the way.
 pub(super) fn etag(tag: &str) -> Result<(), String> {
-    plain(tag)
+    plain(strong(tag))
         .then_some(())
         .ok_or_else(|| format!("the server sent the tag {tag:?}, which cannot name a file"))
+}
+
+/// A tag without the mark of a weak one.
+pub(super) fn strong(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
 }
 
 /// The files to fetch.
@@ -88,11 +94,12 @@ pub(super) fn files(listed: &[String]) -> Result<Chosen, String> {
     let mut index = None;
     if adapter && has("adapter_model.safetensors") {
         out.push("adapter_model.safetensors".to_owned());
+    } else if has("model.safetensors") && !adapter {
+        // Before the index of shards, as in transformers.
+        out.push("model.safetensors".to_owned());
     } else if has(INDEX) && !adapter {
         out.push(INDEX.to_owned());
         index = Some(INDEX);
-    } else if has("model.safetensors") && !adapter {
-        out.push("model.safetensors".to_owned());
     } else if let Some(gguf) = ends(".gguf").filter(|_| ends(".bin").is_none()) {
         return Err(format!(
             "the repository has its weights as GGUF only ({gguf}), which cannot be trained; take the model it was \
@@ -101,8 +108,9 @@ pub(super) fn files(listed: &[String]) -> Result<Chosen, String> {
     } else if let Some(pickle) = ends(".bin").or_else(|| ends(".pth")).or_else(|| ends(".pt")) {
         return Err(format!(
             "the repository has its weights as pickle only ({pickle}), which can run code when read; save them as \
-             safetensors: python -c \"from transformers import AutoModelForCausalLM as M; \
-             M.from_pretrained(ID).save_pretrained(DIR)\""
+             safetensors: python -c \"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; \
+             M.from_pretrained(ID).save_pretrained(DIR); T.from_pretrained(ID).save_pretrained(DIR)\" (a reward model: \
+             AutoModelForSequenceClassification as M)"
         ));
     } else {
         return Err("the repository has no safetensors weights".into());
@@ -155,6 +163,7 @@ mod tests {
         }
         assert!(commit("0123456789abcdef0123456789abcdef01234567").is_ok() && commit("../../../x").is_err());
         assert!(etag("d41d8cd98f00b204").is_ok() && etag("/etc/passwd").is_err() && etag("..").is_err());
+        assert!(etag("W/d41d8cd98f00b204").is_ok() && etag("W/../x").is_err() && etag("W/W/x").is_err());
     }
 
     #[test]

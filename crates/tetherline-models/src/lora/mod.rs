@@ -69,6 +69,13 @@ impl LoraConfig {
         }
     }
 
+    /// The same with each module as transformers 5 calls it.
+    #[must_use]
+    pub(crate) fn with_modules(self) -> Self {
+        let exclude_modules = self.exclude_modules.map(TargetModules::as_modules);
+        Self { target_modules: self.target_modules.as_modules(), exclude_modules, ..self }
+    }
+
     /// Rank and factor of a module.
     fn of(&self, module: &str) -> std::result::Result<(usize, f32), String> {
         let rank = targets::by_pattern(&self.rank_pattern, module)?.unwrap_or(self.rank);
@@ -86,7 +93,12 @@ fn refused(field: &str, problem: impl Into<String>) -> ModelError {
 fn linear_modules<'s>(slots: &'s [Slot], spec: &DecoderSpec) -> Vec<(&'s str, &'s Slot)> {
     let matrices = slots.iter().filter(|s| s.shape.len() == 2 && s.name != SCORE && s.offset != spec.embed);
     let matrices = matrices.filter(|s| Some(s.offset) != spec.positions);
-    matrices.filter_map(|s| Some((s.name.strip_suffix(".weight")?, s))).collect()
+    matrices.filter_map(|s| Some((module(s.name.strip_suffix(".weight")?), s))).collect()
+}
+
+/// A module as transformers calls it, which is not always what its weight is called in files: GPT-NeoX's head.
+fn module(name: &str) -> &str {
+    if name == "embed_out" { "lm_head" } else { name }
 }
 
 /// The last part of each module's name, once.

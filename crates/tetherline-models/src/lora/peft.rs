@@ -192,7 +192,7 @@ pub(crate) fn read_config(files: &ModelFiles) -> Result<LoraConfig> {
         Some(v) => Some(vec![f.whole("layers_to_transform", v)?]),
     };
     let (base, revision) = base_of(files)?.unwrap_or_default();
-    Ok(LoraConfig {
+    let config = LoraConfig {
         rank: f.whole("r", f.get("r").unwrap_or(&json!(8)))?,
         alpha: f.number("lora_alpha", 8.0)?,
         target_modules,
@@ -206,11 +206,12 @@ pub(crate) fn read_config(files: &ModelFiles) -> Result<LoraConfig> {
         })?,
         base,
         revision,
-    })
+    };
+    Ok(config.with_modules())
 }
 
 /// Fills A, B and (of a classifier) the scalar head from `adapter_model.safetensors`; `at` says where a tensor lies in
-/// `trained`. Returns whether the scalar head was there.
+/// `trained`; `has_head` whether the model has a vocabulary head. Returns whether the scalar head was there.
 ///
 /// # Errors
 /// A tensor that is missing, unexpected, of another shape or not finite.
@@ -219,18 +220,21 @@ pub(crate) fn read_weights(
     slots: &[Slot],
     frozen: usize,
     trained: &mut [f32],
-    arch: &'static str,
+    (arch, has_head): (&'static str, bool),
 ) -> Result<bool> {
     let own = |name: &str| slots.iter().find(|s| s.name == name && s.offset >= frozen);
     let mut missing: Vec<&Slot> = slots.iter().filter(|s| s.offset >= frozen).collect();
     let there = weights::load_file(files, WEIGHTS, trained, |name, shape| {
         let short = name.strip_prefix(PREFIX).unwrap_or(name);
+        // transformers 4 called GPT-NeoX's head so.
+        let renamed = short.strip_prefix("embed_out.").map(|rest| format!("lm_head.{rest}"));
+        let short = renamed.as_deref().unwrap_or(short);
         if let Some(slot) = own(short) {
             missing.retain(|s| s.name != slot.name);
             return Ok(Some((slot, slot.offset - frozen)));
         }
         // A head that this model was not asked for.
-        if short == SCORE || short.starts_with("lm_head.") || short.starts_with("embed_out.") {
+        if short == SCORE || (short.starts_with("lm_head.") && !has_head) {
             return Ok(None);
         }
         let (name, shape) = (name.to_owned(), shape.to_vec());

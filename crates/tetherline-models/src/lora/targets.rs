@@ -15,6 +15,17 @@ pub enum TargetModules {
     Pattern(String),
 }
 
+impl TargetModules {
+    /// The same with each module as transformers 5 calls it: GPT-NeoX's head was `embed_out` before.
+    #[must_use]
+    pub(crate) fn as_modules(self) -> Self {
+        match self {
+            Self::Names(names) => Self::Names(names.iter().map(|n| super::module(n).to_owned()).collect()),
+            other => other,
+        }
+    }
+}
+
 /// The rules of a configuration, ready to ask.
 pub(super) struct Targets<'c> {
     config: &'c LoraConfig,

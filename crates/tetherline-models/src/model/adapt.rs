@@ -52,6 +52,7 @@ impl Model {
                 problem,
             });
         }
+        let config = config.with_modules();
         lora::check_names(&config, &self.slots, &self.spec)?;
         self.adapt(config)?;
         lora::init(&self.slots, self.spec.frozen, &mut self.trained, seed);
@@ -123,6 +124,7 @@ impl Model {
         let mut model =
             Self::assemble(self.config.clone(), self.heads, (slots, spec), Freeze::Nothing, parts);
         model.assets.clone_from(&self.assets);
+        model.templates.clone_from(&self.templates);
         model.limit = self.limit;
         model
     }
@@ -167,6 +169,7 @@ impl Model {
         let (config, freeze, parts) = (self.config.clone(), self.freeze.clone(), (frozen, trained));
         let mut model = Self::assemble(config, heads, (slots, spec), freeze, parts);
         model.assets.clone_from(&self.assets);
+        model.templates.clone_from(&self.templates);
         model.limit = self.limit;
         if shares && model.spec.frozen > 0 {
             model.share_panels(self);

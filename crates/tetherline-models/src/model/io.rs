@@ -7,6 +7,7 @@ use crate::files::ModelFiles;
 use crate::layout::{Heads, SCORE, Slot, build};
 use crate::lora::{self, LoraConfig};
 use crate::weights::{self, SaveOptions, SaveType};
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,12 @@ pub(super) const ASSETS: [&str; 8] = [
     "merges.txt",
     "added_tokens.json",
 ];
+
+/// Those that name a padding token.
+const PADDED: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+
+/// The directory of chat templates with names.
+pub(crate) const TEMPLATES: &str = "additional_chat_templates";
 
 /// How a model generates by default.
 const GENERATION: &str = "generation_config.json";
@@ -64,7 +71,8 @@ impl Model {
             })?;
             let arch = model.config.arch.name();
             let frozen = model.spec.frozen;
-            let had_score = lora::read_weights(files, &model.slots, frozen, &mut model.trained, arch)?;
+            let had_score =
+                lora::read_weights(files, &model.slots, frozen, &mut model.trained, (arch, heads.lm))?;
             if had_score {
                 absent.clear();
             } else if heads.scalar && model.config.sequence_classification && !absent.is_empty() {
@@ -86,6 +94,7 @@ impl Model {
                 model.assets.push((name, bytes));
             }
         }
+        model.templates = files.named_templates()?;
         Ok(model)
     }
 
@@ -119,8 +128,20 @@ impl Model {
         };
         std::fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_owned(), source })?;
         let classifier = self.heads.scalar && !self.heads.lm;
+        let padding =
+            if classifier && !self.config.sequence_classification { Some(self.padding()) } else { None };
         for (name, bytes) in &self.assets {
-            write(name, bytes)?;
+            match padding.as_ref().and_then(|pad| pad.as_ref()) {
+                Some((_, token)) if PADDED.contains(name) => write(name, &padded_with(bytes, token))?,
+                _ => write(name, bytes)?,
+            }
+        }
+        if !self.templates.is_empty() {
+            let path = dir.join(TEMPLATES);
+            std::fs::create_dir_all(&path).map_err(|source| ModelError::Write { path, source })?;
+        }
+        for (name, text) in &self.templates {
+            write(&format!("{TEMPLATES}/{name}.jinja"), text.as_bytes())?;
         }
         let params = self.params();
         let own = |s: &&Slot| classifier || s.name != SCORE;
@@ -130,7 +151,10 @@ impl Model {
             let conv1d = self.config.arch == Architecture::Gpt2;
             lora::write(dir, config, (classifier, conv1d), &trained, params)?;
         } else {
-            let config = self.config.to_json(classifier, options.dtype.name());
+            let mut config = self.config.to_json(classifier, options.dtype.name());
+            if let Some(pad) = padding {
+                config["pad_token_id"] = pad.map(|(id, _)| id).into();
+            }
             write("config.json", format!("{config:#}\n").as_bytes())?;
             if self.heads.lm && !self.assets.iter().any(|(name, _)| *name == GENERATION) {
                 write(GENERATION, format!("{:#}\n", self.config.generation_json()).as_bytes())?;
@@ -143,5 +167,43 @@ impl Model {
             weights::save(&dir.join(VALUE_HEAD), "", &head, params, SaveType::F32)?;
         }
         Ok(())
+    }
+
+    /// A token to pad a new classifier's rows with, which none of them ends with: transformers scores the last token that is
+    /// no padding. None where the tokenizer has no such token; transformers then takes one row at a time.
+    fn padding(&self) -> Option<(u32, String)> {
+        let json = |name: &str| {
+            let asset = self.assets.iter().find(|(n, _)| *n == name);
+            asset.and_then(|(_, bytes)| serde_json::from_slice::<Value>(bytes).ok()).unwrap_or_default()
+        };
+        let (tokenizer, config) = (json("tokenizer.json"), json("tokenizer_config.json"));
+        let added = || tokenizer["added_tokens"].as_array().into_iter().flatten();
+        let id = |text: &str| {
+            let added = added().find(|t| t["content"] == text).map(|t| &t["id"]);
+            let id = added.unwrap_or(&tokenizer["model"]["vocab"][text]).as_u64();
+            id.and_then(|id| u32::try_from(id).ok())
+        };
+        let named = |key: &str| {
+            let token = &config[key];
+            token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
+        };
+        let ends =
+            [self.config.eos.clone(), named("eos_token").and_then(|t| id(&t)).into_iter().collect()].concat();
+        let of_config = self.config.pad.and_then(|pad| added().find(|t| t["id"] == pad)?["content"].as_str());
+        let tokens =
+            [named("pad_token"), of_config.map(str::to_owned), named("bos_token"), named("unk_token")];
+        let mut known = tokens.into_iter().flatten().filter_map(|t| Some((id(&t)?, t)));
+        known.find(|(id, _)| !ends.contains(id) && (*id as usize) < self.config.vocab)
+    }
+}
+
+/// A tokenizer's settings with another padding token, left as they are where they are no JSON object.
+fn padded_with(bytes: &[u8], token: &str) -> Vec<u8> {
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(mut map)) => {
+            map.insert("pad_token".into(), token.into());
+            format!("{:#}\n", Value::Object(map)).into_bytes()
+        }
+        _ => bytes.to_vec(),
     }
 }

@@ -57,6 +57,7 @@ impl ModelShape {
         if self.has_adapter() {
             return Ok(self);
         }
+        let config = config.with_modules();
         lora::check_names(&config, &self.slots, &self.spec)?;
         self.frozen_by(Freeze::Base(Arc::new(config)))
     }

@@ -105,8 +105,12 @@ struct Shards {
 }
 
 impl Shards {
-    /// `model.safetensors`, or the shards named by its index.
+    /// `model.safetensors`, or the shards named by its index. With both the one file counts, as in transformers: saving a
+    /// model anew may leave the index of its old shards.
     fn of(files: &ModelFiles) -> Result<Self> {
+        if files.weights(SINGLE)?.is_some() {
+            return Ok(Self { files: vec![SINGLE.into()], index: BTreeMap::new() });
+        }
         if let Some(json) = files.json(INDEX)? {
             let wrong = |problem: String| ModelError::Index { path: files.path(INDEX), problem };
             let map = json.get("weight_map").and_then(|m| m.as_object());
@@ -118,9 +122,6 @@ impl Shards {
             let index = map.iter().map(entry).collect::<Result<BTreeMap<_, _>>>()?;
             let shards: BTreeSet<&String> = index.values().collect();
             return Ok(Self { files: shards.into_iter().cloned().collect(), index });
-        }
-        if files.weights(SINGLE)?.is_some() {
-            return Ok(Self { files: vec![SINGLE.into()], index: BTreeMap::new() });
         }
         Err(ModelError::NotAModel { path: files.root(), problem: other_formats(files) })
     }
@@ -150,6 +151,16 @@ impl Shards {
     }
 }
 
+/// The class of transformers that reads a model with its own head.
+fn class(files: &ModelFiles) -> &'static str {
+    let config = files.json("config.json").ok().flatten().unwrap_or_default();
+    let classes = config["architectures"].as_array().into_iter().flatten().filter_map(|c| c.as_str());
+    match classes.into_iter().any(|c| c.ends_with("ForSequenceClassification")) {
+        true => "AutoModelForSequenceClassification",
+        false => "AutoModelForCausalLM",
+    }
+}
+
 /// What to say of a directory without safetensors.
 fn other_formats(files: &ModelFiles) -> String {
     let names = files.names();
@@ -157,9 +168,23 @@ fn other_formats(files: &ModelFiles) -> String {
     if let Some(name) = found(&[".gguf"]) {
         return gguf(name);
     }
-    let convert = "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR)";
+    let dir = files.root().display().to_string().replace('\\', "\\\\").replace('\'', "\\'");
+    let convert = format!(
+        "python -c \"from transformers import {} as M; M.from_pretrained('{dir}').save_pretrained('{dir}')\"",
+        class(files)
+    );
     // A program's own state beside the weights (optimizer.pt) is no model.
-    if let Some(name) = found(&["model.bin", "model.bin.index.json", "model.pt", "model.pth", "model.ckpt"]) {
+    let pickles = [
+        "model.bin",
+        "model.bin.index.json",
+        "weights.bin",
+        "model.pt",
+        "model.pth",
+        "model.ckpt",
+        "consolidated.pth",
+        "consolidated.00.pth",
+    ];
+    if let Some(name) = found(&pickles) {
         return format!(
             "it has only {name}, a pickle file, which is not safe to read; convert it with Python, where you trust its \
              source: {convert}"

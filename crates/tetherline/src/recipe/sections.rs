@@ -106,6 +106,11 @@ impl ModelSource {
             return Ok(Self::Dir(path));
         }
         if path.is_absolute() || text.starts_with('.') || path.exists() {
+            if path.is_file() {
+                // It says by name what a file of weights is, and what to take instead.
+                return Err(tetherline_models::ModelFiles::dir(path)
+                    .map_or_else(|e| e.to_string(), |_| format!("{text} is a file; name its directory")));
+            }
             return Err(format!("no model directory at {text}"));
         }
         let (id, revision) = match text.split_once('@') {
