@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Predict memory and time of a recipe and of its alternatives, before anything is loaded
     #[command(after_help = PLAN_HELP)]
     Plan(PlanArgs),
+    /// Print the objective that a recipe comes to, as formulas with their numbers
+    #[command(after_help = EXPLAIN_HELP)]
+    ExplainConfig(ExplainArgs),
     /// Run only the supervised fine-tuning of a recipe
     #[command(after_help = SFT_HELP)]
     Sft(RunArgs),
@@ -109,6 +112,17 @@ pub(crate) struct PlanArgs {
     /// Print one JSON object, in bytes and seconds, with every part
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A recipe to explain.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A recipe file, or the name of an embedded recipe (quickstart, trl-parity, word-reward, chat)
+    pub(crate) recipe: String,
+
+    /// Change a value of the recipe, e.g. --set ppo.kl_in=loss (repeatable; paths are relative to here)
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) sets: Vec<(String, String)>,
 }
 
 /// `key=value` in two.
@@ -394,6 +408,16 @@ Examples:
 Reads config.json, the tokenizer and the data, but no weights. Speed is measured here,
 for about two seconds, on a small random decoder of like width: it is that of the machine
 as busy as it is now.";
+
+const EXPLAIN_HELP: &str = "\
+Examples:
+  tether explain-config quickstart
+      The loss of the policy, its advantages, the rewards, where the KL penalty stands and
+      what moves its coefficient, the loss of the value function.
+  tether explain-config my.toml --set ppo.advantages=grpo --set ppo.samples_per_prompt=8
+      What a change makes of it; choices that make no sense together are refused.
+
+Nothing is loaded. What there is to choose is in docs/algorithms.md.";
 
 const SFT_HELP: &str = "\
 Example:

@@ -1,6 +1,7 @@
 //! What each command does with its flags.
 
 mod data;
+mod explain;
 mod export;
 mod generate;
 mod init;
@@ -20,6 +21,7 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Run(args) => run::run(cli, args, Stages::All),
         Command::Plan(args) => plan::run(args),
+        Command::ExplainConfig(args) => explain::run(args),
         Command::Sft(args) => run::run(cli, args, Stages::Only(Stage::Sft)),
         Command::Reward(args) => run::run(cli, args, Stages::Only(Stage::Reward)),
         Command::Ppo(args) => run::run(cli, args, Stages::Only(Stage::Ppo)),

@@ -57,6 +57,7 @@ fn every_command_teaches_with_an_example() {
         &["export"],
         &["data"],
         &["data", "check"],
+        &["explain-config"],
         &["kl"],
         &["kl", "control"],
         &["kl", "replay"],

@@ -71,6 +71,9 @@ pub struct ScoredRollout {
     pub parts: Vec<NamedScore>,
     /// Rows that were penalised for having no end of sequence.
     pub penalized: Vec<bool>,
+    /// Score of the greedy response to each row's prompt, penalties included; where advantages are measured from it (ReMax).
+    #[serde(default)]
+    pub baselines: Option<Vec<f32>>,
 }
 
 /// Host-side result of shaping and GAE; per-token rows match `responses`.
@@ -84,8 +87,14 @@ pub struct Advantages {
     pub advantages: Ragged<f32>,
     /// Returns (targets of the value loss). One longer than the response where the score sits after EOS.
     pub returns: Ragged<f32>,
-    /// The KL coefficient that shaped each row.
+    /// The KL coefficient of each row.
     pub kl_coef: Vec<f64>,
+    /// Tokens that enter the losses: those that the policy wrote, in rows that take part. `None`: all.
+    #[serde(default)]
+    pub counted: Option<Ragged<bool>>,
+    /// Constant weight of each token in the policy loss. `None`: 1.
+    #[serde(default)]
+    pub weights: Option<Ragged<f32>>,
 }
 
 /// Means over one PPO update (all epochs and minibatches). Keys in `metrics.jsonl` say the TRL name.
@@ -95,6 +104,12 @@ pub struct UpdateStats {
     pub policy_loss: f64,
     /// Clipped value loss, before `vf_coef`.
     pub value_loss: f64,
+    /// β·KL in the loss; 0 where it is in the reward.
+    #[serde(default)]
+    pub kl_loss: f64,
+    /// Mean importance weight of tokens that another engine sampled; 1 without one.
+    #[serde(default)]
+    pub correction_mean: f64,
     /// Entropy of the policy distribution, nats per token.
     pub entropy: f64,
     /// ½(log π_new − log π_old)², mean over tokens, nats per token.

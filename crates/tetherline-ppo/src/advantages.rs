@@ -4,13 +4,17 @@
 //! (`gae.rs`); then the advantages of all rows are whitened together. The order is that of Huang et al.
 //! 2024 and TRL. Only tokens the policy wrote take part in a mean.
 //!
+//! Without a critic ([`Advantage`]) rewards to go or scores less a baseline take the place of GAE; rows then come in groups
+//! of `samples_per_prompt`, and no values are needed. Where the KL penalty stands in the loss, rewards have none.
+//!
 //! Lengths: `kl`, `advantages` one per response token; `rewards`, `returns` one more in a row whose
 //! score sits after EOS (see [`ScoreAt`](crate::ScoreAt)).
 
+use crate::group::{group_advantages, is_uniform, mean_and_std};
 use crate::shaping::{kl_k1, score_slot, shape_row};
-use crate::{PpoConfig, PpoError, gae_row, whiten};
+use crate::{Advantage, GroupKl, PpoConfig, PpoError, gae_row, whiten};
 use std::borrow::Cow;
-use tetherline_core::{Advantages, Ragged, Rollout, ScoredRollout};
+use tetherline_core::{Advantages, Ragged, Rollout, ScoredRollout, StopReason};
 
 /// Shapes with k1 and the KL coefficient of each row, then estimates advantages.
 ///
@@ -56,12 +60,66 @@ pub fn advantages_with_kl(
 ) -> Result<Advantages, PpoError> {
     let rollout = &scored.rollout;
     let rows = rollout.responses.len();
-    check_rollout(scored, kl, beta_per_row)?;
+    check_rollout(scored, kl, beta_per_row, config)?;
+    // What the reward pays.
+    let beta = |row: usize| if config.kl_in.reward() { beta_per_row[row] } else { 0.0 };
+    let counted = counted(rollout, config);
+    let estimates = match config.advantages {
+        Advantage::Gae => with_critic(scored, kl, &beta, counted.as_ref(), config)?,
+        _ => without_critic(scored, kl, &beta, config)?,
+    };
+    let Estimates { rewards, mut advantages, returns } = estimates;
+    if config.whitens() {
+        let masks: Vec<Option<Vec<bool>>> =
+            (0..rows).map(|row| counted.as_ref().map(|c| c.row(row).to_vec())).collect();
+        whiten_where(&mut advantages, &masks, config, false)?;
+    }
+    let narrow = |rows: &[Vec<f64>]| Ragged::from_rows(rows.iter().map(|r| r.iter().map(|&x| x as f32)));
+    Ok(Advantages {
+        kl: kl.map(|&x| x as f32),
+        rewards: narrow(&rewards),
+        advantages: narrow(&advantages),
+        returns: narrow(&returns),
+        kl_coef: beta_per_row.to_vec(),
+        counted,
+        weights: None,
+    })
+}
 
+/// Rows of per-token numbers, before whitening.
+struct Estimates {
+    rewards: Vec<Vec<f64>>,
+    advantages: Vec<Vec<f64>>,
+    returns: Vec<Vec<f64>>,
+}
+
+/// Tokens that enter the losses; None: all.
+fn counted(rollout: &Rollout, config: &PpoConfig) -> Option<Ragged<bool>> {
+    if !config.mask_truncated {
+        return rollout.written.clone();
+    }
+    Some(Ragged::from_rows((0..rollout.responses.len()).map(|row| {
+        let takes_part = rollout.stop[row] != StopReason::Length;
+        let written = rollout.written.as_ref().map(|w| w.row(row));
+        (0..rollout.responses.row_len(row)).map(move |t| takes_part && written.is_none_or(|w| w[t]))
+    })))
+}
+
+/// GAE over the values of the rollout.
+fn with_critic(
+    scored: &ScoredRollout,
+    kl: &Ragged<f64>,
+    beta: &dyn Fn(usize) -> f64,
+    counted: Option<&Ragged<bool>>,
+    config: &PpoConfig,
+) -> Result<Estimates, PpoError> {
+    let rollout = &scored.rollout;
+    let rows = rollout.responses.len();
     let mut rewards = Vec::with_capacity(rows);
     let mut values = Vec::with_capacity(rows);
     let mut written: Vec<Option<Vec<bool>>> = Vec::with_capacity(rows);
-    for (row, &beta) in beta_per_row.iter().enumerate() {
+    let mut in_mean: Vec<Option<Vec<bool>>> = Vec::with_capacity(rows);
+    for row in 0..rows {
         let slot = score_slot(rollout.stop[row], config.score_at);
         let mask = rollout.written.as_ref().map(|w| w.row(row));
         let mut row_values: Vec<f64> = rollout.values.row(row).iter().map(|&v| f64::from(v)).collect();
@@ -74,13 +132,14 @@ pub fn advantages_with_kl(
             row_values.push(f64::from(after));
         }
         let score = f64::from(scored.scores[row]);
-        rewards.push(shape_row(kl.row(row), mask, beta, score, slot));
+        rewards.push(shape_row(kl.row(row), mask, beta(row), score, slot));
         values.push(row_values);
-        written.push(mask.map(|w| w.iter().copied().chain(slot.then_some(true)).collect()));
+        let with_slot = |w: &[bool]| w.iter().copied().chain(slot.then_some(true)).collect::<Vec<bool>>();
+        written.push(mask.map(with_slot));
+        in_mean.push(counted.map(|c| with_slot(c.row(row))));
     }
-
     if config.whiten_rewards {
-        whiten_where(&mut rewards, &written, config, true)?;
+        whiten_where(&mut rewards, &in_mean, config, true)?;
     }
     let (mut advantages, returns): (Vec<_>, Vec<_>) = (0..rows)
         .map(|i| gae_row(&rewards[i], &values[i], written[i].as_deref(), config.gamma, config.lam))
@@ -88,18 +147,113 @@ pub fn advantages_with_kl(
     for (row, of_row) in advantages.iter_mut().enumerate() {
         of_row.truncate(rollout.responses.row_len(row));
     }
-    if config.whiten_advantages {
-        whiten_where(&mut advantages, &written, config, false)?;
-    }
+    Ok(Estimates { rewards, advantages, returns })
+}
 
-    let narrow = |rows: &[Vec<f64>]| Ragged::from_rows(rows.iter().map(|r| r.iter().map(|&x| x as f32)));
-    Ok(Advantages {
-        kl: kl.map(|&x| x as f32),
-        rewards: narrow(&rewards),
-        advantages: narrow(&advantages),
-        returns: narrow(&returns),
-        kl_coef: beta_per_row.to_vec(),
-    })
+/// Rewards to go, less the baseline of the estimator; `returns` are the rewards to go.
+fn without_critic(
+    scored: &ScoredRollout,
+    kl: &Ragged<f64>,
+    beta: &dyn Fn(usize) -> f64,
+    config: &PpoConfig,
+) -> Result<Estimates, PpoError> {
+    let rollout = &scored.rollout;
+    let rows = rollout.responses.len();
+    let mask = |row: usize| rollout.written.as_ref().map(|w| w.row(row));
+    // Discounted sums of what is still to come: GAE with λ = 1 and values of 0.
+    let to_go = |row: usize, rewards: &[f64]| {
+        gae_row(rewards, &vec![0.0; rewards.len()], mask(row), config.gamma, 1.0).1
+    };
+    let score = |row: usize| f64::from(scored.scores[row]);
+    let rewards: Vec<Vec<f64>> =
+        (0..rows).map(|i| shape_row(kl.row(i), mask(i), beta(i), score(i), false)).collect();
+    let returns: Vec<Vec<f64>> = rewards.iter().enumerate().map(|(i, r)| to_go(i, r)).collect();
+    let less = |row: usize, of: &[f64], baseline: f64| -> Vec<f64> {
+        let counts = |t: usize| mask(row).is_none_or(|w| w[t]);
+        of.iter().enumerate().map(|(t, &x)| if counts(t) { x - baseline } else { 0.0 }).collect()
+    };
+    let advantages = match config.advantages {
+        Advantage::Gae | Advantage::ReinforcePlusPlus => returns.clone(),
+        Advantage::Remax => {
+            let baselines = scored.baselines.as_ref().ok_or(PpoError::MissingBaseline)?;
+            let (got, expected) = (baselines.len(), rows);
+            if got != expected {
+                return Err(PpoError::Length { what: "the greedy scores", got, expected, per: "response" });
+            }
+            (0..rows).map(|i| less(i, &returns[i], f64::from(baselines[i]))).collect()
+        }
+        kind => {
+            let scores: Vec<f64> = match config.group_kl {
+                GroupKl::ToGo => (0..rows).map(score).collect(),
+                GroupKl::InScore => (0..rows)
+                    .map(|i| {
+                        score(i) + shape_row(kl.row(i), mask(i), beta(i), 0.0, false).iter().sum::<f64>()
+                    })
+                    .collect(),
+            };
+            let of_rows = of_groups(kind, &scores, scored, config)?;
+            (0..rows)
+                .map(|i| match config.group_kl {
+                    GroupKl::ToGo => {
+                        let penalty = shape_row(kl.row(i), mask(i), beta(i), 0.0, false);
+                        less(i, &to_go(i, &penalty), -of_rows[i])
+                    }
+                    GroupKl::InScore => less(i, &vec![0.0; kl.row_len(i)], -of_rows[i]),
+                })
+                .collect()
+        }
+    };
+    Ok(Estimates { rewards, advantages, returns })
+}
+
+/// Advantages of the responses, `samples_per_prompt` in a row being those to one prompt.
+fn of_groups(
+    kind: Advantage,
+    scores: &[f64],
+    scored: &ScoredRollout,
+    config: &PpoConfig,
+) -> Result<Vec<f64>, PpoError> {
+    let (rows, size) = (scores.len(), config.samples_per_prompt);
+    if !rows.is_multiple_of(size) {
+        return Err(PpoError::Groups { rows, size });
+    }
+    let rollout = &scored.rollout;
+    let length = |row: usize| match &rollout.written {
+        Some(w) => w.row(row).iter().filter(|&&w| w).count(),
+        None => rollout.responses.row_len(row),
+    };
+    let lengths: Vec<usize> = (0..rows).map(length).collect();
+    let mut out = Vec::with_capacity(rows);
+    for (scores, lengths) in scores.chunks(size).zip(lengths.chunks(size)) {
+        out.extend(group_advantages(kind, scores, lengths)?);
+    }
+    Ok(out)
+}
+
+/// How the scores of the groups of a rollout spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GroupSpread {
+    /// Groups.
+    pub groups: usize,
+    /// Groups whose scores are all alike: they teach nothing.
+    pub uniform: usize,
+    /// Mean over groups of the standard deviation of scores (n − 1), score units.
+    pub std: f64,
+}
+
+impl GroupSpread {
+    /// Of `scores`, `size` in a row being a group. A rest that is no whole group is left out.
+    pub fn of(scores: &[f32], size: usize) -> Self {
+        let mut out = Self::default();
+        for group in scores.chunks_exact(size.max(1)) {
+            let group: Vec<f64> = group.iter().map(|&s| f64::from(s)).collect();
+            out.groups += 1;
+            out.uniform += usize::from(is_uniform(&group));
+            out.std += mean_and_std(&group).1;
+        }
+        out.std /= out.groups.max(1) as f64;
+        out
+    }
 }
 
 /// The values a row's returns are measured against: one per response token, and the value after EOS
@@ -139,12 +293,20 @@ fn whiten_where(
     Ok(())
 }
 
-fn check_rollout(scored: &ScoredRollout, kl: &Ragged<f64>, beta: &[f64]) -> Result<(), PpoError> {
+fn check_rollout(
+    scored: &ScoredRollout,
+    kl: &Ragged<f64>,
+    beta: &[f64],
+    config: &PpoConfig,
+) -> Result<(), PpoError> {
     let rollout = &scored.rollout;
     let responses = &rollout.responses;
     let rows = responses.len();
     responses.check_same_rows("responses", kl, "kl")?;
-    responses.check_same_rows("responses", &rollout.values, "values")?;
+    if config.advantages.needs_critic() {
+        responses.check_same_rows("responses", &rollout.values, "values")?;
+        check_tokens("value", &rollout.values)?;
+    }
     if let Some(written) = &rollout.written {
         responses.check_same_rows("responses", written, "written")?;
     }
@@ -159,7 +321,6 @@ fn check_rollout(scored: &ScoredRollout, kl: &Ragged<f64>, beta: &[f64]) -> Resu
             return Err(PpoError::Length { what, got, expected: rows, per: "response" });
         }
     }
-    check_tokens("value", &rollout.values)?;
     check_tokens("KL", kl)?;
     let scores = scored.scores.iter().map(|&x| f64::from(x)).enumerate();
     for (what, row, value) in scores
@@ -206,11 +367,12 @@ mod tests {
             scores: vec![1.0, 2.0],
             parts: vec![],
             penalized: vec![false; 2],
+            baselines: None,
         }
     }
 
     fn raw() -> PpoConfig {
-        PpoConfig { whiten_advantages: false, ..PpoConfig::default() }
+        PpoConfig { whiten_advantages: Some(false), ..PpoConfig::default() }
     }
 
     #[test]
@@ -251,6 +413,65 @@ mod tests {
         assert_eq!(a.advantages.row(1), b.advantages.row(1));
         assert_eq!(a.returns.row(1), b.returns.row(1));
         assert_eq!(a.kl.row(0)[1], 0.0);
+    }
+
+    fn without_critic(advantages: Advantage) -> PpoConfig {
+        PpoConfig {
+            advantages,
+            samples_per_prompt: 2,
+            batch_size: 2,
+            whiten_advantages: Some(false),
+            ..raw()
+        }
+    }
+
+    /// Scores 1 and 2: ∓0.5 around the mean. k1 is 0.5, 0, −1 and 0, 1; a token pays for what is still to come.
+    #[test]
+    fn a_token_pays_for_the_kl_to_come_or_the_response_for_all_of_it() {
+        let mut s = scored();
+        s.rollout.values = Ragged::new();
+        let config = without_critic(Advantage::GroupMean);
+        let a = advantages(&s, &[0.1, 0.1], &config).unwrap();
+        let close = |a: &Ragged<f32>, b: [&[f32]; 2]| {
+            let want: Vec<f32> = b.concat();
+            assert!(a.flat().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?} {want:?}");
+        };
+        close(&a.advantages, [&[-0.5 + 0.05, -0.5 + 0.1, -0.5 + 0.1], &[0.5 - 0.1, 0.5 - 0.1]]);
+        // In the score: 1 + 0.05 and 2 − 0.1, so ∓0.425.
+        let a =
+            advantages(&s, &[0.1, 0.1], &PpoConfig { group_kl: GroupKl::InScore, ..config.clone() }).unwrap();
+        close(&a.advantages, [&[-0.425; 3], &[0.425; 2]]);
+        // In the loss: scores alone, and β is still told.
+        let config = PpoConfig { kl_in: crate::KlIn::Loss, ..config };
+        let a = advantages(&s, &[0.1, 0.1], &config).unwrap();
+        close(&a.advantages, [&[-0.5; 3], &[0.5; 2]]);
+        assert_eq!((a.kl_coef, a.kl.row(1)[1]), (vec![0.1, 0.1], 1.0));
+        assert!(matches!(
+            advantages(&s, &[0.1, 0.1], &without_critic(Advantage::Remax)),
+            Err(PpoError::MissingBaseline)
+        ));
+        let odd = PpoConfig { samples_per_prompt: 3, ..config };
+        assert!(matches!(advantages(&s, &[0.1, 0.1], &odd), Err(PpoError::Groups { rows: 2, size: 3 })));
+    }
+
+    #[test]
+    fn responses_that_were_cut_off_count_nowhere_when_masked() {
+        let mut s = scored();
+        s.rollout.written = Some(Ragged::from_rows([vec![true, false, true], vec![true, true]]));
+        let config = PpoConfig { mask_truncated: true, ..PpoConfig::default() };
+        let a = advantages(&s, &[0.0, 0.0], &config).unwrap();
+        assert_eq!(a.counted, Some(Ragged::from_rows([vec![true, false, true], vec![false, false]])));
+        // Whitened over the two tokens that are left: ±1/√2.
+        let row = a.advantages.row(0);
+        assert!((row[0] + row[2]).abs() < 1e-6 && (row[0].abs() - 0.5f32.sqrt()).abs() < 1e-4, "{row:?}");
+        let totals = crate::MinibatchTotals::of(&a, a.counted.as_ref(), &[0, 1]);
+        assert_eq!((totals.rows, totals.tokens, totals.values), (1, 2, 2));
+    }
+
+    #[test]
+    fn groups_are_counted_by_how_they_spread() {
+        let spread = GroupSpread::of(&[1.0, 1.0, 1.0, 3.0, 9.0], 2);
+        assert_eq!(spread, GroupSpread { groups: 2, uniform: 1, std: 2f64.sqrt() / 2.0 });
     }
 
     #[test]

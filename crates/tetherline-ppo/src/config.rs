@@ -9,9 +9,14 @@
 //! Two fields are switched off with `0`: `max_grad_norm` and `value_clip_range`. `0` (and not a missing
 //! key) means off so that a fully resolved recipe reads back as it was written.
 
+use crate::{
+    Advantage, Aggregation, Correction, EntropyTarget, GroupKl, KlIn, KlLoss, MissingEos, Overlong, Ratio,
+    ScoreAt, Surrogate, WhitenVariance,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use tetherline_core::{FieldError, LrSchedule};
+use tetherline_kl::placement::WrongGradient;
 
 /// Hyperparameters of PPO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,10 +54,18 @@ pub struct PpoConfig {
     #[serde(with = "zero_is_off")]
     pub max_grad_norm: Option<f64>,
 
+    /// How rewards become advantages; all but `"gae"` make no value function.
+    pub advantages: Advantage,
+    /// How the KL penalty meets the baseline of a group.
+    pub group_kl: GroupKl,
     /// Discount γ per token.
     pub gamma: f64,
     /// GAE λ.
     pub lam: f64,
+    /// What the importance ratio is of.
+    pub ratio: Ratio,
+    /// What is done with it.
+    pub surrogate: Surrogate,
     /// The ratio is clipped to [1 − clip_range, 1 + clip_range].
     pub clip_range: f64,
     /// Upper clip range where it differs from the lower ("clip higher", DAPO).
@@ -66,68 +79,47 @@ pub struct PpoConfig {
     pub value_clip_range: Option<f64>,
     /// Weight of the value loss, which itself has a factor ½.
     pub vf_coef: f64,
-    /// Weight of the entropy bonus.
+    /// Weight of the entropy bonus; with `entropy_target`, its first value.
     pub entropy_coef: f64,
+    /// Moves the weight of the entropy bonus towards an entropy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy_target: Option<EntropyTarget>,
     /// How token losses become one number.
     pub aggregation: Aggregation,
     /// Stop the remaining epochs of a step when `approx_kl` (nats per token) exceeds 1.5 × this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_kl: Option<f64>,
 
-    /// Whiten advantages over the batch.
-    pub whiten_advantages: bool,
+    /// Where the KL penalty stands; its coefficient β is the controller's.
+    pub kl_in: KlIn,
+    /// The penalty in the loss.
+    pub kl_loss: KlLoss,
+    /// Whether a `kl_loss` whose gradient is not that of the KL is taken all the same, to reproduce a peer.
+    pub kl_wrong_gradient: WrongGradient,
+    /// Steps at the start in which the value function learns alone.
+    pub critic_warmup: u64,
+
+    /// Whiten advantages over the batch. None: as their authors do, which is `true` for `"gae"`,
+    /// `"reinforce_plus_plus"` and `"reinforce_plus_plus_baseline"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whiten_advantages: Option<bool>,
     /// Scale per-token rewards to unit variance before GAE; their mean is kept.
     pub whiten_rewards: bool,
     /// Divisor of the variance in whitening.
     pub whiten_variance: WhitenVariance,
     /// What happens to the score of a response that has no end of sequence.
     pub missing_eos_penalty: MissingEos,
+    /// What a response near the length limit pays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlong: Option<Overlong>,
+    /// Responses without an end of sequence do not enter the losses (DAPO's overlong filtering; TRL
+    /// `mask_truncated_completions`).
+    pub mask_truncated: bool,
     /// Where the score enters the per-token rewards.
     pub score_at: ScoreAt,
-}
-
-/// How token losses of a minibatch become one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Aggregation {
-    /// Mean over all tokens (TRL, N+).
-    TokenMean,
-    /// Sum over the tokens of a sequence, mean over sequences.
-    SeqMeanTokenSum,
-    /// Mean over the tokens of a sequence, mean over sequences.
-    SeqMeanTokenMean,
-}
-
-/// Divisor of the variance of n values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WhitenVariance {
-    /// n − 1 (TRL, verl).
-    Unbiased,
-    /// n (N+, OpenAI 2019).
-    Population,
-}
-
-/// What happens to the score of a response that ran into the length limit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum MissingEos {
-    /// Nothing.
-    None,
-    /// score ← score − x (TRL).
-    Subtract(f64),
-    /// score ← x (Huang et al.; OpenAI 2019).
-    Replace(f64),
-}
-
-/// Where the score enters the per-token rewards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScoreAt {
-    /// At the last token the policy wrote.
-    LastToken,
-    /// One place after the end of sequence, where a response has one; else at the last token (TRL).
-    AfterEos,
+    /// Weights of tokens whose sampler computes other log-probs than the trainer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout_correction: Option<Correction>,
 }
 
 impl Default for PpoConfig {
@@ -147,26 +139,43 @@ impl Default for PpoConfig {
             beta2: 0.999,
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
+            advantages: Advantage::Gae,
+            group_kl: GroupKl::ToGo,
             gamma: 1.0,
             lam: 0.95,
+            ratio: Ratio::Token,
+            surrogate: Surrogate::Clipped,
             clip_range: 0.2,
             clip_range_high: None,
             dual_clip: None,
             value_clip_range: Some(0.2),
             vf_coef: 0.1,
             entropy_coef: 0.0,
+            entropy_target: None,
             aggregation: Aggregation::TokenMean,
             target_kl: None,
-            whiten_advantages: true,
+            kl_in: KlIn::Reward,
+            kl_loss: KlLoss::Corrected,
+            kl_wrong_gradient: WrongGradient::Refuse,
+            critic_warmup: 0,
+            whiten_advantages: None,
             whiten_rewards: false,
             whiten_variance: WhitenVariance::Unbiased,
             missing_eos_penalty: MissingEos::Replace(-1.0),
+            overlong: None,
+            mask_truncated: false,
             score_at: ScoreAt::LastToken,
+            rollout_correction: None,
         }
     }
 }
 
 impl PpoConfig {
+    /// Whether advantages are whitened over the batch.
+    pub fn whitens(&self) -> bool {
+        self.whiten_advantages.unwrap_or(self.advantages.whitens())
+    }
+
     /// The choices of TRL's `PPOTrainer` (1.12) where they differ from the defaults: Adam ε 1e-8, no
     /// gradient clipping, constant rate, score after EOS, no missing-EOS penalty.
     pub fn trl_parity() -> Self {
@@ -180,10 +189,10 @@ impl PpoConfig {
         }
     }
 
-    /// Checks every range.
+    /// Checks every range, and that the choices go together.
     ///
     /// # Errors
-    /// The first field that is out of range.
+    /// The first field that is out of range, or that another one excludes.
     pub fn validate(&self) -> Result<(), FieldError> {
         let need = |ok: bool, field: &str, value: &dyn Display, range: &str| {
             FieldError::require(ok, field, value, range)
@@ -233,10 +242,28 @@ impl PpoConfig {
             positive("target_kl", x)?;
         }
         match self.missing_eos_penalty {
-            MissingEos::None => Ok(()),
-            MissingEos::Subtract(x) => not_negative("missing_eos_penalty.subtract", x),
-            MissingEos::Replace(x) => need(x.is_finite(), "missing_eos_penalty.replace", &x, "finite"),
+            MissingEos::None => {}
+            MissingEos::Subtract(x) => not_negative("missing_eos_penalty.subtract", x)?,
+            MissingEos::Replace(x) => need(x.is_finite(), "missing_eos_penalty.replace", &x, "finite")?,
         }
+        if let Some(e) = self.entropy_target {
+            positive("entropy_target.target", e.target)?;
+            positive("entropy_target.delta", e.delta)?;
+            positive("entropy_target.max", e.max)?;
+        }
+        if let Some(o) = self.overlong {
+            need(o.buffer > 0, "overlong.buffer", &o.buffer, "at least 1")?;
+            positive("overlong.penalty", o.penalty)?;
+        }
+        if let Aggregation::SeqMeanConstant(n) | Aggregation::SumConstant(n) = self.aggregation {
+            need(n > 0, "aggregation", &n, "a length of at least 1 token")?;
+        }
+        match self.rollout_correction {
+            None => {}
+            Some(Correction::Token(c)) => need(c >= 1.0, "rollout_correction.token", &c, "at least 1")?,
+            Some(Correction::Sequence(c)) => need(c >= 1.0, "rollout_correction.sequence", &c, "at least 1")?,
+        }
+        self.check_combinations()
     }
 
     /// Should the remaining epochs be skipped? `approx_kl` in nats per token, mean over the last epoch.
@@ -289,6 +316,14 @@ mod tests {
         assert_eq!(c.whiten_variance, WhitenVariance::Population);
         let off: PpoConfig =
             toml::from_str("missing_eos_penalty = \"none\"\nvalue_clip_range = 0.0").unwrap();
+        let group: PpoConfig = toml::from_str(
+            "advantages = \"grpo\"\nsamples_per_prompt = 4\nkl_in = \"loss\"\nratio = \"sequence\"\n\
+             aggregation = { seq_mean_constant = 64 }\nrollout_correction = { token = 2.0 }",
+        )
+        .unwrap();
+        group.validate().unwrap();
+        assert_eq!((group.advantages, group.whitens()), (Advantage::GroupStd, false));
+        assert_eq!(toml::from_str::<PpoConfig>(&toml::to_string(&group).unwrap()).unwrap(), group);
         assert_eq!(off.missing_eos_penalty, MissingEos::None);
         assert_eq!(off.value_clip_range, None);
     }
@@ -327,6 +362,13 @@ mod tests {
             ("target_kl = 0.0", "target_kl"),
             ("missing_eos_penalty = { subtract = -1.0 }", "missing_eos_penalty.subtract"),
             ("missing_eos_penalty = { replace = inf }", "missing_eos_penalty.replace"),
+            ("entropy_target = { target = 0.0 }", "entropy_target.target"),
+            ("entropy_target = { target = 1.0, delta = -0.1 }", "entropy_target.delta"),
+            ("overlong = { buffer = 0, penalty = 1.0 }", "overlong.buffer"),
+            ("overlong = { buffer = 4, penalty = -1.0 }", "overlong.penalty"),
+            ("aggregation = { seq_mean_constant = 0 }", "aggregation"),
+            ("rollout_correction = { token = 0.5 }", "rollout_correction.token"),
+            ("rollout_correction = { sequence = nan }", "rollout_correction.sequence"),
         ] {
             let config: PpoConfig = toml::from_str(line).unwrap();
             assert_eq!(config.validate().unwrap_err().field, field, "{line}");

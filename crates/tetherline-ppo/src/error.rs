@@ -70,6 +70,30 @@ pub enum PpoError {
     )]
     MissingBootstrap,
 
+    /// A group of one has no baseline.
+    #[error(
+        "a group of {count} response has nothing to be compared with; ppo.samples_per_prompt must be at least 2"
+    )]
+    GroupTooSmall {
+        /// How many responses there are.
+        count: usize,
+    },
+
+    /// Rows do not come in whole groups.
+    #[error("{rows} responses are no whole number of groups of {size} (ppo.samples_per_prompt)")]
+    Groups {
+        /// Responses.
+        rows: usize,
+        /// Responses per group.
+        size: usize,
+    },
+
+    /// ReMax without a greedy response.
+    #[error(
+        "advantages = \"remax\" needs the score of the greedy response to every prompt, but the rollout has none"
+    )]
+    MissingBaseline,
+
     /// A single number has no unbiased variance.
     #[error(
         "cannot whiten {count} value with the unbiased variance; use a larger batch or whiten_variance = \"population\""

@@ -1,16 +1,19 @@
 //! The PPO losses and their gradients in closed form, one row at a time.
 //!
 //! ```text
-//! policy   Σ_t w_t · max(−A_t·ρ_t, −A_t·clip(ρ_t, 1 − ε, 1 + ε))        ρ_t = exp(log π_new − log π_old)
+//! policy   Σ_t w_t · v_t · max(−A_t·ρ_t, −A_t·clip(ρ_t, 1 − ε, 1 + ε))      ρ_t = exp(log π_new − log π_old)
+//! KL       Σ_t w_t · β · kl_t                                               where the recipe puts it in the loss
 //! value    vf_coef · Σ_t u_t · ½·max((V_t − R_t)², (clip(V_t, V_old ± c) − R_t)²)
 //! entropy  −entropy_coef · Σ_t w_t · H_t
 //! ```
 //!
 //! (Schulman et al. 2017, eq. 7 and 9; the value clipping and its ½ are those of OpenAI's
 //! lm-human-preferences.) With `dual_clip` c > 1 the policy loss of a token with A < 0 is at most −A·c
-//! (Ye et al. 2020, eq. 5).
+//! (Ye et al. 2020, eq. 5). The other surrogates and ratios are said at [`Surrogate`] and [`Ratio`], the KL terms at
+//! [`KlLoss`]; v_t are the weights of `weights.rs`, 1 where there are none.
 //!
-//! log ρ is held to ±20 (verl, OpenRLHF): a token beyond that keeps the loss finite and gives no gradient.
+//! log ρ is held to ±20 (verl, OpenRLHF): a token beyond that keeps the loss finite and gives no gradient. The log of a
+//! sequence's ratio, which is a mean over tokens, is held to at most 10 (verl).
 //!
 //! w_t and u_t come from [`MinibatchTotals`]: they depend on how many tokens or rows the whole minibatch
 //! has, so that adding up rows, in micro-batches of any size, gives the loss of the minibatch.
@@ -18,11 +21,14 @@
 //! Where two branches of a `max` are equal (every ratio inside the clip range) the gradient is that of
 //! the unclipped branch, as in PyTorch, whose two half gradients agree there.
 
-use crate::{Aggregation, LossSums, PpoConfig, PpoError};
+use crate::{Aggregation, KlLoss, LossSums, PpoConfig, PpoError, Ratio, Surrogate};
 use tetherline_core::{Advantages, Ragged};
 
 /// Bound on |log π_new − log π_old| in the surrogate, nats.
 pub const MAX_LOG_RATIO: f64 = 20.0;
+
+/// Upper bound on the log of a sequence's ratio, nats per token.
+pub const MAX_LOG_SEQUENCE_RATIO: f64 = 10.0;
 
 /// Clip range of the ratio.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,7 +58,7 @@ pub struct SurrogateTerm {
     pub grad: f64,
     /// The importance ratio.
     pub ratio: f64,
-    /// The clipped branch is strictly the larger.
+    /// The clipped branch is strictly the larger (of `cispo`: the ratio is outside the range).
     pub clipped: bool,
     /// The dual clip is active.
     pub dual_clipped: bool,
@@ -78,6 +84,90 @@ pub fn clipped_surrogate(log_ratio: f64, advantage: f64, clip: Clip) -> Surrogat
         (loss, grad, dual_clipped) = (-advantage * c, 0.0, true);
     }
     SurrogateTerm { loss, grad, ratio, clipped, dual_clipped }
+}
+
+/// −sg(clip ρ)·A·log π of one token, `logprob` = log π_new; `lower`: clip from below too.
+pub fn cispo_surrogate(
+    log_ratio: f64,
+    logprob: f64,
+    advantage: f64,
+    clip: Clip,
+    lower: bool,
+) -> SurrogateTerm {
+    let ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp();
+    let low = if lower { 1.0 - clip.low } else { 0.0 };
+    let held = ratio.clamp(low, 1.0 + clip.high);
+    let grad = -held * advantage;
+    SurrogateTerm { loss: grad * logprob, grad, ratio, clipped: held != ratio, dual_clipped: false }
+}
+
+/// The ratio that all tokens of a row share, as the log of it: their mean log-ratio, held to at most
+/// [`MAX_LOG_SEQUENCE_RATIO`]; and whether that bound held it.
+///
+/// `log_ratios` are those of the tokens that count.
+pub fn sequence_log_ratio(log_ratios: &[f64]) -> (f64, bool) {
+    let mean = log_ratios.iter().sum::<f64>() / log_ratios.len().max(1) as f64;
+    (mean.min(MAX_LOG_SEQUENCE_RATIO), mean > MAX_LOG_SEQUENCE_RATIO)
+}
+
+/// The geometric-mean surrogate of a row (GMPO): −Ā·exp(mean_t ln ρ_t), where a log-ratio beyond [−ε, ε_high] counts as
+/// the bound where that lowers the objective, and then has no gradient.
+///
+/// One term per token that counts, each with the loss of the whole row: with weights 1/(N·n_i) they add up to it.
+pub fn geometric_surrogate(log_ratios: &[f64], advantages: &[f64], clip: Clip) -> Vec<SurrogateTerm> {
+    let n = log_ratios.len().max(1) as f64;
+    let advantage = advantages.iter().sum::<f64>() / n;
+    let bounded: Vec<f64> = log_ratios
+        .iter()
+        .zip(advantages)
+        .map(|(&x, &a)| {
+            let held = x.clamp(-clip.low, clip.high);
+            if a > 0.0 {
+                x.min(held)
+            } else if a < 0.0 {
+                x.max(held)
+            } else {
+                0.0
+            }
+        })
+        .collect();
+    let ratio = (bounded.iter().sum::<f64>() / n).min(MAX_LOG_RATIO).exp();
+    let loss = -advantage * ratio;
+    let of = |(&x, &b): (&f64, &f64)| {
+        let clipped = x != b;
+        SurrogateTerm { loss, grad: if clipped { 0.0 } else { loss }, ratio, clipped, dual_clipped: false }
+    };
+    log_ratios.iter().zip(&bounded).map(of).collect()
+}
+
+/// The KL penalty of one token in the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KlTerm {
+    /// The value, nats.
+    pub loss: f64,
+    /// d value / d log π_new.
+    pub grad: f64,
+}
+
+/// The KL term of one token: `l` = log π_new − log π_ref, `log_ratio` = log π_new − log π_old, both nats.
+///
+/// l is held to ±20 before an exponential, and gives no gradient beyond.
+pub fn kl_term(form: KlLoss, l: f64, log_ratio: f64) -> KlTerm {
+    let held = l.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO);
+    let inside = held == l;
+    let k3 = (-held).exp_m1() + held;
+    match form {
+        KlLoss::Corrected => {
+            let ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp();
+            let inside = inside && log_ratio.abs() <= MAX_LOG_RATIO;
+            // d(ρ·k3) = ρ·k3 + ρ·(1 − e^(−l)) = ρ·l.
+            KlTerm { loss: ratio * k3, grad: if inside { ratio * l } else { 0.0 } }
+        }
+        KlLoss::K1 => KlTerm { loss: l, grad: 1.0 },
+        KlLoss::K2 => KlTerm { loss: 0.5 * l * l, grad: l },
+        KlLoss::K3 => KlTerm { loss: k3, grad: if inside { -(-held).exp_m1() } else { 0.0 } },
+        KlLoss::Abs => KlTerm { loss: l.abs(), grad: if l == 0.0 { 0.0 } else { l.signum() } },
+    }
 }
 
 /// Value loss of one token.
@@ -149,11 +239,13 @@ fn weight(aggregation: Aggregation, all: usize, rows: usize, of_row: usize) -> f
         Aggregation::TokenMean => inverse(all),
         Aggregation::SeqMeanTokenSum => inverse(rows),
         Aggregation::SeqMeanTokenMean => inverse(rows) * inverse(of_row),
+        Aggregation::SeqMeanConstant(length) => inverse(rows) * inverse(length),
+        Aggregation::SumConstant(length) => inverse(length),
     }
 }
 
 /// The numbers of one row that the policy loss is made of; one entry per response token.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PolicyRow<'a> {
     /// log π_new, nats.
     pub logprobs: &'a [f32],
@@ -165,6 +257,10 @@ pub struct PolicyRow<'a> {
     pub advantages: &'a [f32],
     /// Tokens the policy wrote; None: all.
     pub written: Option<&'a [bool]>,
+    /// log π_ref, nats, and β, for a KL penalty in the loss.
+    pub kl: Option<(&'a [f32], f64)>,
+    /// Constant weights of the tokens (`weights.rs`); None: 1.
+    pub weights: Option<&'a [f32]>,
 }
 
 /// The numbers of one row that the value loss is made of; one entry per return.
@@ -180,10 +276,10 @@ pub struct ValueRow<'a> {
     pub written: Option<&'a [bool]>,
 }
 
-/// Policy loss and entropy bonus of one row.
+/// Policy loss, entropy bonus and the KL penalty of one row.
 ///
 /// Writes d loss / d log-prob and d loss / d entropy of **every** token (0 where not written) and adds to
-/// `sums`.
+/// `sums`. The KL penalty is there where the row has `kl` and the recipe puts it in the loss.
 ///
 /// # Errors
 /// [`PpoError::Length`] when slices differ in length; [`PpoError::NonFiniteLoss`] when a loss or gradient
@@ -201,21 +297,32 @@ pub fn policy_loss_row(
     same_length(n, "old log-probs", row.old_logprobs.len())?;
     same_length(n, "advantages", row.advantages.len())?;
     same_length(n, "the written mask", row.written.map_or(n, <[bool]>::len))?;
+    same_length(n, "reference log-probs", row.kl.map_or(n, |(r, _)| r.len()))?;
+    same_length(n, "the weights", row.weights.map_or(n, <[f32]>::len))?;
     same_length(n, "the log-prob gradient", d_logprobs.len())?;
     same_length(n, "the entropy gradient", d_entropy.len())?;
     d_logprobs.fill(0.0);
     d_entropy.fill(0.0);
 
-    let counts = |t: usize| row.written.is_none_or(|w| w[t]);
-    let weight = totals.token_weight(config.aggregation, (0..n).filter(|&t| counts(t)).count());
-    let clip = Clip::new(config);
-    for t in (0..n).filter(|&t| counts(t)) {
-        let log_ratio = f64::from(row.logprobs[t]) - f64::from(row.old_logprobs[t]);
-        let term = clipped_surrogate(log_ratio, f64::from(row.advantages[t]), clip);
+    let counted: Vec<usize> = (0..n).filter(|&t| row.written.is_none_or(|w| w[t])).collect();
+    let weight = totals.token_weight(config.aggregation, counted.len());
+    let log_ratio = |t: usize| f64::from(row.logprobs[t]) - f64::from(row.old_logprobs[t]);
+    let kl = row.kl.filter(|&(_, beta)| config.kl_in.loss() && beta != 0.0);
+    for (term, &t) in surrogate_terms(row, &counted, config).iter().zip(&counted) {
+        let factor = row.weights.map_or(1.0, |w| f64::from(w[t]));
         let entropy = f64::from(row.entropy[t]);
-        d_logprobs[t] = (weight * term.grad) as f32;
+        let mut grad = factor * term.grad;
+        let mut penalty = 0.0;
+        if let Some((reference, beta)) = kl {
+            let l = f64::from(row.logprobs[t]) - f64::from(reference[t]);
+            let kl = kl_term(config.kl_loss, l, log_ratio(t));
+            grad += beta * kl.grad;
+            penalty = beta * kl.loss;
+        }
+        d_logprobs[t] = (weight * grad) as f32;
         d_entropy[t] = (-config.entropy_coef * weight) as f32;
-        if !(term.loss.is_finite() && d_logprobs[t].is_finite() && entropy.is_finite()) {
+        let finite = (factor * term.loss).is_finite() && penalty.is_finite();
+        if !(finite && d_logprobs[t].is_finite() && entropy.is_finite()) {
             return Err(PpoError::NonFiniteLoss {
                 what: "the policy loss",
                 token: t,
@@ -223,9 +330,45 @@ pub fn policy_loss_row(
                 old: row.old_logprobs[t],
             });
         }
-        sums.add_policy(&term, weight, log_ratio, entropy);
+        sums.add_policy(term, weight, factor, log_ratio(t), entropy);
+        sums.kl_loss += weight * penalty;
     }
     Ok(())
+}
+
+/// One term per token of `counted`.
+fn surrogate_terms(row: &PolicyRow<'_>, counted: &[usize], config: &PpoConfig) -> Vec<SurrogateTerm> {
+    let clip = Clip::new(config);
+    let ratios: Vec<f64> =
+        counted.iter().map(|&t| f64::from(row.logprobs[t]) - f64::from(row.old_logprobs[t])).collect();
+    let advantages: Vec<f64> = counted.iter().map(|&t| f64::from(row.advantages[t])).collect();
+    let of_token = |(i, &t): (usize, &usize)| {
+        let (x, a, logprob) = (ratios[i], advantages[i], f64::from(row.logprobs[t]));
+        match config.surrogate {
+            Surrogate::Clipped => clipped_surrogate(x, a, clip),
+            Surrogate::Cispo => cispo_surrogate(x, logprob, a, clip, true),
+            Surrogate::CispoUpper => cispo_surrogate(x, logprob, a, clip, false),
+            Surrogate::Reinforce => SurrogateTerm {
+                loss: -a * logprob,
+                grad: -a,
+                ratio: x.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(),
+                clipped: false,
+                dual_clipped: false,
+            },
+        }
+    };
+    match config.ratio {
+        Ratio::Token => counted.iter().enumerate().map(of_token).collect(),
+        Ratio::Sequence => {
+            let (shared, held) = sequence_log_ratio(&ratios);
+            let of = |&a: &f64| {
+                let term = clipped_surrogate(shared, a, clip);
+                SurrogateTerm { grad: if held { 0.0 } else { term.grad }, ..term }
+            };
+            advantages.iter().map(of).collect()
+        }
+        Ratio::GeometricMean => geometric_surrogate(&ratios, &advantages, clip),
+    }
 }
 
 /// Value loss of one row, times `vf_coef`.
@@ -310,7 +453,7 @@ mod tests {
             entropy: &[1.0; 2],
             old_logprobs: &[-1.0; 2],
             advantages: &[-1.0; 2],
-            written: None,
+            ..PolicyRow::default()
         };
         let totals = MinibatchTotals { rows: 1, tokens: 2, values: 2, value_rows: 1 };
         let (mut a, mut b) = ([0.0; 2], [0.0; 2]);
@@ -337,7 +480,7 @@ mod tests {
             entropy: &[0.0; 2],
             old_logprobs: &[0.0],
             advantages: &[0.0; 2],
-            written: None,
+            ..PolicyRow::default()
         };
         let (mut a, mut b) = ([0.0; 2], [0.0; 2]);
         let error = policy_loss_row(

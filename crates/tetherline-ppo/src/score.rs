@@ -4,9 +4,26 @@
 //! sequence; its score is then lowered ([`MissingEos::Subtract`], TRL) or replaced
 //! ([`MissingEos::Replace`], Huang et al. 2024 detail "reward −1 without EOS"). A response that ended
 //! at a stop string counts as ended.
+//!
+//! Before that, a response near the length limit may pay for its length ([`Overlong`], DAPO).
 
-use crate::{MissingEos, PpoError};
+use crate::{MissingEos, Overlong, PpoError};
 use tetherline_core::{NamedScore, Rollout, ScoredRollout, StopReason};
+
+/// What lowers a score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalties {
+    /// For a response without EOS.
+    pub missing_eos: MissingEos,
+    /// For a long response, and the length limit in tokens.
+    pub overlong: Option<(Overlong, usize)>,
+}
+
+impl From<MissingEos> for Penalties {
+    fn from(missing_eos: MissingEos) -> Self {
+        Self { missing_eos, overlong: None }
+    }
+}
 
 /// Attaches scores to a rollout.
 ///
@@ -16,8 +33,9 @@ use tetherline_core::{NamedScore, Rollout, ScoredRollout, StopReason};
 pub fn score_rollout(
     rollout: Rollout,
     parts: Vec<NamedScore>,
-    missing_eos: MissingEos,
+    penalties: impl Into<Penalties>,
 ) -> Result<ScoredRollout, PpoError> {
+    let Penalties { missing_eos, overlong } = penalties.into();
     let rows = rollout.responses.len();
     let mut sums = vec![0.0f64; rows];
     for part in &parts {
@@ -41,15 +59,18 @@ pub fn score_rollout(
         (0..rows).map(|row| missing_eos != MissingEos::None && unfinished(row)).collect();
     let scores = sums
         .iter()
-        .zip(&penalized)
-        .map(|(&score, &hit)| match missing_eos {
-            MissingEos::Subtract(x) if hit => (score - x) as f32,
-            MissingEos::Replace(x) if hit => x as f32,
-            _ => score as f32,
+        .enumerate()
+        .map(|(row, &score)| {
+            let pays = overlong.map_or(0.0, |(o, limit)| o.of(rollout.responses.row_len(row), limit));
+            match missing_eos {
+                MissingEos::Subtract(x) if penalized[row] => (score - pays - x) as f32,
+                MissingEos::Replace(x) if penalized[row] => x as f32,
+                _ => (score - pays) as f32,
+            }
         })
         .collect();
     let raw_scores = sums.iter().map(|&x| x as f32).collect();
-    Ok(ScoredRollout { rollout, raw_scores, scores, parts, penalized })
+    Ok(ScoredRollout { rollout, raw_scores, scores, parts, penalized, baselines: None })
 }
 
 #[cfg(test)]
@@ -83,6 +104,18 @@ mod tests {
         let replace = score_rollout(rollout(), parts(), MissingEos::Replace(-1.0)).unwrap();
         assert_eq!(replace.scores, [1.5, -1.0, 3.0]);
         assert_eq!(replace.penalized, [false, true, false]);
+    }
+
+    /// A limit of 2 tokens and a buffer of 2: one token pays half, two pay all; a replaced score stays what it is.
+    #[test]
+    fn long_responses_pay_for_their_length() {
+        let overlong = Some((Overlong { buffer: 2, penalty: 1.0 }, 2));
+        let none = Penalties { missing_eos: MissingEos::None, overlong };
+        let scored = score_rollout(rollout(), parts(), none).unwrap();
+        assert_eq!(scored.scores, [0.5, 1.25, 2.0]);
+        assert_eq!(scored.raw_scores, [1.5, 1.75, 3.0]);
+        let replace = Penalties { missing_eos: MissingEos::Replace(-1.0), overlong };
+        assert_eq!(score_rollout(rollout(), parts(), replace).unwrap().scores, [0.5, -1.0, 2.0]);
     }
 
     #[test]

@@ -12,6 +12,12 @@ use tetherline_core::UpdateStats;
 pub struct LossSums {
     /// Σ w·policy loss.
     pub policy_loss: f64,
+    /// Σ w·β·KL, where the penalty is in the loss.
+    #[serde(default)]
+    pub kl_loss: f64,
+    /// Σ importance weights of tokens (`weights.rs`), 1 each where there are none.
+    #[serde(default)]
+    pub correction: f64,
     /// Σ u·value loss (with ½, without `vf_coef`).
     pub value_loss: f64,
     /// Σ entropy, nats.
@@ -37,9 +43,17 @@ pub struct LossSums {
 }
 
 impl LossSums {
-    /// Adds one policy token; `entropy` and `log_ratio` in nats.
-    pub(crate) fn add_policy(&mut self, term: &SurrogateTerm, weight: f64, log_ratio: f64, entropy: f64) {
-        self.policy_loss += weight * term.loss;
+    /// Adds one policy token, whose loss is weighted by `factor` too; `entropy` and `log_ratio` in nats.
+    pub(crate) fn add_policy(
+        &mut self,
+        term: &SurrogateTerm,
+        weight: f64,
+        factor: f64,
+        log_ratio: f64,
+        entropy: f64,
+    ) {
+        self.policy_loss += weight * factor * term.loss;
+        self.correction += factor;
         self.entropy += entropy;
         self.approx_kl += 0.5 * log_ratio * log_ratio;
         self.ratio += term.ratio;
@@ -61,6 +75,8 @@ impl LossSums {
     pub fn merge(&mut self, other: &Self) {
         self.policy_loss += other.policy_loss;
         self.value_loss += other.value_loss;
+        self.kl_loss += other.kl_loss;
+        self.correction += other.correction;
         self.entropy += other.entropy;
         self.approx_kl += other.approx_kl;
         self.ratio += other.ratio;
@@ -85,6 +101,8 @@ impl LossSums {
         UpdateStats {
             policy_loss: self.policy_loss / minibatches.max(1) as f64,
             value_loss: self.value_loss / minibatches.max(1) as f64,
+            kl_loss: self.kl_loss / minibatches.max(1) as f64,
+            correction_mean: self.correction / tokens,
             entropy: self.entropy / tokens,
             approx_kl: self.approx_kl_mean(),
             clip_frac: self.clipped as f64 / tokens,

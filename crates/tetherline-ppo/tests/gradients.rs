@@ -4,8 +4,8 @@
 
 use tetherline_core::seeds::{Purpose, Stream, stream};
 use tetherline_ppo::{
-    Aggregation, Clip, LossSums, MinibatchTotals, PolicyRow, PpoConfig, ValueRow, clipped_surrogate,
-    clipped_value, policy_loss_row, value_loss_row,
+    Aggregation, Clip, KlIn, KlLoss, LossSums, MinibatchTotals, PolicyRow, PpoConfig, Ratio, ValueRow,
+    cispo_surrogate, clipped_surrogate, clipped_value, policy_loss_row, value_loss_row,
 };
 
 const N: usize = 40;
@@ -51,6 +51,7 @@ fn total(
         old_logprobs: old[0],
         advantages: old[1],
         written: Some(written),
+        ..PolicyRow::default()
     };
     policy_loss_row(&policy, &totals, config, &mut d_logprobs, &mut d_entropy, &mut sums).unwrap();
     let value = ValueRow { values: new[2], old_values: old[2], returns: old[3], written: Some(written) };
@@ -89,6 +90,106 @@ fn row_gradients_are_the_derivatives_of_the_row_loss() {
     }
 }
 
+/// Ratios of whole responses, the KL term in the loss and constant weights: f64 differences of the row's loss, in which every
+/// token's log-prob moves all of it. One advantage per response, as with a baseline of a group.
+#[test]
+fn gradients_of_sequence_ratios_and_of_the_kl_in_the_loss() {
+    let mut s = stream(6, Purpose::Init, 0, 0, 0);
+    let totals = MinibatchTotals { rows: 3, tokens: 100, values: 100, value_rows: 3 };
+    let entropy = [1.0; N];
+    let base =
+        PpoConfig { aggregation: Aggregation::SeqMeanTokenMean, kl_in: KlIn::Loss, ..PpoConfig::default() };
+    let mut checked = 0;
+    for (ratio, kl_loss, a) in [
+        (Ratio::Sequence, KlLoss::Corrected, 0.7f32),
+        (Ratio::Sequence, KlLoss::K2, -0.7),
+        (Ratio::GeometricMean, KlLoss::K3, 0.7),
+        (Ratio::GeometricMean, KlLoss::Corrected, -0.7),
+        (Ratio::Token, KlLoss::Corrected, 0.7),
+        (Ratio::Token, KlLoss::K1, -0.7),
+        (Ratio::Token, KlLoss::Abs, 0.7),
+    ] {
+        let config = PpoConfig { ratio, kl_loss, ..base.clone() };
+        let mut new = draw(&mut s, 0.3);
+        let (old, reference) = (draw(&mut s, 0.3), draw(&mut s, 0.3));
+        let weights: Vec<f32> = (0..N).map(|_| 1.0).collect();
+        let run = |new: &[f32]| {
+            let row = PolicyRow {
+                logprobs: new,
+                entropy: &entropy,
+                old_logprobs: &old,
+                advantages: &[a; N],
+                written: None,
+                kl: Some((&reference, 0.3)),
+                weights: Some(&weights),
+            };
+            let (mut d, mut e) = (vec![0.0; N], vec![0.0; N]);
+            let mut sums = LossSums::default();
+            policy_loss_row(&row, &totals, &config, &mut d, &mut e, &mut sums).unwrap();
+            (sums.policy_loss + sums.kl_loss, d, sums.clipped)
+        };
+        let (_, grads, clipped) = run(&new);
+        let step = 1.0f32 / 4096.0;
+        for t in 0..N {
+            let x = new[t];
+            new[t] = x + step;
+            let (up, above, at_up) = (run(&new).0, new[t], run(&new).2);
+            new[t] = x - step;
+            let (down, below, at_down) = (run(&new).0, new[t], run(&new).2);
+            new[t] = x;
+            let kink = (x - reference[t]).abs() < 2.0 * step && kl_loss == KlLoss::Abs;
+            if at_up != clipped || at_down != clipped || kink {
+                continue;
+            }
+            checked += 1;
+            let (slope, got) = ((up - down) / f64::from(above - below), f64::from(grads[t]));
+            assert!((slope - got).abs() < 1e-6 + 1e-4 * slope.abs(), "{ratio} {kl_loss} {t}: {slope} {got}");
+        }
+    }
+    assert!(checked > 6 * N, "few differences were near a kink: {checked}");
+}
+
+/// CISPO holds the ratio constant: the gradient is −clip(ρ)·A, also where the clip is active.
+#[test]
+fn cispo_keeps_the_gradient_of_clipped_tokens() {
+    let clip = Clip { low: 0.2, high: 0.5, dual: None };
+    for (ratio, both, above) in [(0.5f64, 0.8, 0.5), (1.1, 1.1, 1.1), (3.0, 1.5, 1.5)] {
+        for a in [2.0, -2.0] {
+            for (lower, held) in [(true, both), (false, above)] {
+                let term = cispo_surrogate(ratio.ln(), -1.3, a, clip, lower);
+                assert!((term.grad + held * a).abs() < 1e-12 && (term.loss - 1.3 * held * a).abs() < 1e-12);
+                assert_eq!(term.clipped, held != ratio && (held - ratio).abs() > 1e-12);
+            }
+        }
+    }
+}
+
+/// A weight of a token multiplies its loss and its gradient, and not the KL term.
+#[test]
+fn weights_multiply_the_surrogate_alone() {
+    let totals = MinibatchTotals { rows: 1, tokens: 2, values: 2, value_rows: 1 };
+    let config = PpoConfig { kl_in: KlIn::Loss, kl_loss: KlLoss::K2, ..PpoConfig::default() };
+    let run = |weights: Option<&[f32]>, beta: f64| {
+        let row = PolicyRow {
+            logprobs: &[-1.0, -1.0],
+            entropy: &[0.0; 2],
+            old_logprobs: &[-1.0, -1.0],
+            advantages: &[1.0, -2.0],
+            written: None,
+            kl: Some((&[-1.5, -1.5], beta)),
+            weights,
+        };
+        let (mut d, mut e) = ([0.0; 2], [0.0; 2]);
+        let mut sums = LossSums::default();
+        policy_loss_row(&row, &totals, &config, &mut d, &mut e, &mut sums).unwrap();
+        (d, sums.policy_loss, sums.kl_loss)
+    };
+    assert_eq!(run(None, 0.0), ([-0.5, 1.0], 0.5, 0.0));
+    assert_eq!(run(Some(&[2.0, 0.5]), 0.0), ([-1.0, 0.5], -0.5, 0.0));
+    // β·l/2 of each token, l = 0.5.
+    assert_eq!(run(Some(&[2.0, 0.5]), 0.4), ([-0.9, 0.6], -0.5, 0.4 * 0.125));
+}
+
 #[test]
 fn micro_batches_add_up_to_the_minibatch() {
     let mut s = stream(4, Purpose::Init, 0, 0, 0);
@@ -102,7 +203,7 @@ fn micro_batches_add_up_to_the_minibatch() {
             entropy: &entropy[range.clone()],
             old_logprobs: &old[range.clone()],
             advantages: &adv[range.clone()],
-            written: None,
+            ..PolicyRow::default()
         };
         let (mut d, mut e) = (vec![0.0; range.len()], vec![0.0; range.len()]);
         let mut sums = LossSums::default();

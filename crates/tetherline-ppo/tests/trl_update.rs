@@ -112,7 +112,7 @@ fn check_advantages(update: &Update, config: &PpoConfig, k3: bool) -> (Rollout, 
         }
     };
     let with_slot = [9, 7, 9, 3];
-    let raw = run(&PpoConfig { whiten_advantages: false, ..config.clone() });
+    let raw = run(&PpoConfig { whiten_advantages: Some(false), ..config.clone() });
     compare(&raw.kl, &update.rows("kl", &LENGTHS), "kl");
     compare(&raw.rewards, &update.rows("rewards", &with_slot), "rewards");
     compare(&raw.returns, &update.rows("returns", &with_slot), "returns");
@@ -140,7 +140,7 @@ fn check_epochs(update: &Update, config: &PpoConfig, rollout: &Rollout, a: &Adva
                 entropy: &vec![0.0; n],
                 old_logprobs: rollout.logprobs.row(row),
                 advantages: a.advantages.row(row),
-                written: None,
+                ..PolicyRow::default()
             };
             let (mut d_logprobs, mut d_entropy) = (vec![0.0; n], vec![0.0; n]);
             policy_loss_row(&of_policy, &totals, config, &mut d_logprobs, &mut d_entropy, &mut sums).unwrap();

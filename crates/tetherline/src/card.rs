@@ -120,6 +120,7 @@ fn regime(out: &mut String, recipe: &Recipe, steps: &[Value]) {
     }
     let ppo = &recipe.ppo;
     let value = match recipe.model.value {
+        _ if !ppo.advantages.needs_critic() => "no value function",
         ValueModel::Separate => "a value model of its own",
         ValueModel::Shared => "a value head on the policy's trunk",
     };

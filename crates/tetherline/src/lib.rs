@@ -11,6 +11,7 @@ pub mod control;
 mod error;
 pub mod estimate;
 pub mod evaluate;
+mod explain;
 pub mod export;
 mod fit;
 pub mod generate;
@@ -36,6 +37,7 @@ pub mod train;
 mod typed;
 
 pub use error::{Error, ErrorKind};
+pub use explain::explain;
 pub use options::{RunOptions, RunSummary, Stages};
 pub use pipeline::run;
 pub use plan::{PlannedStage, plan};

@@ -5,7 +5,7 @@ use crate::codec::Codec;
 use crate::fit::Fit;
 use crate::recipe::Recipe;
 use crate::sources;
-use tetherline_core::{Advantages, Event, Observer, PromptBatch, PromptRef, Rollout, TextSample};
+use tetherline_core::{Advantages, Event, Observer, PromptBatch, PromptRef, Ragged, Rollout, TextSample};
 use tetherline_data::PromptRow;
 use tetherline_kl::{KlByDomain, NatsPerSequence};
 use tetherline_models::Row;
@@ -50,15 +50,29 @@ pub(crate) fn samples(r: &Rollout) -> Vec<TextSample<'_>> {
 /// KL of the rollout in nats per sequence: by k1 (the penalised estimate) and exact (the controlled one).
 pub(crate) fn measure_kl(r: &Rollout, adv: &Advantages) -> (KlByDomain, KlByDomain) {
     let (mut k1, mut exact) = (KlByDomain::default(), KlByDomain::default());
-    let sum = |x: &[f32]| NatsPerSequence(x.iter().map(|&x| f64::from(x)).sum());
     for (i, domain) in r.prompts.domains.iter().enumerate() {
-        let tokens = r.responses.row_len(i);
-        k1.push(domain, sum(adv.kl.row(i)), tokens);
+        let written = r.written.as_ref().map(|w| w.row(i));
+        let (of_k1, tokens) = sum_written(adv.kl.row(i), written);
+        k1.push(domain, NatsPerSequence(of_k1), tokens);
         if let Some(kl) = &r.kl_exact {
-            exact.push(domain, sum(kl.row(i)), tokens);
+            exact.push(domain, NatsPerSequence(sum_written(kl.row(i), written).0), tokens);
         }
     }
     (k1, exact)
+}
+
+/// Sum over the tokens of a row that the policy wrote, and how many there are.
+pub(crate) fn sum_written(row: &[f32], written: Option<&[bool]>) -> (f64, usize) {
+    let counts = |t: usize| written.is_none_or(|w| w[t]);
+    let of = || row.iter().enumerate().filter(|&(t, _)| counts(t)).map(|(_, &x)| f64::from(x));
+    (of().sum(), of().count())
+}
+
+/// Mean over all tokens that the policy wrote.
+pub(crate) fn mean_written(rows: &Ragged<f32>, written: Option<&Ragged<bool>>) -> f64 {
+    let of_rows = (0..rows.len()).map(|i| sum_written(rows.row(i), written.map(|w| w.row(i))));
+    let (sum, n) = of_rows.fold((0.0, 0), |(a, n), (b, m)| (a + b, n + m));
+    sum / n as f64
 }
 
 /// `k` rows for each of the prompts `rows`.

@@ -35,7 +35,9 @@ fn full(r: &mut Recipe) {
 
 fn least(r: &mut Recipe) {
     full(r);
-    r.model.value = ValueModel::Shared;
+    if r.ppo.advantages.needs_critic() {
+        r.model.value = ValueModel::Shared;
+    }
     r.model.adapter = Some(AdapterSection::default());
     r.model.gradient_checkpointing = true;
     r.model.dtype = Dtype::Bf16;
@@ -54,6 +56,9 @@ fn decisions(recipe: &Recipe, models: &Models) -> Vec<(&'static str, String, Cha
         ("value function", "model.value=separate".into(), change(|r| r.model.value = ValueModel::Separate)),
         ("value function", "model.value=shared".into(), change(|r| r.model.value = ValueModel::Shared)),
     ];
+    if !recipe.ppo.advantages.needs_critic() {
+        all.clear();
+    }
     // An adapter that the policy came with goes on being trained.
     if model.adapter.is_some() || !models.start.has_adapter() {
         all.push(("what is trained", "everything".into(), change(full)));

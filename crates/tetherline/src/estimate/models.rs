@@ -63,7 +63,8 @@ impl Models {
         };
         let (files, plain) = open(&section.policy, POLICY_HEADS)?;
         let start = trained(recipe, plain, "the policy")?;
-        let shared = section.value == ValueModel::Shared;
+        let critic = recipe.ppo.advantages.needs_critic();
+        let shared = critic && section.value == ValueModel::Shared;
         let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
         let policy = start.with_heads(Heads { lm: true, scalar: shared }).map_err(fail)?;
         let reference = match &section.reference {
@@ -77,6 +78,7 @@ impl Models {
             (Some(text), true) => Some((open(text, REWARD_HEADS)?.1, false)),
         };
         let value = match (&reward, shared) {
+            _ if !critic => None,
             (_, true) => None,
             // It starts as the reward model, if that has the policy's tokenizer, as most have.
             (Some((shape, same)), false) => Some((frozen_like(recipe, shape.clone())?, *same)),

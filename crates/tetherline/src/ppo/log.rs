@@ -3,10 +3,12 @@
 use super::Ppo;
 use super::guarded::Judged;
 use crate::jsonl::JsonlError;
+use crate::rows::{mean_written, sum_written};
 use crate::run_dir::RunLogs;
 use serde_json::json;
 use tetherline_core::{Advantages, Event, Metrics, NamedScore, Observer, ScoredRollout, StopReason};
 use tetherline_kl::{ControlDecision, KlByDomain, KlController, KlObservation, Verdict};
+use tetherline_ppo::GroupSpread;
 
 /// What a step measured, for its log lines.
 pub(super) struct Measured<'a> {
@@ -82,20 +84,49 @@ impl Ppo<'_> {
         put("objective/scores", mean(&mut scored.scores.iter().map(|&x| f64::from(x))));
         put("objective/scores_raw", mean(&mut scored.raw_scores.iter().map(|&x| f64::from(x))));
         put("objective/rlhf_reward", mean(&mut adv.rewards.rows().map(sum)));
-        put("objective/non_score_reward", mean(&mut (0..rows).map(|i| -adv.kl_coef[i] * sum(adv.kl.row(i)))));
-        put("objective/entropy", mean(&mut r.logprobs.rows().map(|x| -sum(x))));
-        put(
-            "policy/entropy_avg",
-            if stats.optimizer_steps > 0 { stats.entropy } else { sum(r.entropy.flat()) / tokens as f64 },
-        );
+        if self.config.kl_in.reward() {
+            let paid = |i: usize| -adv.kl_coef[i] * sum(adv.kl.row(i));
+            put("objective/non_score_reward", mean(&mut (0..rows).map(paid)));
+        }
+        let written = |i: usize| r.written.as_ref().map(|w| w.row(i));
+        let surprise = |i: usize| -sum_written(r.logprobs.row(i), written(i)).0;
+        put("objective/entropy", mean(&mut (0..rows).map(surprise)));
+        let learnt = stats.optimizer_steps > 0 && step > self.config.critic_warmup;
+        let sampled = mean_written(&r.entropy, r.written.as_ref());
+        put("policy/entropy_avg", if learnt { stats.entropy } else { sampled });
+        if self.config.entropy_target.is_some() {
+            put("policy/entropy_coef", self.entropy_coef);
+        }
+        if self.config.advantages.needs_group() {
+            let spread = GroupSpread::of(&scored.scores, self.config.samples_per_prompt);
+            put("group/std", spread.std);
+            put("group/uniform_share", spread.uniform as f64 / spread.groups.max(1) as f64);
+        }
+        if let Some(baselines) = &scored.baselines {
+            put("objective/greedy_scores", mean(&mut baselines.iter().map(|&s| f64::from(s))));
+        }
+        if let Some(overlong) = self.config.overlong {
+            let limit = self.recipe.sampling.max_new_tokens;
+            let pays = |i: usize| overlong.of(r.responses.row_len(i), limit);
+            put("response/overlong_penalty", mean(&mut (0..rows).map(pays)));
+        }
         put("policy/approxkl_avg", stats.approx_kl);
         put("policy/clipfrac_avg", stats.clip_frac);
         put("loss/policy_avg", stats.policy_loss);
-        put("loss/value_avg", stats.value_loss);
-        put("val/clipfrac_avg", stats.value_clip_frac);
+        if self.config.kl_in.loss() {
+            put("loss/kl_avg", stats.kl_loss);
+        }
+        if self.config.advantages.needs_critic() {
+            put("loss/value_avg", stats.value_loss);
+            put("val/clipfrac_avg", stats.value_clip_frac);
+            put("val/explained_variance", stats.explained_variance);
+        }
         put("val/ratio", stats.ratio_mean);
         put("val/ratio_max", stats.ratio_max);
-        put("val/explained_variance", stats.explained_variance);
+        if let Some(weights) = &adv.weights {
+            put("val/correction_mean", sum(weights.flat()) / tokens.max(1) as f64);
+            put("val/correction_max", weights.flat().iter().fold(0.0, |m: f64, &w| m.max(f64::from(w))));
+        }
         if self.reference_moves() {
             put("kl/reference_moves", self.reference_ledger.moves as f64);
             put("kl/reference_forgiven", self.reference_ledger.forgiven);

@@ -35,7 +35,7 @@ impl UnitLoss for PpoLoss<'_> {
     fn unit(&self, u: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> Self::Stats {
         let (i, out, grad) = (self.rows[u], rows[0], &mut grads[0]);
         let mut sums = LossSums::default();
-        let written = self.rollout.written.as_ref().map(|w| w.row(i));
+        let written = self.adv.counted.as_ref().map(|w| w.row(i));
         if self.what != Part::Value {
             let row = PolicyRow {
                 logprobs: out.logprobs,
@@ -43,6 +43,8 @@ impl UnitLoss for PpoLoss<'_> {
                 old_logprobs: self.rollout.logprobs.row(i),
                 advantages: self.adv.advantages.row(i),
                 written,
+                kl: Some((self.rollout.ref_logprobs.row(i), self.adv.kl_coef[i])),
+                weights: self.adv.weights.as_ref().map(|w| w.row(i)),
             };
             policy_loss_row(&row, self.totals, self.config, grad.logprobs, grad.entropy, &mut sums)?;
         }

@@ -11,6 +11,7 @@
 //!     trials     → accept, scale back, reject, roll back or halt (`guarded.rs`), where the recipe has a guard
 //! ```
 
+mod extras;
 mod faults;
 mod guarded;
 mod held_out;
@@ -22,6 +23,8 @@ mod rollback;
 mod self_test;
 mod shard;
 mod state;
+#[cfg(test)]
+mod trl_update;
 mod update;
 
 use crate::checkpoint::Checkpoints;
@@ -86,6 +89,9 @@ pub struct Ppo<'a> {
     decision: ControlDecision,
     guarded: Option<Guarded>,
     presence: Presence,
+    /// Weight of the entropy bonus, which may follow a target, and what of it is in force this step.
+    entropy_coef: f64,
+    entropy_bonus: f64,
     halted: Option<String>,
     done: u64,
     episodes: u64,
@@ -121,7 +127,8 @@ impl<'a> Ppo<'a> {
         let Machine { engine, clock } = machine;
         let config = &recipe.ppo;
         let fail = |e: tetherline_models::ModelError| Error::input("the policy", e);
-        let shared = recipe.model.value == ValueModel::Shared;
+        let critic = config.advantages.needs_critic();
+        let shared = critic && recipe.model.value == ValueModel::Shared;
         let policy = if shared {
             let mut m = start.with_heads(Heads { lm: true, scalar: true }, recipe.seed).map_err(fail)?;
             m.init_scalar_head(0.0, recipe.seed);
@@ -129,7 +136,7 @@ impl<'a> Ppo<'a> {
         } else {
             start.with_heads(POLICY_HEADS, recipe.seed).map_err(fail)?
         };
-        let value = if shared {
+        let value = if shared || !critic {
             None
         } else {
             // Huang et al.: the value model starts as the reward model, head included.
@@ -173,6 +180,9 @@ impl<'a> Ppo<'a> {
             _ => Some(crate::evaluate::prompts(recipe, codec, context, observer)?),
         };
         observe::check_metrics(recipe)?;
+        for warning in config.warnings() {
+            observer.on_event(&Event::Warning(&warning));
+        }
         let models = (&policy, value.as_ref(), &reference);
         let guarded = Guarded::new(recipe, codec, models, observer)?;
         let controller = KlPolicy::new(recipe.kl.clone()).map_err(|e| Error::input("the kl section", e))?;
@@ -203,6 +213,8 @@ impl<'a> Ppo<'a> {
             decision,
             guarded,
             presence: Presence::default(),
+            entropy_coef: config.entropy_coef,
+            entropy_bonus: config.entropy_coef,
             halted: None,
             done: 0,
             episodes: 0,
@@ -330,16 +342,17 @@ impl<'a> Ppo<'a> {
         let t1 = clock();
         // 2. Reference and values on the same tokens; score.
         let full = full_rows(&rollout);
-        self.add_reference_and_values(&mut rollout, &full)?;
+        let weights = self.add_reference_and_values(&mut rollout, &full)?;
         let mut parts = self.scorer.score(self.engine, &samples(&rollout))?;
         let broken_scores = self.check_scores(step, &rollout, &mut parts);
-        let scored =
-            score_rollout(rollout, parts, self.config.missing_eos_penalty).map_err(not_finite(step))?;
+        let mut scored = score_rollout(rollout, parts, self.penalties()).map_err(not_finite(step))?;
+        scored.baselines = self.greedy_scores(step, &scored.rollout)?;
         // 3. Shape and estimate advantages with the β in force.
         let rows = scored.rollout.responses.len();
         let prompts = &scored.rollout.prompts;
         let groups = observe::groups_of_rows(&self.recipe.kl, &prompts.domains, &prompts.users);
-        let adv = advantages(&scored, &self.betas(&groups), self.config).map_err(not_finite(step))?;
+        let mut adv = advantages(&scored, &self.betas(&groups), self.config).map_err(not_finite(step))?;
+        adv.weights = weights;
         // 4. The controller sees the KL and decides on the next β and on this batch.
         let (k1, exact) = measure_kl(&scored.rollout, &adv);
         let mut observation = observe::observe(step, &scored, &groups);
@@ -347,6 +360,7 @@ impl<'a> Ppo<'a> {
             observe::mark_broken_scores(&mut observation);
         }
         let used = std::mem::replace(&mut self.decision, self.controller.observe(&observation));
+        let next_entropy_coef = self.set_entropy_bonus(&scored.rollout);
         let t2 = clock();
         // 5. Update, and judge what it did.
         let skip = matches!(self.decision.verdict, Verdict::Reject | Verdict::Rollback | Verdict::Halt);
@@ -381,12 +395,18 @@ impl<'a> Ppo<'a> {
                 times,
             },
         );
+        self.entropy_coef = next_entropy_coef;
         out.events.extend(moved);
         out.events.extend(self.presence.watch(step, &scored.rollout.prompts, &self.prompts));
         Ok(out)
     }
 
-    fn add_reference_and_values(&mut self, rollout: &mut Rollout, full: &[Vec<u32>]) -> Result<(), Error> {
+    /// Adds log π_ref, exact KL and values. Returns the weights of `rollout_correction`; log π_old is then the trainer's.
+    fn add_reference_and_values(
+        &mut self,
+        rollout: &mut Rollout,
+        full: &[Vec<u32>],
+    ) -> Result<Option<Ragged<f32>>, Error> {
         let rows = lm_rows(full, rollout);
         let pairs = self
             .policy
@@ -395,6 +415,13 @@ impl<'a> Ppo<'a> {
             .map_err(stage)?;
         rollout.ref_logprobs = Ragged::from_rows(pairs.iter().map(|p| p.ref_logprobs.iter().copied()));
         rollout.kl_exact = Some(Ragged::from_rows(pairs.iter().map(|p| p.kl_exact.iter().copied())));
+        let weights = match self.config.rollout_correction {
+            None => None,
+            Some(correction) => Some(self.correct_rollout(rollout, &pairs, correction)?),
+        };
+        if !self.config.advantages.needs_critic() {
+            return Ok(weights);
+        }
         let after = self.config.score_at == ScoreAt::AfterEos;
         let value_rows = scalar_rows(full, rollout, after);
         let model = self.value.as_ref().map_or(&self.policy.model, |v| &v.model);
@@ -408,7 +435,7 @@ impl<'a> Ppo<'a> {
                     Some(out.iter().map(|r| r.scalars.last().copied().unwrap_or(0.0)).collect());
             }
         }
-        Ok(())
+        Ok(weights)
     }
 }
 

@@ -15,6 +15,7 @@
 use super::Ppo;
 use crate::Error;
 use crate::recipe::Recipe;
+use crate::rows::sum_written;
 use tetherline_core::{ScoredRollout, StopReason};
 use tetherline_kl::{ALL, Budget, KlByDomain, KlConfig, KlObservation, MetricValue, NatsPerSequence};
 
@@ -51,8 +52,9 @@ pub(super) fn observe(step: u64, scored: &ScoredRollout, groups: &[Vec<String>])
     let mut kl = KlByDomain::default();
     let mut rewards = KlByDomain::default();
     for (i, groups) in groups.iter().enumerate() {
-        let tokens = r.responses.row_len(i);
-        let of_row = r.kl_exact.as_ref().map_or(f64::NAN, |kl| kl.row(i).iter().map(|&x| f64::from(x)).sum());
+        let written = r.written.as_ref().map(|w| w.row(i));
+        let tokens = written.map_or(r.responses.row_len(i), |w| w.iter().filter(|&&w| w).count());
+        let of_row = r.kl_exact.as_ref().map_or(f64::NAN, |kl| sum_written(kl.row(i), written).0);
         for group in groups {
             kl.push(group, NatsPerSequence(of_row), tokens);
             rewards.push(group, NatsPerSequence(f64::from(scored.scores[i])), tokens);

@@ -32,6 +32,9 @@ pub(super) struct Saved {
     weights_passed: bool,
     #[serde(default)]
     presence: Presence,
+    /// Weight of the entropy bonus, where it follows a target.
+    #[serde(default)]
+    entropy_coef: Option<f64>,
 }
 
 /// What resuming needs of a checkpoint beside the loop's own state.
@@ -76,6 +79,7 @@ impl Ppo<'_> {
             rejected: self.guarded.as_ref().map_or(0, |g| g.rejected),
             weights_passed: self.guarded.as_ref().is_some_and(|g| g.passed),
             presence: self.presence.clone(),
+            entropy_coef: self.config.entropy_target.map(|_| self.entropy_coef),
         };
         std::fs::write(dir.join("state.json"), serde_json::to_vec_pretty(&saved)?)?;
         Ok(())
@@ -91,6 +95,7 @@ impl Ppo<'_> {
         self.done = saved.step;
         self.episodes = saved.episodes;
         self.presence = saved.presence;
+        self.entropy_coef = saved.entropy_coef.unwrap_or(self.config.entropy_coef);
         if let Some(guarded) = &mut self.guarded {
             (guarded.rejected, guarded.passed) = (saved.rejected, saved.weights_passed);
         }

@@ -1,4 +1,5 @@
-//! The update: the clipped surrogate, `epochs` times over `minibatches`.
+//! The update: the surrogate of the recipe, `epochs` times over `minibatches`. Without a critic the policy learns alone, and
+//! in the first `critic_warmup` steps the critic.
 
 use super::loss::{Part, PpoLoss};
 use super::{Ppo, not_finite, stage};
@@ -9,7 +10,9 @@ use tetherline_core::seeds::{Purpose, stream};
 use tetherline_core::{Advantages, Rollout, ScoredRollout, Stage, UpdateStats};
 use tetherline_kl::NatsPerSequence;
 use tetherline_models::{Engine, Row};
-use tetherline_ppo::{LossSums, MinibatchTotals, PpoError, ScoreAt, explained_variance, old_values_row};
+use tetherline_ppo::{
+    LossSums, MinibatchTotals, PpoConfig, PpoError, ScoreAt, explained_variance, old_values_row,
+};
 
 impl Ppo<'_> {
     pub(super) fn update(
@@ -24,29 +27,28 @@ impl Ppo<'_> {
         let lm = lm_rows(full, rollout);
         let scalar = scalar_rows(full, rollout, self.config.score_at == ScoreAt::AfterEos);
         let n = lm.len();
+        let config = &PpoConfig { entropy_coef: self.entropy_bonus, ..self.config.clone() };
+        let critic = config.advantages.needs_critic();
+        let policy_learns = step > config.critic_warmup;
         let (mut sums, mut norms, mut steps) = (LossSums::default(), 0.0, 0u64);
         'epochs: for epoch in 0..self.config.epochs {
             let mut order: Vec<usize> = (0..n).collect();
             stream(self.recipe.seed, Purpose::Shuffle, step, epoch as u64, 0).shuffle(&mut order);
             let mut of_epoch = LossSums::default();
             for minibatch in order.chunks(n / self.config.minibatches) {
-                let totals = MinibatchTotals::of(adv, rollout.written.as_ref(), minibatch);
+                let totals = MinibatchTotals::of(adv, adv.counted.as_ref(), minibatch);
                 for micro in minibatch.chunks(self.config.micro_batch.unwrap_or(n)) {
-                    let loss = PpoLoss {
-                        rows: micro,
-                        rollout,
-                        adv,
-                        totals: &totals,
-                        config: self.config,
-                        what: Part::Policy,
-                    };
-                    if let Some(value) = &mut self.value {
+                    let loss =
+                        PpoLoss { rows: micro, rollout, adv, totals: &totals, config, what: Part::Policy };
+                    if policy_learns && (self.value.is_some() || !critic) {
                         let stats = accumulate(&mut self.policy, self.engine, micro, &lm, &loss, rollout)?;
                         merge(&mut of_epoch, stats, step)?;
+                    }
+                    if let Some(value) = &mut self.value {
                         let loss = PpoLoss { what: Part::Value, ..loss };
                         let stats = accumulate(value, self.engine, micro, &scalar, &loss, rollout)?;
                         merge(&mut of_epoch, stats, step)?;
-                    } else {
+                    } else if critic {
                         let both: Vec<Row<'_>> = lm
                             .iter()
                             .zip(&scalar)
@@ -66,7 +68,10 @@ impl Ppo<'_> {
                 if self.spoils_gradients(step) {
                     self.policy.spoil_gradient();
                 }
-                norms += self.policy.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                if policy_learns {
+                    norms +=
+                        self.policy.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                }
                 if let Some(value) = &mut self.value {
                     value.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
                 }
@@ -86,7 +91,7 @@ impl Ppo<'_> {
         let mut stats = sums.means(steps);
         stats.grad_norm = norms / steps.max(1) as f64;
         let (mut returns, mut values) = (Vec::new(), Vec::new());
-        for i in 0..n {
+        for i in (0..n).filter(|_| critic) {
             let v = old_values_row(rollout, adv, i);
             returns.extend_from_slice(&adv.returns.row(i)[..v.len()]);
             values.extend_from_slice(&v);

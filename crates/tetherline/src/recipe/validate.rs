@@ -1,6 +1,6 @@
 //! Checks across a whole recipe: every section's own, and what a stage asks of several.
 
-use super::{Fault, ModelSource, Recipe, RecipeError};
+use super::{Fault, ModelSource, Recipe, RecipeError, ValueModel};
 use crate::Stages;
 use tetherline_core::{FieldError, Stage};
 
@@ -33,6 +33,7 @@ impl Recipe {
         let weight = self.reward.model_weight;
         FieldError::require(weight.is_finite(), "reward.model_weight", weight, "a number")?;
         self.ppo.validate().map_err(under("ppo"))?;
+        self.validate_algorithm()?;
         self.kl.validate().map_err(|e| FieldError::new(format!("kl.{}", e.field), e.problem))?;
         self.trial.validate().map_err(under("trial"))?;
         self.fault.iter().try_for_each(Fault::validate).map_err(under("fault"))?;
@@ -120,6 +121,32 @@ impl Recipe {
         let room = model.max_context == 0 || self.sampling.max_new_tokens < model.max_context;
         let range = format!("below model.max_context = {}, to leave room for a prompt", model.max_context);
         FieldError::require(room, "sampling.max_new_tokens", self.sampling.max_new_tokens, &range)
+    }
+
+    /// What the algorithm asks of the other sections.
+    fn validate_algorithm(&self) -> Result<(), FieldError> {
+        let ppo = &self.ppo;
+        let shared = self.model.value == ValueModel::Shared;
+        if shared && !ppo.advantages.needs_critic() {
+            let problem = format!(
+                "there is no value function with ppo.advantages = \"{}\"; leave out model.value",
+                ppo.advantages
+            );
+            return Err(FieldError::new("model.value", problem));
+        }
+        if shared && ppo.critic_warmup > 0 {
+            let problem = "a value head on the policy's trunk cannot learn alone: its steps move the policy; use \
+                           model.value = \"separate\", or leave it out";
+            return Err(FieldError::new("ppo.critic_warmup", problem));
+        }
+        let most = self.sampling.max_new_tokens;
+        if let Some(o) = ppo.overlong
+            && o.buffer > most
+        {
+            let range = format!("at most sampling.max_new_tokens = {most}");
+            return FieldError::require(false, "ppo.overlong.buffer", o.buffer, &range);
+        }
+        Ok(())
     }
 
     fn validate_files(&self) -> Result<(), FieldError> {

@@ -2,12 +2,16 @@
 //! gradients, as verl, OpenRLHF and torchtune compute them (f64 and f32).
 //!
 //! The goldens are padded [B, T] matrices with a mask; here they become ragged rows, so values under the
-//! padding cannot take part. Entries of other algorithms (GRPO, RLOO, REINFORCE++, ReMax, OPO, GSPO,
-//! geometric mean, GPG) have no counterpart in this crate.
+//! padding cannot take part. Advantages without a critic and the other surrogates are in `algorithms.rs`, the KL penalty
+//! in reward and loss in `kl.rs`; `every_entry_has_a_test` counts all of them.
 
 #![expect(clippy::unwrap_used, reason = "a test helper may fail the test")]
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod algorithms;
+mod kl;
 
 use common::{close, json, oracle};
 use serde_json::Value;
@@ -141,7 +145,7 @@ fn returns_of_openrlhf() {
 /// The weight of each token, and the f32 rows' way of asking for it where there is one.
 struct Weights {
     of_row: Vec<f64>,
-    aggregation: Option<Aggregation>,
+    aggregation: Aggregation,
     totals: MinibatchTotals,
 }
 
@@ -150,17 +154,14 @@ fn weights(mode: &str, mask: &[Vec<bool>]) -> Weights {
     let (rows, tokens) = (counts.len(), counts.iter().sum());
     let totals = MinibatchTotals { rows, tokens, values: tokens, value_rows: rows };
     let aggregation = match mode {
-        "token-mean" => Some(Aggregation::TokenMean),
-        "seq-mean-token-sum" => Some(Aggregation::SeqMeanTokenSum),
-        "seq-mean-token-mean" => Some(Aggregation::SeqMeanTokenMean),
-        // Divides by the padded width, which a ragged batch does not have.
-        "seq-mean-token-sum-norm" => None,
+        "token-mean" => Aggregation::TokenMean,
+        "seq-mean-token-sum" => Aggregation::SeqMeanTokenSum,
+        "seq-mean-token-mean" => Aggregation::SeqMeanTokenMean,
+        // Divides by the padded width, here a length that the recipe says.
+        "seq-mean-token-sum-norm" => Aggregation::SumConstant(mask[0].len()),
         _ => panic!("{mode}"),
     };
-    let of_row = counts
-        .iter()
-        .map(|&n| aggregation.map_or(1.0 / mask[0].len() as f64, |a| totals.token_weight(a, n)))
-        .collect();
+    let of_row = counts.iter().map(|&n| totals.token_weight(aggregation, n)).collect();
     Weights { of_row, aggregation, totals }
 }
 
@@ -198,7 +199,10 @@ fn check_policy(e: &Entry, golden: &PolicyGolden) {
 
     // The same through the f32 rows the trainer uses. f64 inputs rounded to f32 move an extreme ratio by
     // more than the loss's own rounding, so only f32 goldens are compared.
-    let Some(aggregation) = w.aggregation.filter(|_| !e.is_f64()) else { return };
+    if e.is_f64() {
+        return;
+    }
+    let aggregation = w.aggregation;
     let config = PpoConfig {
         clip_range: golden.clip.low,
         clip_range_high: Some(golden.clip.high),
@@ -217,6 +221,7 @@ fn check_policy(e: &Entry, golden: &PolicyGolden) {
             old_logprobs: &old,
             advantages: &adv,
             written: Some(&mask[i]),
+            ..PolicyRow::default()
         };
         policy_loss_row(&row, &w.totals, &config, &mut d_logprobs, &mut d_entropy, &mut sums).unwrap();
         for t in 0..new.len() {
@@ -266,7 +271,7 @@ fn policy_loss_of_verl() {
                 (out("actor/pg_clipfrac"), out("actor/pg_clipfrac_lower")),
             )
         } else {
-            continue; // GSPO, geometric mean and GPG are other algorithms.
+            continue; // GSPO, geometric mean and GPG: `algorithms.rs`.
         };
         seen += 1;
         let golden = PolicyGolden {
@@ -342,7 +347,10 @@ fn check_value(e: &Entry, range: Option<f64>, mode: &str, loss: f64, coefficient
         close(f64::from(clipped) / f64::from(tokens), want, 1e-7, e.name());
     }
 
-    let Some(aggregation) = w.aggregation.filter(|_| !e.is_f64()) else { return };
+    if e.is_f64() {
+        return;
+    }
+    let aggregation = w.aggregation;
     let config =
         PpoConfig { value_clip_range: range, vf_coef: coefficient, aggregation, ..PpoConfig::default() };
     let mut sums = LossSums::default();
@@ -399,6 +407,7 @@ fn entropy_of_verl() {
                 old_logprobs: &zeros,
                 advantages: &zeros,
                 written: Some(&mask[i]),
+                ..PolicyRow::default()
             };
             policy_loss_row(&row, &w.totals, &config, &mut d_logprobs, &mut d_entropy, &mut sums).unwrap();
             for t in 0..n {

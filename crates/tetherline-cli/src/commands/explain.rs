@@ -1,0 +1,15 @@
+//! `tether explain-config RECIPE`.
+
+use crate::cli::ExplainArgs;
+use crate::commands::run::stem;
+use crate::output;
+use tetherline::{Recipe, explain};
+
+pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+    let mut recipe = Recipe::load(&args.recipe, &args.sets)?;
+    if recipe.name.is_empty() {
+        recipe.name = stem(&args.recipe);
+    }
+    output::result(explain(&recipe).trim_end());
+    Ok(())
+}
