@@ -19,7 +19,16 @@ pub fn batch(prompts: &[Vec<u32>]) -> PromptBatch {
     let mut out = PromptBatch::default();
     for (id, tokens) in prompts.iter().enumerate() {
         let id = id as u64;
-        out.push(PromptRef { tokens, id, sample: 0, domain: "all", user: "", text: "", messages: &[] });
+        out.push(PromptRef {
+            tokens,
+            id,
+            sample: 0,
+            domain: "all",
+            user: "",
+            text: "",
+            messages: &[],
+            answer: "",
+        });
     }
     out
 }

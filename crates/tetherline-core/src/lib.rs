@@ -16,6 +16,7 @@ mod rollout;
 mod schedule;
 mod seam;
 pub mod seeds;
+mod share;
 
 pub use event::{Event, Metrics, Observer, Silent, Stage};
 pub use field::FieldError;
@@ -24,4 +25,5 @@ pub use prompt::{PromptBatch, PromptRef, TokenId};
 pub use ragged::{Ragged, RaggedMismatch};
 pub use rollout::{Advantages, NamedScore, Rollout, ScoredRollout, StopReason, UpdateStats};
 pub use schedule::{LrSchedule, Schedule};
-pub use seam::{BoxError, Decode, Score, TextSample};
+pub use seam::{BoxError, Decode, Fallback, Score, TextSample};
+pub use share::wilson;

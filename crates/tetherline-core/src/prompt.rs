@@ -23,6 +23,9 @@ pub struct PromptBatch {
     pub texts: Vec<String>,
     /// The prompt as messages; empty where it is plain text.
     pub messages: Vec<Vec<Message>>,
+    /// What a verifiable check of the response needs: the expected answer, or tests; empty where there is none.
+    #[serde(default)]
+    pub answers: Vec<String>,
 }
 
 /// One row of a [`PromptBatch`]; its fields are the columns there.
@@ -42,6 +45,8 @@ pub struct PromptRef<'a> {
     pub text: &'a str,
     /// The prompt as messages.
     pub messages: &'a [Message],
+    /// What a check needs; empty: nothing.
+    pub answer: &'a str,
 }
 
 impl PromptBatch {
@@ -64,6 +69,7 @@ impl PromptBatch {
         self.users.push(row.user.to_owned());
         self.texts.push(row.text.to_owned());
         self.messages.push(row.messages.to_vec());
+        self.answers.push(row.answer.to_owned());
     }
 
     /// Row `i`.
@@ -79,6 +85,7 @@ impl PromptBatch {
             user: &self.users[i],
             text: &self.texts[i],
             messages: &self.messages[i],
+            answer: self.answers.get(i).map_or("", String::as_str),
         }
     }
 }

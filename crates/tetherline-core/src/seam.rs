@@ -20,6 +20,21 @@ pub struct TextSample<'a> {
     pub response_tokens: &'a [TokenId],
     /// Domain tag.
     pub domain: &'a str,
+    /// What a verifiable check needs: the expected answer, or tests; empty where the prompt has none.
+    pub answer: &'a str,
+    /// The prompt as the policy reads it, chat template and special tokens written out; empty where nobody asked.
+    pub rendered: &'a str,
+}
+
+/// Scores that a source did not give, and that something else stands in for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fallback {
+    /// Name of the source.
+    pub source: String,
+    /// The samples.
+    pub rows: Vec<usize>,
+    /// Why.
+    pub why: String,
 }
 
 /// Scores responses: a reward model, a rule, a command, a gold rubric.
@@ -29,6 +44,11 @@ pub trait Score: Send {
     /// # Errors
     /// Whatever stopped the scorer; a non-finite value is the caller's to refuse.
     fn score(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, BoxError>;
+
+    /// The samples of the last call whose score is a declared stand-in, per source.
+    fn fallbacks(&self) -> Vec<Fallback> {
+        Vec::new()
+    }
 }
 
 /// Turns tokens into text.

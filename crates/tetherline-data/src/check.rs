@@ -22,6 +22,8 @@ pub enum RowKind {
     Demonstration,
     /// `chosen` + `rejected`.
     Pair,
+    /// `responses`, ranked.
+    Ranking,
     /// `input_ids` + `prompt_len`.
     Tokens,
 }
@@ -36,6 +38,8 @@ impl RowKind {
             (Self::Demonstration, _) => "demonstrations",
             (Self::Pair, 1) => "preference pair",
             (Self::Pair, _) => "preference pairs",
+            (Self::Ranking, 1) => "ranking",
+            (Self::Ranking, _) => "rankings",
             (Self::Tokens, 1) => "row of token ids",
             (Self::Tokens, _) => "rows of token ids",
         }
@@ -83,6 +87,10 @@ pub struct CheckReport {
     pub recut: usize,
     /// Pairs with a margin.
     pub margins: usize,
+    /// Pairs with a soft label.
+    pub labels: usize,
+    /// Pairs that say how far labelers agree.
+    pub agreements: usize,
     /// Fields that no row uses, and in how many good rows each occurs.
     pub extra_fields: BTreeMap<String, usize>,
     /// Bad rows, in file order.
@@ -156,6 +164,8 @@ struct Found {
     user: String,
     recut: bool,
     margin: bool,
+    label: bool,
+    agreement: bool,
 }
 
 fn classify(fields: Fields<'_>, line: usize) -> Result<Found, crate::error::BadRow> {
@@ -167,12 +177,26 @@ fn classify(fields: Fields<'_>, line: usize) -> Result<Found, crate::error::BadR
         user,
         recut: false,
         margin: false,
+        label: false,
+        agreement: false,
     };
+    if fields.has("responses") {
+        let row = parse::comparison(fields, line)?;
+        let answers = row.answers.into_iter().map(|a| ("response", a));
+        let texts = std::iter::once(("prompt", row.prompt)).chain(answers).collect();
+        return Ok(found(RowKind::Ranking, texts, row.domain, row.user));
+    }
     if fields.has("chosen") || fields.has("rejected") {
-        let PairRow { prompt, chosen, rejected, margin, recut, domain, user, .. } =
+        let PairRow { prompt, chosen, rejected, margin, label, agreement, recut, domain, user, .. } =
             parse::pair(fields, line)?;
         let texts = vec![("prompt", prompt), ("chosen", chosen), ("rejected", rejected)];
-        return Ok(Found { recut, margin: margin.is_some(), ..found(RowKind::Pair, texts, domain, user) });
+        return Ok(Found {
+            recut,
+            margin: margin.is_some(),
+            label: label.is_some(),
+            agreement: agreement.is_some(),
+            ..found(RowKind::Pair, texts, domain, user)
+        });
     }
     let unanswered = || Ok(!fields.messages()?.last().is_some_and(Message::is_assistant));
     if !fields.has("input_ids")
@@ -219,6 +243,8 @@ impl Tally {
         *report.rows.entry(found.kind).or_default() += 1;
         report.recut += usize::from(found.recut);
         report.margins += usize::from(found.margin);
+        report.labels += usize::from(found.label);
+        report.agreements += usize::from(found.agreement);
         report.duplicates += usize::from(!self.seen_rows.insert(hash(&(&found.texts, &found.ids))));
         *report.domains.entry(found.domain).or_default() += 1;
         if !found.user.is_empty() {

@@ -37,6 +37,8 @@ impl Display for CheckReport {
         }
         let notes = [
             ("margins", self.margins, "with a margin"),
+            ("labels", self.labels, "with a soft label or a tie"),
+            ("agreement", self.agreements, "with the agreement of labelers"),
             ("duplicates", self.duplicates, "repeating an earlier row"),
             ("blank", self.blank_texts, "empty or white space alone"),
             ("identical", self.identical_pairs, "with the same answer twice: nothing to learn"),

@@ -89,6 +89,80 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// `p_chosen`.
+    pub(crate) fn label(self) -> Result<Option<f64>, BadRow> {
+        let Some(value) = self.get("p_chosen") else { return Ok(None) };
+        match value.as_f64().filter(|x| (0.0..=1.0).contains(x)) {
+            Some(x) => Ok(Some(x)),
+            None => {
+                Err(wrong("p_chosen", "a number from 0 to 1 (how likely `chosen` is the better one)", value))
+            }
+        }
+    }
+
+    /// `agreement`.
+    pub(crate) fn agreement(self) -> Result<Option<f64>, BadRow> {
+        let Some(value) = self.get("agreement") else { return Ok(None) };
+        match value.as_f64().filter(|x| (0.5..=1.0).contains(x)) {
+            Some(x) => Ok(Some(x)),
+            None => Err(wrong("agreement", "a number from 0.5 to 1 (share of labelers who agree)", value)),
+        }
+    }
+
+    /// `answer`: a string as it is, anything else as JSON; empty where there is none.
+    pub(crate) fn answer(self) -> String {
+        match self.get("answer") {
+            None => String::new(),
+            Some(Value::String(s)) => s.clone(),
+            Some(other) => other.to_string(),
+        }
+    }
+
+    /// `responses`: at least two, each a string or a list with one assistant message.
+    pub(crate) fn responses(self) -> Result<Vec<String>, BadRow> {
+        let list = match self.get("responses") {
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(wrong("responses", "a list of at least two responses", other)),
+            None => return Err(self.missing("a field `responses`")),
+        };
+        if list.len() < 2 {
+            let problem = format!("expected at least two responses, found {}", list.len());
+            return Err(BadRow::new("responses", problem));
+        }
+        let one = |(i, value): (usize, &Value)| match value {
+            Value::String(s) => Ok(s.clone()),
+            Value::Array(items) => match messages(&format!("responses[{i}]"), items)?.as_slice() {
+                [m] if m.is_assistant() => Ok(m.content.clone()),
+                _ => Err(BadRow::new(
+                    format!("responses[{i}]"),
+                    "expected a string or a list with one assistant message",
+                )),
+            },
+            other => {
+                Err(wrong(format!("responses[{i}]"), "a string or a list with one assistant message", other))
+            }
+        };
+        list.iter().enumerate().map(one).collect()
+    }
+
+    /// `ranks` of `n` responses, 1 the best; absent: best first.
+    pub(crate) fn ranks(self, n: usize) -> Result<Vec<u32>, BadRow> {
+        let list = match self.get("ranks") {
+            None => return Ok((1..).take(n).collect()),
+            Some(Value::Array(list)) if list.len() == n => list,
+            Some(Value::Array(list)) => {
+                let problem = format!("expected {n} ranks, one per response, found {}", list.len());
+                return Err(BadRow::new("ranks", problem));
+            }
+            Some(other) => return Err(wrong("ranks", "a list of ranks, one per response", other)),
+        };
+        let rank = |(i, v): (usize, &Value)| {
+            let rank = v.as_u64().and_then(|x| u32::try_from(x).ok()).filter(|x| *x > 0);
+            rank.ok_or_else(|| wrong(format!("ranks[{i}]"), "a rank (an integer, 1 the best)", v))
+        };
+        list.iter().enumerate().map(rank).collect()
+    }
+
     /// `input_ids` and `prompt_len`.
     pub(crate) fn tokens(self) -> Result<(Vec<TokenId>, usize), BadRow> {
         let ids = match self.get("input_ids") {

@@ -1,6 +1,6 @@
 //! Prompt, demonstration and preference files: reading, checking, chat templates.
 //!
-//! * [`read_prompts`], [`read_sft`], [`read_pairs`], [`read_scores`] read JSON lines or a JSON array,
+//! * [`read_prompts`], [`read_sft`], [`read_pairs`], [`read_comparisons`], [`read_scores`] read JSON lines or a JSON array,
 //!   plain or gzipped, record by record; each has a `_str` variant for text in memory.
 //! * [`check`] says what a file holds; it backs `tether data check FILE`.
 //! * [`ChatTemplate`] renders messages as Hugging Face does.
@@ -47,8 +47,8 @@ pub use check::{CheckReport, Lengths, RowKind, check, check_str};
 pub use date::Date;
 pub use error::DataError;
 pub use read::{
-    Loaded, ReadOptions, read_pairs, read_pairs_str, read_prompts, read_prompts_str, read_scores,
-    read_scores_str, read_sft, read_sft_str,
+    Loaded, ReadOptions, read_comparisons, read_comparisons_str, read_pairs, read_pairs_str, read_prompts,
+    read_prompts_str, read_scores, read_scores_str, read_sft, read_sft_str,
 };
-pub use row::{DEFAULT_DOMAIN, PairRow, PromptRow, ScoreInput, ScoreRow, SftRow, Text};
+pub use row::{ComparisonRow, DEFAULT_DOMAIN, PairRow, PromptRow, ScoreInput, ScoreRow, SftRow, Text};
 pub use tetherline_core::Message;

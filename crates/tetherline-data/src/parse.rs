@@ -5,19 +5,20 @@
 //! | prompt | `prompt`; or the prompt of any row below that is text |
 //! | demonstration | `prompt` + `response`, or `messages` ending with the assistant |
 //! | pair | `prompt` + `chosen` + `rejected`, or `chosen` + `rejected` as whole conversations |
+//! | ranking | `prompt` + `responses`, best first or with `ranks` |
 //! | to score | `prompt` + `response`, `messages`, or `input_ids` + `prompt_len` |
 //!
 //! `prompt`, `chosen` and `rejected` are strings or message lists. All rows may have `domain` and
-//! `user`, pairs also `margin`. Other fields are left out.
+//! `user`, pairs also `margin`, `p_chosen` and `agreement`, prompts also `answer`. Other fields are left out.
 
 use crate::error::BadRow;
 use crate::fields::{Fields, describe};
 use crate::transcript::{ends_at_boundary, is_transcript, last_shared_boundary, shared_messages};
-use crate::{Message, PairRow, PromptRow, ScoreInput, ScoreRow, SftRow, Text};
+use crate::{ComparisonRow, Message, PairRow, PromptRow, ScoreInput, ScoreRow, SftRow, Text};
 use serde_json::{Map, Value};
 
 /// Fields that some row uses.
-pub(crate) const KNOWN_FIELDS: [&str; 10] = [
+pub(crate) const KNOWN_FIELDS: [&str; 15] = [
     "prompt",
     "response",
     "messages",
@@ -28,6 +29,11 @@ pub(crate) const KNOWN_FIELDS: [&str; 10] = [
     "domain",
     "user",
     "margin",
+    "p_chosen",
+    "agreement",
+    "responses",
+    "ranks",
+    "answer",
 ];
 
 /// Reads one record's bytes as a JSON object. `Err` also says how many lines below the record's first
@@ -59,6 +65,8 @@ pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, (usize, BadRow)
 pub(crate) fn prompt(fields: Fields<'_>, line: usize) -> Result<PromptRow, BadRow> {
     let prompt = if fields.has("chosen") && fields.has("rejected") {
         pair(fields, line)?.prompt
+    } else if fields.has("responses") {
+        comparison(fields, line)?.prompt
     } else if fields.has("messages") {
         let mut messages = fields.messages()?;
         messages.pop_if(|m| m.is_assistant());
@@ -71,7 +79,8 @@ pub(crate) fn prompt(fields: Fields<'_>, line: usize) -> Result<PromptRow, BadRo
     } else {
         return Err(fields.missing("a field `prompt`"));
     };
-    Ok(PromptRow { prompt, domain: fields.domain()?, user: fields.user()?, line })
+    let answer = fields.answer();
+    Ok(PromptRow { prompt, answer, domain: fields.domain()?, user: fields.user()?, line })
 }
 
 /// A demonstration.
@@ -105,15 +114,55 @@ pub(crate) fn pair(fields: Fields<'_>, line: usize) -> Result<PairRow, BadRow> {
         (Text::Plain(c), Text::Plain(r)) => plain_pair(prompt, c, r)?,
         (c, r) => message_pair(prompt, as_answer(c), as_answer(r))?,
     };
-    let margin = fields.margin()?;
     Ok(PairRow {
         prompt,
         chosen,
         rejected,
-        margin,
+        margin: fields.margin()?,
+        label: fields.label()?,
+        agreement: fields.agreement()?,
         recut,
         domain: fields.domain()?,
         user: fields.user()?,
+        line,
+    })
+}
+
+/// A pair, or a ranking of more.
+pub(crate) fn comparison(fields: Fields<'_>, line: usize) -> Result<ComparisonRow, BadRow> {
+    if !fields.has("responses") {
+        return Ok(pair(fields, line)?.into());
+    }
+    for name in ["p_chosen", "margin", "agreement", "chosen", "rejected"] {
+        if fields.has(name) {
+            let problem =
+                "it belongs to a pair (`chosen` and `rejected`), and this row is a ranking (`responses`)";
+            return Err(BadRow::new(name, problem));
+        }
+    }
+    if !fields.has("prompt") {
+        return Err(fields.missing("`prompt` beside `responses`"));
+    }
+    let prompt = prompt_field(fields)?;
+    let answers: Vec<Text> = fields
+        .responses()?
+        .into_iter()
+        .map(|text| match prompt {
+            Text::Plain(_) => Text::Plain(text),
+            Text::Messages(_) => Text::Messages(answer(text)),
+        })
+        .collect();
+    let ranks = fields.ranks(answers.len())?;
+    let (domain, user) = (fields.domain()?, fields.user()?);
+    Ok(ComparisonRow {
+        prompt,
+        answers,
+        ranks,
+        label: None,
+        margin: None,
+        agreement: None,
+        domain,
+        user,
         line,
     })
 }

@@ -3,7 +3,7 @@
 use crate::error::BadRow;
 use crate::fields::Fields;
 use crate::source::{Record, Records};
-use crate::{DataError, PairRow, PromptRow, ScoreRow, SftRow, parse};
+use crate::{ComparisonRow, DataError, PairRow, PromptRow, ScoreRow, SftRow, parse};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -75,6 +75,29 @@ pub fn read_pairs(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Loade
 /// As [`read_pairs`].
 pub fn read_pairs_str(name: &str, text: &str, options: &ReadOptions) -> Result<Loaded<PairRow>, DataError> {
     load(Records::new(name.to_owned(), text.as_bytes())?, options, parse::pair)
+}
+
+/// Reads preferences of either kind: pairs (as [`read_pairs`]), or `prompt` + `responses` with their `ranks`.
+///
+/// # Errors
+/// An unreadable or empty file; the first bad row unless they are skipped.
+pub fn read_comparisons(
+    path: impl AsRef<Path>,
+    options: &ReadOptions,
+) -> Result<Loaded<ComparisonRow>, DataError> {
+    load(Records::open(path.as_ref())?, options, parse::comparison)
+}
+
+/// [`read_comparisons`] from memory; `name` stands for the file in errors.
+///
+/// # Errors
+/// As [`read_comparisons`].
+pub fn read_comparisons_str(
+    name: &str,
+    text: &str,
+    options: &ReadOptions,
+) -> Result<Loaded<ComparisonRow>, DataError> {
+    load(Records::new(name.to_owned(), text.as_bytes())?, options, parse::comparison)
 }
 
 /// Reads rows to score: `prompt` + `response`, `messages`, or `input_ids` + `prompt_len`.

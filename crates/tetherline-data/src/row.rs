@@ -49,6 +49,8 @@ impl Text {
 pub struct PromptRow {
     /// The prompt.
     pub prompt: Text,
+    /// What a verifiable check of the response needs: the expected answer, or tests to run. Empty where the row has none.
+    pub answer: String,
     /// Domain tag.
     pub domain: String,
     /// User tag.
@@ -84,6 +86,10 @@ pub struct PairRow {
     pub rejected: Text,
     /// By how much it is preferred, in units of score; finite.
     pub margin: Option<f64>,
+    /// `p_chosen`: probability (or share of labelers) that `chosen` is the better one, in [0, 1]; ½ is a tie. None: it is.
+    pub label: Option<f64>,
+    /// Share of labelers who chose as the row says, in [½, 1]: for reports, no influence on training.
+    pub agreement: Option<f64>,
     /// The file's `prompt` column ended inside an assistant turn (a character-prefix cut) and was moved
     /// back to the turn boundary; the moved text is now in both answers.
     pub recut: bool,
@@ -93,6 +99,38 @@ pub struct PairRow {
     pub user: String,
     /// Line in the file, 1-based.
     pub line: usize,
+}
+
+/// Two or more answers to one prompt and how somebody ranked them: what a reward model learns from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComparisonRow {
+    /// The shared prompt.
+    pub prompt: Text,
+    /// At least two answers, without the prompt; of a pair first the chosen one.
+    pub answers: Vec<Text>,
+    /// Rank of each answer, 1 the best; equal ranks are ties. Of a pair 1 and 2.
+    pub ranks: Vec<u32>,
+    /// Of a pair: [`PairRow::label`].
+    pub label: Option<f64>,
+    /// Of a pair: [`PairRow::margin`].
+    pub margin: Option<f64>,
+    /// Of a pair: [`PairRow::agreement`].
+    pub agreement: Option<f64>,
+    /// Domain tag.
+    pub domain: String,
+    /// User tag.
+    pub user: String,
+    /// Line in the file, 1-based.
+    pub line: usize,
+}
+
+impl From<PairRow> for ComparisonRow {
+    fn from(row: PairRow) -> Self {
+        let PairRow { prompt, chosen, rejected, margin, label, agreement, recut: _, domain, user, line } =
+            row;
+        let (answers, ranks) = (vec![chosen, rejected], vec![1, 2]);
+        Self { prompt, answers, ranks, label, margin, agreement, domain, user, line }
+    }
 }
 
 /// What to score.

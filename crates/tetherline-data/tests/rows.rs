@@ -1,8 +1,8 @@
 //! Every accepted form of a row, and what is said about every other.
 
 use tetherline_data::{
-    DataError, Message, PairRow, ReadOptions, ScoreInput, Text, read_pairs_str, read_prompts_str,
-    read_scores_str, read_sft_str,
+    ComparisonRow, DataError, Message, PairRow, ReadOptions, ScoreInput, Text, read_comparisons_str,
+    read_pairs_str, read_prompts_str, read_scores_str, read_sft_str,
 };
 
 const STRICT: ReadOptions = ReadOptions { skip_bad_lines: false };
@@ -27,6 +27,73 @@ fn pair(row: &str) -> Result<PairRow, String> {
 fn assert_pair(row: &str, prompt: Text, chosen: Text, rejected: Text) {
     let got = pair(row).expect("a good pair");
     assert_eq!((got.prompt, got.chosen, got.rejected), (prompt, chosen, rejected));
+}
+
+fn comparison(row: &str) -> Result<ComparisonRow, String> {
+    read_comparisons_str("f", row, &STRICT).map(|mut l| l.rows.remove(0)).map_err(|e| e.to_string())
+}
+
+#[test]
+fn soft_labels_ties_and_agreement() {
+    let row = |more: &str| pair(&format!(r#"{{"prompt": "p", "chosen": "c", "rejected": "r"{more}}}"#));
+    let read = |more: &str| row(more).map(|r| (r.label, r.agreement)).unwrap();
+    assert_eq!(read(""), (None, None));
+    assert_eq!(read(r#", "p_chosen": 0.7, "agreement": 0.9"#), (Some(0.7), Some(0.9)));
+    assert_eq!(read(r#", "p_chosen": 0.5"#), (Some(0.5), None));
+    assert_eq!(read(r#", "p_chosen": 0"#), (Some(0.0), None));
+    for (more, said) in [
+        (r#", "p_chosen": 1.1"#, "field `p_chosen`: expected a number from 0 to 1"),
+        (r#", "p_chosen": "tie""#, "field `p_chosen`: expected a number from 0 to 1"),
+        (r#", "agreement": 0.4"#, "field `agreement`: expected a number from 0.5 to 1"),
+    ] {
+        let error = row(more).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn rankings_are_best_first_or_have_ranks() {
+    let row = comparison(r#"{"prompt": "p", "responses": ["a", "b", "c"], "domain": "d"}"#).unwrap();
+    assert_eq!((row.prompt, row.ranks, &*row.domain), (plain("p"), vec![1, 2, 3], "d"));
+    assert_eq!(row.answers, [plain("a"), plain("b"), plain("c")]);
+    let row = comparison(r#"{"prompt": "p", "responses": ["a", "b", "c"], "ranks": [2, 1, 2]}"#).unwrap();
+    assert_eq!(row.ranks, [2, 1, 2]);
+    let chat = r#"{"prompt": [{"role": "user", "content": "p"}],
+        "responses": ["a", [{"role": "assistant", "content": "b"}]]}"#;
+    let row = comparison(&chat.replace('\n', " ")).unwrap();
+    assert_eq!((row.prompt, row.answers), (user("p"), vec![assistant("a"), assistant("b")]));
+    // A pair is a ranking of two.
+    let row = comparison(r#"{"prompt": "p", "chosen": "c", "rejected": "r", "p_chosen": 0.5, "margin": 1}"#)
+        .unwrap();
+    assert_eq!((row.answers, row.ranks), (vec![plain("c"), plain("r")], vec![1, 2]));
+    assert_eq!((row.label, row.margin), (Some(0.5), Some(1.0)));
+    for (row, said) in [
+        (
+            r#"{"prompt": "p", "responses": ["a"]}"#,
+            "field `responses`: expected at least two responses, found 1",
+        ),
+        (r#"{"prompt": "p", "responses": ["a", 3]}"#, "field `responses[1]`: expected a string or a list"),
+        (r#"{"prompt": "p", "responses": ["a", "b"], "ranks": [1]}"#, "field `ranks`: expected 2 ranks"),
+        (r#"{"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}"#, "field `ranks[0]`: expected a rank"),
+        (
+            r#"{"prompt": "p", "responses": ["a", "b"], "p_chosen": 0.5}"#,
+            "field `p_chosen`: it belongs to a pair",
+        ),
+        (r#"{"responses": ["a", "b"]}"#, "expected `prompt` beside `responses`"),
+    ] {
+        let error = comparison(row).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn a_prompt_may_have_an_answer() {
+    let text = r#"
+        {"prompt": "1 + 1?", "answer": "2"}
+        {"prompt": "2 + 2?", "answer": 4}
+        {"prompt": "a", "responses": ["x", "y"]}"#;
+    let rows = read_prompts_str("f", text, &STRICT).unwrap().rows;
+    assert_eq!(rows.iter().map(|r| &*r.answer).collect::<Vec<_>>(), ["2", "4", ""]);
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn fill(data: &mut ReportData, random: &mut Stream) -> Result<(), Box<dyn std::e
         let n = 130 - 12 * i;
         ReliabilityBin { confidence, accuracy: confidence - 0.02 + 0.03 * (i as f64).sin(), n }
     };
+    let group = |g: &str, n: usize, accuracy: f64| GroupAccuracy { group: g.to_owned(), n, accuracy };
     data.reward_model = Some(RewardModelReport {
         n: 600,
         accuracy: 0.713,
@@ -91,6 +92,21 @@ fn fill(data: &mut ReportData, random: &mut Stream) -> Result<(), Box<dyn std::e
         bins: (0..10).map(bin).collect(),
         domains: DOMAINS.iter().enumerate().map(domain).collect(),
         length_correlation: Some(0.12),
+        by_length: ["−96 to −31", "−30 to −8", "−7 to +6", "+7 to +34", "+35 to +120"]
+            .iter()
+            .enumerate()
+            .map(|(i, g)| group(g, 120, 0.63 + 0.04 * i as f64))
+            .collect(),
+        by_agreement: ["50 to 59 %", "60 to 69 %", "70 to 79 %", "80 to 89 %", "90 to 100 %"]
+            .iter()
+            .enumerate()
+            .map(|(i, g)| group(g, 60 + 30 * i, 0.55 + 0.06 * i as f64))
+            .collect(),
+        noise_ceiling: Some(0.79),
+        length_only: Some((true, 0.561)),
+        bag_of_words: Some(0.624),
+        members: vec![0.701, 0.694, 0.709],
+        disagreement: Some(0.43),
     });
     data.recipe = "title = \"quickstart\"\nseed = 1\n\n[policy]\nmodel = \"frontdesk\"\n\n[kl.adaptive]\ninit = 0.1\n\
                    target = 8.0 # nats per sequence\nhorizon = 2000\n\n[ppo]\nclip_range = 0.2\nppo_epochs = 4\n"

@@ -16,8 +16,8 @@ mod samples;
 mod scale;
 
 pub use data::{
-    DomainAccuracy, LossPoint, ReliabilityBin, ReportData, RewardModelReport, SamplePair, SampleSide,
-    StageNote, sample_pairs,
+    DomainAccuracy, GroupAccuracy, LossPoint, ReliabilityBin, ReportData, RewardModelReport, SamplePair,
+    SampleSide, StageNote, sample_pairs,
 };
 
 use html::escape;

@@ -1,9 +1,10 @@
 //! Shares with Wilson's interval: refusal rates, win rates, end-of-sequence share.
 //!
-//! Wilson (1927), 95 %: `(p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)`, z = 1.96. It stays inside
-//! 0..=1 and has width where p is 0 or 1, which the normal interval does not.
+//! The interval (`tetherline_core::wilson`) stays inside 0..=1 and has width where the share is 0 or 1, which the normal
+//! interval does not.
 
 use serde::{Deserialize, Serialize};
+use tetherline_core::wilson;
 
 /// A share of `n` cases. Ties of a win rate count one half, so `hits` need not be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,17 +22,8 @@ pub struct Share {
 impl Share {
     /// `hits` of `n`. `None` if `n` is 0.
     pub fn new(hits: f64, n: usize) -> Option<Self> {
-        const Z2: f64 = 1.959_963_984_540_054 * 1.959_963_984_540_054;
-        if n == 0 {
-            return None;
-        }
-        let m = n as f64;
-        let p = hits / m;
-        let centre = p + Z2 / (2.0 * m);
-        let half = (Z2 * (p * (1.0 - p) / m + Z2 / (4.0 * m * m))).sqrt();
-        let scale = 1.0 + Z2 / m;
-        let ci = (((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0));
-        Some(Self { n, hits, share: p, ci })
+        let ci = wilson(hits, n)?;
+        Some(Self { n, hits, share: hits / n as f64, ci })
     }
 
     /// Share of cases that are true.

@@ -219,6 +219,8 @@ fn the_scorer_finds_prompts_by_text() {
         prompt_tokens: &[],
         response_tokens: &[],
         domain: p.domain.name(),
+        answer: "",
+        rendered: "",
     };
     let parts = scorer.score(&[sample]).unwrap();
     assert_eq!(parts.len(), PARTS.len());

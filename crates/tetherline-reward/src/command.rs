@@ -9,18 +9,23 @@
 //! and writes one per line, in the same order: `1.5`, or `{"score": 1.5}` (more keys are ignored). Blank lines are
 //! skipped. It must exit with status 0. What it writes to standard error is quoted when it fails.
 //!
+//! Where the recipe says what stands in for a missing score (`on_failure`), the lines that were written before the program
+//! failed or its time was up still count, in order.
+//!
 //! Writing and reading run on threads of their own, so a program may write before it has read everything,
 //! or read nothing at all, whatever the size of the system's pipes. After `timeout_s` it is killed. The
 //! clock decides about nothing but that.
 
+use crate::source::{Answers, Settled};
 use crate::{CommandConfig, RewardError};
 use serde::{Deserialize, Serialize};
 use std::io::{BufWriter, Read, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use tetherline_core::{BoxError, NamedScore, Score, TextSample};
+use tetherline_core::{BoxError, Fallback, NamedScore, Score, TextSample};
 
 /// How much of standard error is quoted.
 const STDERR_TAIL: usize = 500;
@@ -29,6 +34,7 @@ const STDERR_TAIL: usize = 500;
 #[derive(Clone, Debug)]
 pub struct CommandRule {
     config: CommandConfig,
+    settled: Settled,
 }
 
 #[derive(Serialize)]
@@ -64,40 +70,59 @@ fn parse_reply(line: &str) -> Option<f64> {
 impl CommandRule {
     /// The rule of a validated configuration. Nothing is started yet.
     pub fn new(config: CommandConfig) -> Self {
-        Self { config }
+        Self { config, settled: Settled::default() }
     }
 
     /// Unweighted scores, one per sample.
     ///
     /// # Errors
     /// [`RewardError::Command`], which says what the program did.
-    pub fn run(&self, samples: &[TextSample<'_>]) -> Result<Vec<f64>, RewardError> {
+    pub fn run(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<f64>, RewardError> {
         if samples.is_empty() {
             return Ok(Vec::new());
         }
-        let (status, stdout, stderr) = self.exchange(self.requests(samples)?)?;
+        let mut answers = self.answers(samples)?;
+        answers.scores.resize(samples.len(), None);
+        self.settled.settle(&self.config.name, self.config.on_failure, answers)
+    }
+
+    /// The scores that came, and why no more did.
+    fn answers(&self, samples: &[TextSample<'_>]) -> Result<Answers, RewardError> {
+        let Exchange { ended, stdout, stderr } = self.exchange(self.requests(samples)?)?;
         let fail = |problem: String| self.error(problem, &stderr);
-        if !status.success() {
-            return Err(fail(format!("failed: {status}")));
-        }
-        let text = String::from_utf8_lossy(&stdout);
+        let mut why = match ended {
+            Ok(status) if status.success() => None,
+            Ok(status) => Some(fail(format!("failed: {status}"))),
+            Err(problem) => Some(fail(problem)),
+        };
+        let whole = match why {
+            None => &stdout[..],
+            // The last line may have been cut.
+            Some(_) => &stdout[..stdout.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1)],
+        };
+        let text = String::from_utf8_lossy(whole);
         let mut scores = Vec::with_capacity(samples.len());
         for (line, reply) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let at = format!("wrote `{}` on line {}", shorten(reply), line + 1);
-            let score = parse_reply(reply)
-                .ok_or_else(|| fail(format!("{at}, expected a number or {{\"score\": NUMBER}}")))?;
-            if !(score.is_finite() && ((score * self.config.weight) as f32).is_finite()) {
-                return Err(fail(format!("{at}: the score is not finite")));
-            }
-            scores.push(score);
+            let finite = |x: &f64| x.is_finite() && ((x * self.config.weight) as f32).is_finite();
+            let score = match parse_reply(reply) {
+                None => Err(format!("{at}, expected a number or {{\"score\": NUMBER}}")),
+                Some(x) if !finite(&x) => Err(format!("{at}: the score is not finite")),
+                Some(x) => Ok(x),
+            };
+            scores.push(score.as_ref().ok().copied());
+            why = why.or(score.err().map(fail));
         }
-        if scores.len() != samples.len() {
-            let (got, expected) = (scores.len(), samples.len());
-            return Err(fail(format!(
-                "wrote {got} scores for {expected} samples; one line each is expected"
-            )));
+        let (got, expected) = (scores.len(), samples.len());
+        if got > expected {
+            // Which line belongs to which sample cannot be told.
+            scores.clear();
         }
-        Ok(scores)
+        if got != expected {
+            let problem = format!("wrote {got} scores for {expected} samples; one line each is expected");
+            why = why.or_else(|| Some(fail(problem)));
+        }
+        Ok(Answers { scores, why })
     }
 
     fn requests(&self, samples: &[TextSample<'_>]) -> Result<Vec<u8>, RewardError> {
@@ -111,8 +136,8 @@ impl CommandRule {
         Ok(lines)
     }
 
-    /// Runs the program to its end: exit status, standard output, standard error.
-    fn exchange(&self, input: Vec<u8>) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), RewardError> {
+    /// Runs the program to its end, or the end of its time.
+    fn exchange(&self, input: Vec<u8>) -> Result<Exchange, RewardError> {
         let limit = Duration::from_secs_f64(self.config.timeout_s);
         let deadline = Instant::now() + limit;
         let late = || format!("did not finish within {} s (timeout_s) and was killed", self.config.timeout_s);
@@ -136,28 +161,28 @@ impl CommandRule {
         let stderr = read_to_end(child.stderr.take());
 
         let remaining = || deadline.saturating_duration_since(Instant::now());
-        let Ok(out) = stdout.recv_timeout(remaining()) else {
-            return Err(self.kill(&mut child, late(), &stderr));
-        };
-        let status = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) if remaining().is_zero() => return Err(self.kill(&mut child, late(), &stderr)),
-                Ok(None) => thread::sleep(Duration::from_millis(1)),
-                Err(e) => return Err(self.kill(&mut child, format!("cannot be waited for: {e}"), &stderr)),
+        let ended = if stdout.wait(remaining()) {
+            loop {
+                match child.try_wait() {
+                    Ok(Some(status)) => break Ok(status),
+                    Ok(None) if remaining().is_zero() => break Err(late()),
+                    Ok(None) => thread::sleep(Duration::from_millis(1)),
+                    Err(e) => break Err(format!("cannot be waited for: {e}")),
+                }
             }
+        } else {
+            Err(late())
         };
-        let err = stderr.recv_timeout(remaining().min(Duration::from_secs(1))).unwrap_or_default();
-        Ok((status, out, err))
-    }
-
-    /// Ends the child; its pipes may live on in grandchildren, so their readers are not waited for.
-    fn kill(&self, child: &mut Child, problem: String, stderr: &Receiver<Vec<u8>>) -> RewardError {
-        // Both fail only where the child is gone already.
-        let _ = child.kill();
-        let _ = child.wait();
-        let said = stderr.recv_timeout(Duration::from_millis(200)).unwrap_or_default();
-        self.error(problem, &said)
+        if ended.is_err() {
+            // Its pipes may live on in grandchildren, so their readers are not waited for. Both fail only where the child
+            // is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+            stderr.wait(Duration::from_millis(200));
+        } else {
+            stderr.wait(remaining().min(Duration::from_secs(1)));
+        }
+        Ok(Exchange { ended, stdout: stdout.so_far(), stderr: stderr.so_far() })
     }
 
     fn error(&self, problem: String, stderr: &[u8]) -> RewardError {
@@ -170,17 +195,46 @@ impl CommandRule {
     }
 }
 
-fn read_to_end(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    let (send, receive) = channel();
+/// What a program did.
+struct Exchange {
+    /// Its exit status, or why there is none.
+    ended: Result<ExitStatus, String>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// A pipe that is read on a thread of its own.
+struct Reading {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    closed: Receiver<()>,
+}
+
+impl Reading {
+    /// Whether the pipe was closed within `limit`.
+    fn wait(&self, limit: Duration) -> bool {
+        self.closed.recv_timeout(limit).is_ok()
+    }
+
+    fn so_far(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn read_to_end(pipe: Option<impl Read + Send + 'static>) -> Reading {
+    let (send, closed) = channel();
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&bytes);
     thread::spawn(move || {
-        let mut bytes = Vec::new();
+        let mut block = [0; 8192];
         if let Some(mut pipe) = pipe {
-            // What came before a read error is still worth showing.
-            let _ = pipe.read_to_end(&mut bytes);
+            // What came before a read error is still worth having.
+            while let Ok(n @ 1..) = pipe.read(&mut block) {
+                shared.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&block[..n]);
+            }
         }
-        let _ = send.send(bytes);
+        let _ = send.send(());
     });
-    receive
+    Reading { bytes, closed }
 }
 
 fn shorten(line: &str) -> String {
@@ -196,6 +250,10 @@ impl Score for CommandRule {
         let values = self.run(samples)?.into_iter().map(|x| (weight * x) as f32).collect();
         Ok(vec![NamedScore { name: format!("rule.{}", self.config.name), values }])
     }
+
+    fn fallbacks(&self) -> Vec<Fallback> {
+        self.settled.fallbacks.clone()
+    }
 }
 
 #[cfg(test)]
@@ -205,7 +263,8 @@ mod tests {
 
     fn rule(script: &str, timeout_s: f64) -> CommandRule {
         let argv = ["sh", "-c", script].map(String::from).to_vec();
-        CommandRule::new(CommandConfig { name: "judge".into(), weight: 2.0, argv, timeout_s })
+        let on_failure = crate::OnFailure::Stop;
+        CommandRule::new(CommandConfig { name: "judge".into(), weight: 2.0, argv, timeout_s, on_failure })
     }
 
     fn sample(response: &str) -> TextSample<'_> {
@@ -216,6 +275,8 @@ mod tests {
             prompt_tokens: &[],
             response_tokens: &[],
             domain: "all",
+            answer: "",
+            rendered: "",
         }
     }
 
@@ -230,7 +291,7 @@ mod tests {
         assert_eq!(parts[0].name, "rule.judge");
         assert_eq!(parts[0].values, [3.0, -2.0, 3.0]);
         assert!(rule("exit 1", 20.0).run(&[]).unwrap().is_empty());
-        let bare = rule("cat >/dev/null; echo 0.79; echo ' -2'", 20.0);
+        let mut bare = rule("cat >/dev/null; echo 0.79; echo ' -2'", 20.0);
         assert_eq!(bare.run(&[sample("a"), sample("b")]).unwrap(), [0.79, -2.0]);
     }
 
@@ -278,5 +339,26 @@ mod tests {
             assert!(error.contains("did not finish within 0.3 s"), "{error}");
             assert!(start.elapsed() < Duration::from_secs(10), "{script}");
         }
+    }
+
+    /// What was written before the time was up, or the program failed, counts; the rest gets the stand-in.
+    #[test]
+    fn a_stand_in_takes_the_place_of_what_is_missing() {
+        let samples = [sample("a"), sample("b"), sample("c")];
+        for (script, want, rows) in [
+            ("echo 1; echo 2; echo 3.5; sleep 30", [1.0, 2.0, 3.5], vec![]),
+            ("echo 1; echo 2; printf 3; exec sleep 30", [1.0, 2.0, -9.0], vec![2]),
+            ("echo 1; echo '{\"score\": NaN}'; echo 3", [1.0, -9.0, 3.0], vec![1]),
+            ("echo 1; echo oops >&2; exit 3", [1.0, -9.0, -9.0], vec![1, 2]),
+        ] {
+            let mut rule = rule(script, 0.5);
+            rule.config.on_failure = crate::OnFailure::Score(-9.0);
+            assert_eq!(rule.run(&samples).unwrap(), want, "{script}");
+            let missing: Vec<usize> = rule.fallbacks().into_iter().flat_map(|f| f.rows).collect();
+            assert_eq!(missing, rows, "{script}");
+        }
+        let mut never = rule("exit 1", 5.0);
+        never.config.on_failure = crate::OnFailure::Score(0.0);
+        assert!(never.run(&samples).unwrap_err().to_string().contains("failed: exit status: 1"));
     }
 }

@@ -3,16 +3,9 @@
 //! Training defaults are those of Huang et al. 2024 ("N+"): one epoch, batches of 64 pairs, AdamW with
 //! ε = 1e-5, learning rate 3e-6 on a cosine without warm-up. `max_grad_norm = 0` switches clipping off.
 //!
-//! A rule is one table per entry, named by its kind:
-//!
-//! ```toml
-//! [[rule]]
-//! keyword = { name = "cheer", words = ["happy", "smile"], cap = 5, weight = 1.0 }
-//!
-//! [[rule]]
-//! length = { max = 64, scale = 16, weight = 0.5 }
-//! ```
+//! Rules: `rule_config.rs`.
 
+use crate::{Ranking, RuleConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use tetherline_core::{FieldError, LrSchedule};
@@ -46,6 +39,12 @@ pub struct RewardConfig {
     pub max_grad_norm: f64,
     /// Coefficient of (r_chosen + r_rejected)², which keeps scores near 0.
     pub center_coef: f64,
+    /// Share of labels taken to be wrong, in [0, ½).
+    pub label_smoothing: f64,
+    /// Loss of rankings of more than two answers.
+    pub ranking: Ranking,
+    /// Fit beforehand what length alone says about preferences, and hold it out of the score.
+    pub length_debias: bool,
     /// Weight of the reward model in the score; 0: rules alone, and no model is trained.
     pub model_weight: f64,
     /// Reference samples that mean and standard deviation are fitted on.
@@ -53,142 +52,6 @@ pub struct RewardConfig {
     /// Rules, added to the reward model or used alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<RuleConfig>,
-}
-
-/// One rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RuleConfig {
-    /// Counts words.
-    Keyword(KeywordConfig),
-    /// Counts matches of a regular expression.
-    Regex(RegexConfig),
-    /// Penalises length outside a range.
-    Length(LengthConfig),
-    /// Asks a program.
-    Command(CommandConfig),
-}
-
-/// Counts substrings: `weight · min(cap, occurrences)`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeywordConfig {
-    /// Name of the part of the score: `rule.<name>`.
-    #[serde(default = "keyword_name")]
-    pub name: String,
-    /// Factor; negative to penalise.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// Substrings to look for.
-    pub words: Vec<String>,
-    /// Highest count; none: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cap: Option<u64>,
-    /// Count every occurrence; false: every word at most once.
-    #[serde(default = "yes")]
-    pub per_occurrence: bool,
-    /// Compare in lower case.
-    #[serde(default = "yes")]
-    pub case_insensitive: bool,
-}
-
-/// Counts matches: `weight · min(cap, matches)`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegexConfig {
-    /// Name of the part of the score: `rule.<name>`.
-    #[serde(default = "regex_name")]
-    pub name: String,
-    /// Factor; negative to penalise.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// The pattern (syntax of the `regex` crate; `(?i)`, `(?s)` and `(?m)` set flags).
-    pub pattern: String,
-    /// Highest count. The default 1 makes it "matches or not".
-    #[serde(default = "one_match")]
-    pub cap: u64,
-}
-
-/// Penalises length: `−weight · (distance from [min, max]) / scale`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LengthConfig {
-    /// Name of the part of the score: `rule.<name>`.
-    #[serde(default = "length_name")]
-    pub name: String,
-    /// Factor; negative to reward distance.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// What is counted.
-    #[serde(default)]
-    pub unit: LengthUnit,
-    /// Shortest length without a penalty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<u64>,
-    /// Longest length without a penalty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<u64>,
-    /// Shorthand for `min` and `max` both.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<u64>,
-    /// Units of distance that cost one `weight`.
-    #[serde(default = "one")]
-    pub scale: f64,
-}
-
-/// What a length is measured in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LengthUnit {
-    /// Response tokens, EOS included.
-    #[default]
-    Tokens,
-    /// Words separated by white space.
-    Words,
-    /// Unicode scalar values.
-    Chars,
-}
-
-/// Asks a program: `weight · score`. See `command.rs` for what it reads and writes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CommandConfig {
-    /// Name of the part of the score: `rule.<name>`.
-    #[serde(default = "command_name")]
-    pub name: String,
-    /// Factor.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// Program and arguments; no shell is involved.
-    pub argv: Vec<String>,
-    /// Seconds a batch may take.
-    #[serde(default = "minute")]
-    pub timeout_s: f64,
-}
-
-fn keyword_name() -> String {
-    "keyword".into()
-}
-fn regex_name() -> String {
-    "regex".into()
-}
-fn length_name() -> String {
-    "length".into()
-}
-fn command_name() -> String {
-    "command".into()
-}
-fn one() -> f64 {
-    1.0
-}
-fn one_match() -> u64 {
-    1
-}
-fn yes() -> bool {
-    true
-}
-fn minute() -> f64 {
-    60.0
 }
 
 impl Default for RewardConfig {
@@ -206,6 +69,9 @@ impl Default for RewardConfig {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             center_coef: 0.0,
+            label_smoothing: 0.0,
+            ranking: Ranking::PlackettLuce,
+            length_debias: false,
             model_weight: 1.0,
             normalize_samples: 256,
             rule: Vec::new(),
@@ -233,7 +99,10 @@ impl RewardConfig {
         not_negative("weight_decay", self.weight_decay)?;
         not_negative("max_grad_norm", self.max_grad_norm)?;
         not_negative("center_coef", self.center_coef)?;
-        need(self.normalize_samples >= 2, "normalize_samples", &self.normalize_samples, "at least 2")?;
+        let smoothing = self.label_smoothing;
+        need((0.0..0.5).contains(&smoothing), "label_smoothing", &smoothing, "in [0, 0.5)")?;
+        let enough = self.normalize_samples != 1;
+        need(enough, "normalize_samples", &self.normalize_samples, "0 (not at all) or at least 2")?;
         for (i, rule) in self.rule.iter().enumerate() {
             rule.validate().map_err(|e| FieldError::new(format!("rule[{i}].{}", e.field), e.problem))?;
             if let Some(first) = self.rule[..i].iter().position(|other| other.name() == rule.name()) {
@@ -245,83 +114,19 @@ impl RewardConfig {
     }
 }
 
-impl RuleConfig {
-    /// Name of the rule, without the `rule.` of the score's part.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Keyword(c) => &c.name,
-            Self::Regex(c) => &c.name,
-            Self::Length(c) => &c.name,
-            Self::Command(c) => &c.name,
-        }
-    }
-
-    fn weight(&self) -> f64 {
-        match self {
-            Self::Keyword(c) => c.weight,
-            Self::Regex(c) => c.weight,
-            Self::Length(c) => c.weight,
-            Self::Command(c) => c.weight,
-        }
-    }
-
-    /// Checks every range.
-    ///
-    /// # Errors
-    /// The first field that is out of range.
-    pub fn validate(&self) -> Result<(), FieldError> {
-        need(!self.name().is_empty(), "name", &"\"\"", "a name")?;
-        need(self.weight().is_finite(), "weight", &self.weight(), "finite")?;
-        match self {
-            Self::Keyword(c) => {
-                let good = !c.words.is_empty() && c.words.iter().all(|w| !w.is_empty());
-                need(good, "words", &format!("{:?}", c.words), "a list of non-empty words")?;
-                at_least_one("cap", c.cap.unwrap_or(1))
-            }
-            Self::Regex(c) => {
-                at_least_one("cap", c.cap)?;
-                regex::Regex::new(&c.pattern)
-                    .map(|_| ())
-                    .map_err(|e| FieldError::new("pattern", format!("is not a regular expression: {e}")))
-            }
-            Self::Length(c) => {
-                positive("scale", c.scale)?;
-                match (c.target, c.min, c.max) {
-                    (Some(_), None, None) => Ok(()),
-                    (Some(_), _, _) => {
-                        Err(FieldError::new("target", "stands for `min` and `max`; give one or the other"))
-                    }
-                    (None, None, None) => Err(FieldError::new("min", "give `min`, `max` or `target`")),
-                    (None, Some(min), Some(max)) => {
-                        need(min <= max, "min", &min, &format!("at most max ({max})"))
-                    }
-                    (None, _, _) => Ok(()),
-                }
-            }
-            Self::Command(c) => {
-                let good = c.argv.first().is_some_and(|program| !program.is_empty());
-                need(good, "argv", &format!("{:?}", c.argv), "a program and its arguments")?;
-                // A day: longer ones do not fit a `Duration` for sure and are no doubt a mistake.
-                let range = "above 0 and at most 86400";
-                need(c.timeout_s > 0.0 && c.timeout_s <= 86400.0, "timeout_s", &c.timeout_s, range)
-            }
-        }
-    }
-}
-
-fn need(ok: bool, field: &str, value: &dyn Display, range: &str) -> Result<(), FieldError> {
+pub(crate) fn need(ok: bool, field: &str, value: &dyn Display, range: &str) -> Result<(), FieldError> {
     FieldError::require(ok, field, value, range)
 }
 
-fn at_least_one(field: &str, value: u64) -> Result<(), FieldError> {
+pub(crate) fn at_least_one(field: &str, value: u64) -> Result<(), FieldError> {
     need(value > 0, field, &value, "at least 1")
 }
 
-fn positive(field: &str, value: f64) -> Result<(), FieldError> {
+pub(crate) fn positive(field: &str, value: f64) -> Result<(), FieldError> {
     need(value.is_finite() && value > 0.0, field, &value, "a number above 0")
 }
 
-fn not_negative(field: &str, value: f64) -> Result<(), FieldError> {
+pub(crate) fn not_negative(field: &str, value: f64) -> Result<(), FieldError> {
     need(value.is_finite() && value >= 0.0, field, &value, "0 or above")
 }
 
@@ -344,11 +149,18 @@ mod tests {
             [[rule]]
             [rule.command]
             argv = ["python3", "score.py"]
+            on_failure = { score = -1.0 }
+            [[rule]]
+            http = { url = "http://127.0.0.1:5000/get_reward", protocol = "trl", on_failure = "stop" }
+            [[rule]]
+            exact = { extract = '####\s*(.+)', numeric = true }
+            [[rule]]
+            program = { argv = ["python3", "-I", "main.py"], memory_mb = 256 }
         "#;
         let config: RewardConfig = toml::from_str(text).unwrap();
         config.validate().unwrap();
         let names: Vec<_> = config.rule.iter().map(RuleConfig::name).collect();
-        assert_eq!(names, ["keyword", "greeting", "length", "command"]);
+        assert_eq!(names, ["keyword", "greeting", "length", "command", "http", "exact", "program"]);
         let again: RewardConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }
@@ -367,6 +179,8 @@ mod tests {
             ("weight_decay = -1", "weight_decay"),
             ("max_grad_norm = -1", "max_grad_norm"),
             ("center_coef = inf", "center_coef"),
+            ("label_smoothing = 0.5", "label_smoothing"),
+            ("label_smoothing = nan", "label_smoothing"),
             ("normalize_samples = 1", "normalize_samples"),
             ("rule = [{ keyword = { words = [] } }]", "rule[0].words"),
             ("rule = [{ keyword = { words = [\"\"] } }]", "rule[0].words"),
@@ -378,6 +192,18 @@ mod tests {
             ("rule = [{ length = { target = 4, scale = 0 } }]", "rule[0].scale"),
             ("rule = [{ command = { argv = [] } }]", "rule[0].argv"),
             ("rule = [{ command = { argv = [\"a\"], timeout_s = 0 } }]", "rule[0].timeout_s"),
+            (
+                "rule = [{ command = { argv = [\"a\"], on_failure = { score = nan } } }]",
+                "rule[0].on_failure.score",
+            ),
+            ("rule = [{ http = { url = \"localhost:5000\" } }]", "rule[0].url"),
+            ("rule = [{ http = { url = \"http:///x\" } }]", "rule[0].url"),
+            ("rule = [{ http = { url = \"http://a/x\", batch = 0 } }]", "rule[0].batch"),
+            ("rule = [{ exact = { extract = \"(\" } }]", "rule[0].extract"),
+            ("rule = [{ program = { argv = [\"sh\"], file = \"../x\" } }]", "rule[0].file"),
+            ("rule = [{ program = { argv = [\"lua\"], file = \"a.lua\" } }]", "rule[0].done"),
+            ("rule = [{ program = { argv = [\"sh\"], memory_mb = 1 } }]", "rule[0].memory_mb"),
+            ("rule = [{ program = { argv = [\"sh\"], cpu_s = 0 } }]", "rule[0].cpu_s"),
             ("rule = [{ length = { max = 3 } }, { length = { min = 2 } }]", "rule[1].name"),
         ] {
             let config: RewardConfig = toml::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));

@@ -59,6 +59,28 @@ pub enum RewardError {
         value: f32,
     },
 
+    /// A server or a sandbox gave no scores.
+    #[error("rule {rule}: {who} {problem}")]
+    Source {
+        /// Name of the rule.
+        rule: String,
+        /// What gave none.
+        who: String,
+        /// What happened.
+        problem: String,
+    },
+
+    /// A check needs the answer of a prompt that has none.
+    #[error(
+        "rule {rule}: the prompt `{prompt}` has no answer to check against; give its row a field `answer`"
+    )]
+    NoAnswer {
+        /// Name of the rule.
+        rule: String,
+        /// The beginning of the prompt.
+        prompt: String,
+    },
+
     /// A scoring command could not be started, timed out, failed, or wrote something else than scores.
     #[error("rule {rule}: command `{command}` {problem}{stderr}")]
     Command {

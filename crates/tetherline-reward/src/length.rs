@@ -73,6 +73,8 @@ mod tests {
             prompt_tokens: &[1; 9],
             response_tokens: &[7; 5],
             domain: "all",
+            answer: "",
+            rendered: "",
         };
         for (unit, n) in [("tokens", 5.0), ("words", 3.0), ("chars", 9.0)] {
             let mut r = rule(&format!("max = 0\nunit = \"{unit}\"\nweight = -1"));

@@ -1,7 +1,10 @@
 //! All rules of a recipe as one scorer: each rule is one named part.
 
-use crate::{CommandRule, KeywordRule, LengthRule, RegexRule, RewardError, RuleConfig};
-use tetherline_core::{BoxError, NamedScore, Score, TextSample};
+use crate::{
+    CommandRule, ExactRule, HttpRule, KeywordRule, LengthRule, ProgramRule, RegexRule, RewardError,
+    RuleConfig,
+};
+use tetherline_core::{BoxError, Fallback, NamedScore, Score, TextSample};
 
 /// Rules in the order of the recipe.
 #[derive(Default)]
@@ -43,6 +46,9 @@ impl RuleConfig {
             Self::Regex(c) => Box::new(RegexRule::new(c)?),
             Self::Length(c) => Box::new(LengthRule::new(c)),
             Self::Command(c) => Box::new(CommandRule::new(c)),
+            Self::Http(c) => Box::new(HttpRule::new(c)?),
+            Self::Exact(c) => Box::new(ExactRule::new(c)?),
+            Self::Program(c) => Box::new(ProgramRule::new(c)?),
         })
     }
 }
@@ -54,6 +60,10 @@ impl Score for Rules {
             parts.extend(rule.score(samples)?);
         }
         Ok(parts)
+    }
+
+    fn fallbacks(&self) -> Vec<Fallback> {
+        self.rules.iter().flat_map(|rule| rule.fallbacks()).collect()
     }
 }
 
@@ -76,6 +86,8 @@ mod tests {
             prompt_tokens: &[],
             response_tokens: &[],
             domain: "all",
+            answer: "",
+            rendered: "",
         };
         let mut rules = Rules::new(&config.rule).unwrap();
         let parts = rules.score(&[sample("joy to the world!"), sample("no")]).unwrap();

@@ -6,7 +6,9 @@
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use tetherline_reward::{KeywordConfig, KeywordRule, batch_loss, pair_loss};
+use tetherline_reward::{
+    KeywordConfig, KeywordRule, PairTarget, Ranking, RankingTarget, batch_loss, pair_loss, ranking_loss,
+};
 
 #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
 fn oracle() -> Option<PathBuf> {
@@ -53,7 +55,21 @@ fn pairwise_losses_and_gradients() {
             let mut loss = 0.0;
             for i in 0..n {
                 let margin = margins.as_ref().map_or(0.0, |m| m[i]);
-                let pair = pair_loss(chosen[i], rejected[i], margin, center);
+                let target = PairTarget { margin, center, ..PairTarget::default() };
+                let pair = pair_loss(chosen[i], rejected[i], &target);
+                if margins.is_none() {
+                    let t = RankingTarget {
+                        ranks: &[1, 2],
+                        lengths: &[],
+                        smoothing: 0.0,
+                        center,
+                        kind: Ranking::PlackettLuce,
+                    };
+                    let (of_two, grad) = ranking_loss(&[chosen[i], rejected[i]], &t);
+                    close(of_two, pair.loss, 1e-12, name);
+                    close(grad[0] / n as f64, d_chosen[i], 1e-10, name);
+                    close(grad[1] / n as f64, d_rejected[i], 1e-10, name);
+                }
                 loss += pair.loss / n as f64;
                 close(pair.d_chosen / n as f64, d_chosen[i], 1e-10, name);
                 close(pair.d_rejected / n as f64, d_rejected[i], 1e-10, name);

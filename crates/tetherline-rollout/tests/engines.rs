@@ -22,6 +22,7 @@ fn prompts(vocab: usize) -> PromptBatch {
             user: "",
             text: "",
             messages: &[],
+            answer: "",
         });
     }
     out

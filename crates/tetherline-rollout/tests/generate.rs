@@ -21,8 +21,16 @@ fn prompts(ids: std::ops::Range<u64>, samples: u32) -> PromptBatch {
     for id in ids {
         let tokens: Vec<u32> = (0..=id as u32 % 4).map(|t| 5 + 7 * t + id as u32).collect();
         for sample in 0..samples {
-            let row =
-                PromptRef { tokens: &tokens, id, sample, domain: "all", user: "", text: "", messages: &[] };
+            let row = PromptRef {
+                tokens: &tokens,
+                id,
+                sample,
+                domain: "all",
+                user: "",
+                text: "",
+                messages: &[],
+                answer: "",
+            };
             out.push(row);
         }
     }

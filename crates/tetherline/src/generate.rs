@@ -85,6 +85,7 @@ pub fn generate(options: &GenerateOptions, observer: &mut dyn Observer) -> Resul
                 user: &row.user,
                 text: row.prompt.last_text(),
                 messages: row.prompt.messages(),
+                answer: &row.answer,
             });
         }
     }

@@ -167,10 +167,7 @@ impl Run<'_> {
         if let Some(held_out) = &trained.held_out {
             let text = serde_json::to_vec_pretty(held_out).map_err(Error::stage(Stage::Reward))?;
             save_file(&self.dir.root().join("reward_held_out.json"), &text)?;
-            observer.on_event(&Event::Note(&format!(
-                "reward model on held-out pairs: accuracy {:.3}, mean margin {:.2}, ECE {:.3}",
-                held_out.accuracy, held_out.mean_margin, held_out.ece
-            )));
+            observer.on_event(&Event::Note(&reward::held_out::one_line(held_out)));
         }
         let norm = self.fit_norm(&start, &codec, trained.model.clone(), &files, observer)?;
         save_dir(&self.dir.reward(), |d| reward::save(d, &trained.model, norm))?;

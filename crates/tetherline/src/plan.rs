@@ -34,8 +34,8 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
         check_room(recipe)?;
     }
     let sft_rows = rows(&data.sft, |p| tetherline_data::read_sft(p, &options))?;
-    let pairs = rows(&data.pairs, |p| tetherline_data::read_pairs(p, &options))?;
-    let held_out_pairs = rows(&data.pairs_eval, |p| tetherline_data::read_pairs(p, &options))?;
+    let pairs = rows(&data.pairs, |p| tetherline_data::read_comparisons(p, &options))?;
+    let held_out_pairs = rows(&data.pairs_eval, |p| tetherline_data::read_comparisons(p, &options))?;
     let prompts = rows(&data.prompts, |p| tetherline_data::read_prompts(p, &options))?;
     let held_out = rows(&data.eval_prompts, |p| tetherline_data::read_prompts(p, &options))?;
 

@@ -7,9 +7,10 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tetherline_core::Metrics;
 use tetherline_eval::report::{
-    DomainAccuracy, LossPoint, ReliabilityBin, ReportData, RewardModelReport, StageNote, render,
+    DomainAccuracy, GroupAccuracy, LossPoint, ReliabilityBin, ReportData, RewardModelReport, StageNote,
+    render,
 };
-use tetherline_reward::HeldOut;
+use tetherline_reward::{GroupReport, HeldOut};
 
 /// The file that the evaluation stage leaves.
 pub const EVALUATION: &str = "evaluation.json";
@@ -104,6 +105,10 @@ fn losses(path: &Path) -> Result<Vec<LossPoint>, Error> {
     Ok(lines(path)?.iter().map(point).collect())
 }
 
+fn groups(of: Vec<GroupReport>) -> Vec<GroupAccuracy> {
+    of.into_iter().map(|g| GroupAccuracy { group: g.group, n: g.pairs, accuracy: g.accuracy }).collect()
+}
+
 fn reward_report(h: HeldOut) -> RewardModelReport {
     RewardModelReport {
         n: h.pairs,
@@ -122,5 +127,12 @@ fn reward_report(h: HeldOut) -> RewardModelReport {
             .map(|(d, r)| (d.clone(), DomainAccuracy { n: r.pairs, accuracy: r.accuracy }))
             .collect(),
         length_correlation: h.length_correlation,
+        by_length: groups(h.by_length),
+        by_agreement: groups(h.by_agreement),
+        noise_ceiling: h.noise_ceiling,
+        length_only: h.length_only.map(|l| (l.prefers_longer, l.accuracy)),
+        bag_of_words: h.bag_of_words,
+        members: h.members,
+        disagreement: h.disagreement,
     }
 }

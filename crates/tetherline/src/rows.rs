@@ -43,6 +43,8 @@ pub(crate) fn samples(r: &Rollout) -> Vec<TextSample<'_>> {
             prompt_tokens: r.prompts.tokens.row(i),
             response_tokens: r.responses.row(i),
             domain: &r.prompts.domains[i],
+            answer: r.prompts.answers.get(i).map_or("", String::as_str),
+            rendered: "",
         })
         .collect()
 }
@@ -120,6 +122,7 @@ pub(crate) fn encode_prompts(
                 user: &row.user,
                 text: row.prompt.last_text(),
                 messages: row.prompt.messages(),
+                answer: &row.answer,
             });
         }
     }

@@ -5,11 +5,11 @@ use crate::Error;
 use crate::codec::Codec;
 use crate::recipe::Recipe;
 use std::path::Path;
-use tetherline_core::{NamedScore, Score, Stage, TextSample};
+use tetherline_core::{Fallback, NamedScore, Score, Stage, TextSample};
 use tetherline_data::Text;
 use tetherline_frontdesk::{GoldScorer, World};
-use tetherline_models::{Engine, Heads, Model, ModelFiles, Row};
-use tetherline_reward::{RewardNorm, Rules};
+use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, Tokenizer};
+use tetherline_reward::{RewardNorm, RuleConfig, Rules};
 
 /// The file with mean and standard deviation beside a reward model.
 pub const NORM_FILE: &str = "reward_norm.json";
@@ -114,6 +114,8 @@ pub struct Scorer {
     /// The reward model and its weight.
     pub reward: Option<(RewardModel, f64)>,
     rules: Rules,
+    /// The policy's tokenizer, where a rule wants prompts as the policy reads them.
+    renders: Option<Tokenizer>,
     gold: Option<GoldScorer>,
 }
 
@@ -141,6 +143,8 @@ impl Scorer {
             None
         };
         let rules = Rules::new(&recipe.reward.rule).map_err(|e| Error::input("the reward rules", e))?;
+        let renders =
+            recipe.reward.rule.iter().any(RuleConfig::wants_rendered).then(|| policy.tokenizer.clone());
         let gold = match recipe.data.world {
             Some(_) => {
                 let world = World::embedded().map_err(|e| Error::input("the embedded world", e))?;
@@ -148,7 +152,7 @@ impl Scorer {
             }
             None => None,
         };
-        Ok(Self { reward, rules, gold })
+        Ok(Self { reward, rules, renders, gold })
     }
 
     /// One part per scorer, weights applied.
@@ -163,9 +167,30 @@ impl Scorer {
             parts.push(NamedScore { name: "reward_model".into(), values });
         }
         if !self.rules.is_empty() {
-            parts.extend(self.rules.score(samples).map_err(Error::stage(Stage::Ppo))?);
+            let rendered = self.rendered(samples)?;
+            let mut whole = samples.to_vec();
+            for (sample, text) in whole.iter_mut().zip(rendered.iter().flatten()) {
+                sample.rendered = text;
+            }
+            parts.extend(self.rules.score(&whole).map_err(Error::stage(Stage::Ppo))?);
         }
         Ok(parts)
+    }
+
+    /// The prompts of conversations with template and special tokens written out, where a rule wants them.
+    fn rendered(&self, samples: &[TextSample<'_>]) -> Result<Option<Vec<String>>, Error> {
+        let Some(tokenizer) = &self.renders else { return Ok(None) };
+        let of = |s: &TextSample<'_>| match s.messages {
+            [] => Ok(String::new()),
+            _ => tokenizer.decode(s.prompt_tokens, false),
+        };
+        let all = samples.iter().map(of).collect::<Result<_, _>>();
+        all.map(Some).map_err(|e| Error::input("a prompt", e))
+    }
+
+    /// The samples of the last call whose score is a declared stand-in, per rule.
+    pub fn fallbacks(&self) -> Vec<Fallback> {
+        self.rules.fallbacks()
     }
 
     /// Gold of each sample, where the world has gold for its prompt.

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::recipe::{ModelSource, Recipe};
 use std::path::{Path, PathBuf};
 use tetherline_core::BoxError;
-use tetherline_data::{Loaded, PairRow, PromptRow, ReadOptions, SftRow};
+use tetherline_data::{ComparisonRow, Loaded, PromptRow, ReadOptions, SftRow};
 use tetherline_models::{Engine, Model, ModelError, ModelFiles};
 
 /// Opens the files of a model named as in a recipe.
@@ -146,23 +146,24 @@ pub fn sft(r: &Recipe) -> Result<Option<Loaded<SftRow>>, Error> {
     rows(r, r.data.sft.as_ref(), "demonstrations.jsonl.gz", |p, o| read_sft(p, o), read_sft_str)
 }
 
-/// Preference pairs to train on.
+/// Preferences (pairs and rankings) to train on.
 ///
 /// # Errors
 /// If the file cannot be used.
-pub fn pairs(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
-    use tetherline_data::{read_pairs, read_pairs_str};
-    rows(r, r.data.pairs.as_ref(), "pairs.train.jsonl.gz", |p, o| read_pairs(p, o), read_pairs_str)
+pub fn pairs(r: &Recipe) -> Result<Option<Loaded<ComparisonRow>>, Error> {
+    use tetherline_data::{read_comparisons, read_comparisons_str};
+    let path = r.data.pairs.as_ref();
+    rows(r, path, "pairs.train.jsonl.gz", |p, o| read_comparisons(p, o), read_comparisons_str)
 }
 
-/// Preference pairs to test on; `None` where neither the recipe nor a world has any.
+/// Preferences to test on; `None` where neither the recipe nor a world has any.
 ///
 /// # Errors
 /// If the file cannot be used.
-pub fn pairs_eval(r: &Recipe) -> Result<Option<Loaded<PairRow>>, Error> {
-    use tetherline_data::{read_pairs, read_pairs_str};
+pub fn pairs_eval(r: &Recipe) -> Result<Option<Loaded<ComparisonRow>>, Error> {
+    use tetherline_data::{read_comparisons, read_comparisons_str};
     let path = r.data.pairs_eval.as_ref();
-    rows(r, path, "pairs.validation.jsonl", |p, o| read_pairs(p, o), read_pairs_str)
+    rows(r, path, "pairs.validation.jsonl", |p, o| read_comparisons(p, o), read_comparisons_str)
 }
 
 /// Prompts for PPO.

@@ -75,6 +75,31 @@ pub struct RewardModelReport {
     pub domains: BTreeMap<String, DomainAccuracy>,
     /// Correlation of score with length in tokens.
     pub length_correlation: Option<f64>,
+    /// Accuracy by how many tokens the better answer is longer, in order.
+    pub by_length: Vec<GroupAccuracy>,
+    /// Accuracy by the share of labelers who agree, in order.
+    pub by_agreement: Vec<GroupAccuracy>,
+    /// Share of labelers who agree with the label, on average: what a perfect model would reach.
+    pub noise_ceiling: Option<f64>,
+    /// Whether training pairs favour the longer answer, and the accuracy of that rule.
+    pub length_only: Option<(bool, f64)>,
+    /// Accuracy of a bag of words.
+    pub bag_of_words: Option<f64>,
+    /// Accuracy of each member of an ensemble.
+    pub members: Vec<f64>,
+    /// Mean standard deviation between members, in units of their own spread.
+    pub disagreement: Option<f64>,
+}
+
+/// Accuracy in a group of pairs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupAccuracy {
+    /// What the group is.
+    pub group: String,
+    /// Pairs.
+    pub n: usize,
+    /// Share of pairs ordered rightly.
+    pub accuracy: f64,
 }
 
 /// Pairs whose predicted probability falls in one bin.

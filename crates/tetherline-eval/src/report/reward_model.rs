@@ -1,13 +1,13 @@
-//! The reward model: training loss, accuracy on held-out pairs, calibration, accuracy by domain.
+//! The reward model: training loss, accuracy on held-out pairs beside simple baselines, calibration, accuracy by domain, by
+//! length difference and by agreement of labelers.
 
 use super::{
-    DomainAccuracy, ReliabilityBin, ReportData, RewardModelReport,
+    GroupAccuracy, ReliabilityBin, ReportData, RewardModelReport,
     curves::loss,
     html::{bracket, escape, missing, num, percent},
     scale::Axis,
 };
 use crate::Share;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 pub(super) fn section(data: &ReportData) -> String {
@@ -16,7 +16,20 @@ pub(super) fn section(data: &ReportData) -> String {
     if let Some(r) = &data.reward_model {
         out += &facts(r);
         charts += &reliability(&r.bins);
-        charts += &accuracies(&r.domains, r.accuracy);
+        out += &baselines(r);
+        let domains = r.domains.iter().map(|(d, a)| (d.as_str(), a.n, a.accuracy));
+        charts += &accuracies("Accuracy by domain", "% of held-out pairs", domains, r);
+        let groups = |of: &'static str, unit, groups: &[GroupAccuracy]| {
+            let rows: Vec<_> = groups.iter().map(|g| (g.group.as_str(), g.n, g.accuracy)).collect();
+            accuracies(of, unit, rows.into_iter(), r)
+        };
+        let longer = "%, by how many tokens the better answer is longer";
+        charts += &groups("Accuracy by length difference", longer, &r.by_length);
+        charts += &groups(
+            "Accuracy by agreement",
+            "%, by the share of labelers who agree with the label",
+            &r.by_agreement,
+        );
     }
     if out.is_empty() && charts.is_empty() {
         return missing("No reward model was trained in this run.");
@@ -32,9 +45,10 @@ pub(super) fn section(data: &ReportData) -> String {
 
 fn facts(r: &RewardModelReport) -> String {
     let mut out = format!(
-        "<p class=\"note\">On {} held-out pairs it prefers the chosen response in <b>{}</b> of them, by {} on average.",
+        "<p class=\"note\">On {} held-out pairs it prefers the better response in <b>{}</b> of them{}, by {} on average.",
         r.n,
         percent(r.accuracy),
+        hits(r.accuracy, r.n).map_or(String::new(), |s| format!(" {}", interval(s.ci))),
         num(r.margin)
     );
     if let Some(ece) = r.ece {
@@ -48,6 +62,56 @@ fn facts(r: &RewardModelReport) -> String {
         let _ = write!(out, " Its score correlates with length by {}.", num(c));
     }
     out + "</p>\n"
+}
+
+fn interval((low, high): (f64, f64)) -> String {
+    bracket((100.0 * low, 100.0 * high), false)
+}
+
+/// A table of what the accuracy should be compared with; nothing where only the model was measured.
+fn baselines(r: &RewardModelReport) -> String {
+    let mut rows = Vec::new();
+    if let Some((longer, accuracy)) = r.length_only {
+        let rule = if longer { "the longer answer is better" } else { "the shorter answer is better" };
+        rows.push((format!("length alone: {rule}"), accuracy));
+    }
+    if let Some(accuracy) = r.bag_of_words {
+        rows.push(("a bag of words, fitted on the training pairs".to_owned(), accuracy));
+    }
+    for (i, &accuracy) in r.members.iter().enumerate() {
+        rows.push((format!("member {} of the ensemble alone", i + 1), accuracy));
+    }
+    if rows.is_empty() && r.noise_ceiling.is_none() {
+        return String::new();
+    }
+    rows.push(("<strong>the reward model</strong>".to_owned(), r.accuracy));
+    let mut out = String::from(
+        "<div class=\"scroll\"><table class=\"numbers\"><thead><tr><th>held-out accuracy</th><th></th><th>95 %</th></tr></thead><tbody>\n",
+    );
+    for (what, accuracy) in rows {
+        let ci = hits(accuracy, r.n).map_or(String::new(), |s| interval(s.ci));
+        let _ = writeln!(
+            out,
+            "<tr><th scope=\"row\">{what}</th><td>{}</td><td class=\"ci\">{ci}</td></tr>",
+            percent(accuracy)
+        );
+    }
+    if let Some(ceiling) = r.noise_ceiling {
+        let _ = writeln!(
+            out,
+            "<tr><th scope=\"row\">noise ceiling: a perfect model against one labeler</th><td>{}</td><td></td></tr>",
+            percent(ceiling)
+        );
+    }
+    out += "</tbody></table></div>\n";
+    if let Some(d) = r.disagreement {
+        let _ = writeln!(
+            out,
+            "<p class=\"note\">The members of the ensemble differ by {} standard deviations of their own scores on average.</p>",
+            num(d)
+        );
+    }
+    out
 }
 
 fn hits(accuracy: f64, n: usize) -> Option<Share> {
@@ -123,20 +187,26 @@ fn reliability(bins: &[ReliabilityBin]) -> String {
     out + "</svg></figure>\n"
 }
 
-/// A dot with its 95 % interval for each domain; the dashed line is the overall accuracy.
-fn accuracies(domains: &BTreeMap<String, DomainAccuracy>, overall: f64) -> String {
-    let rows: Vec<_> = domains.iter().filter_map(|(d, a)| Some((d, a, hits(a.accuracy, a.n)?))).collect();
+/// A dot with its 95 % interval for each group; the dashed line is the overall accuracy.
+fn accuracies<'a>(
+    title: &str,
+    unit: &str,
+    groups: impl Iterator<Item = (&'a str, usize, f64)>,
+    r: &RewardModelReport,
+) -> String {
+    let overall = r.accuracy;
+    let rows: Vec<_> = groups.filter_map(|(g, n, a)| Some((g, n, a, hits(a, n)?))).collect();
     if rows.is_empty() {
         return String::new();
     }
-    let low = rows.iter().map(|r| r.2.ci.0).fold(0.5, f64::min);
+    let low = rows.iter().map(|r| r.3.ci.0).fold(0.5, f64::min);
     let axis = Axis::linear(100.0 * low, 100.0, 5, true);
     let (left, right, step) = (98.0, 340.0, 22.0);
     let foot = 14.0 + step * rows.len() as f64;
     let px = |v: f64| left + axis.at(v) * (right - left);
     let mut out = format!(
-        "<figure class=\"chart\"><figcaption><b>Accuracy by domain</b> <span>% of held-out pairs</span></figcaption>\n\
-         <svg viewBox=\"0 0 400 {:.0}\" role=\"img\" aria-label=\"Accuracy of the reward model by domain\">\n",
+        "<figure class=\"chart\"><figcaption><b>{title}</b> <span>{unit}</span></figcaption>\n\
+         <svg viewBox=\"0 0 400 {:.0}\" role=\"img\" aria-label=\"{title}\">\n",
         foot + 36.0
     );
     for &t in &axis.ticks {
@@ -156,22 +226,22 @@ fn accuracies(domains: &BTreeMap<String, DomainAccuracy>, overall: f64) -> Strin
         foot + 31.0,
         percent(overall)
     );
-    for (i, (domain, a, share)) in rows.into_iter().enumerate() {
+    for (i, (group, n, accuracy, share)) in rows.into_iter().enumerate() {
         let cy = 8.0 + step * (i as f64 + 0.5);
         let _ = write!(
             out,
             "<g><title>{0}: {1} {2}, {3} pairs</title><text class=\"tick e\" x=\"{4:.1}\" y=\"{5:.1}\">{0}</text>\
              <path class=\"whisker c1\" d=\"M{6:.1} {cy:.1}H{7:.1}\"/><circle class=\"dot c1\" cx=\"{8:.1}\" cy=\"{cy:.1}\" r=\"4\"/>\
              <text class=\"end\" x=\"{9:.1}\" y=\"{5:.1}\">{1}</text></g>",
-            escape(domain),
-            percent(a.accuracy),
+            escape(group),
+            percent(accuracy),
             bracket((100.0 * share.ci.0, 100.0 * share.ci.1), false),
-            a.n,
+            n,
             left - 8.0,
             cy + 4.0,
             px(100.0 * share.ci.0),
             px(100.0 * share.ci.1),
-            px(100.0 * a.accuracy),
+            px(100.0 * accuracy),
             right + 10.0
         );
     }

@@ -22,8 +22,8 @@ pub(super) struct Lengths {
     pub(super) response: usize,
     /// Demonstrations.
     pub(super) sft: Vec<RowSize>,
-    /// Chosen and rejected answers.
-    pub(super) pairs: Vec<[RowSize; 2]>,
+    /// The answers of each pair or ranking.
+    pub(super) pairs: Vec<Vec<RowSize>>,
 }
 
 /// Lengths, with the data and the tokenizer that a run holds too.
@@ -88,9 +88,9 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
         let of = |answer: &str| -> Result<RowSize, Error> {
             Ok(RowSize { tokens: codec.example(&row.prompt, answer, true)?.tokens.len(), lm: 0, scalar: 1 })
         };
-        let both = [of(row.chosen.last_text())?, of(row.rejected.last_text())?];
-        if both.iter().all(|r| r.tokens <= context) {
-            lengths.pairs.push(both);
+        let all = row.answers.iter().map(|a| of(a.last_text())).collect::<Result<Vec<_>, _>>()?;
+        if all.iter().all(|r| r.tokens <= context) {
+            lengths.pairs.push(all);
         }
     }
     // What else a run keeps: the reward model's tokenizer, and the gold of the world.
@@ -146,7 +146,7 @@ impl Lengths {
         if self.pairs.is_empty() {
             return Vec::new();
         }
-        typical(&self.pairs, n, |p| p[0].tokens + p[1].tokens).into_iter().map(|p| p.to_vec()).collect()
+        typical(&self.pairs, n, |p| p.iter().map(|r| r.tokens).sum())
     }
 }
 

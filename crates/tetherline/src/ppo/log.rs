@@ -49,7 +49,8 @@ impl StepOutput {
             let text = |key: &str| line[key].as_str().unwrap_or_default();
             let what = if text("event") == "verdict" { text("verdict") } else { text("event") };
             let message = format!("step {}: {what}: {}", line["step"], text("text"));
-            let grave = matches!(what, "rollback" | "rolled_back" | "halt" | "domain_absent");
+            let grave =
+                matches!(what, "rollback" | "rolled_back" | "halt" | "domain_absent" | "score_fallback");
             match grave {
                 true => observer.on_event(&Event::Warning(&message)),
                 false if text("text").is_empty() => {}
@@ -173,6 +174,10 @@ impl Ppo<'_> {
         for NamedScore { name, values } in &scored.parts {
             put(&format!("score/{name}"), sum(values) / rows as f64);
         }
+        let fallbacks = self.scorer.fallbacks();
+        for f in &fallbacks {
+            put(&format!("fallback/{}", f.source), f.rows.len() as f64 / rows as f64);
+        }
         let mut line = serde_json::Map::new();
         line.insert("step".into(), step.into());
         line.insert("episode".into(), self.episodes.into());
@@ -186,6 +191,10 @@ impl Ppo<'_> {
                 "text": self.decision.reason.text(), "beta": used.beta})]
         };
         events.extend(judged.events(step));
+        events.extend(fallbacks.iter().map(|f| {
+            let text = format!("{} of {rows} scores of {} are stand-ins: {}", f.rows.len(), f.source, f.why);
+            json!({"step": step, "event": "score_fallback", "source": f.source, "rows": f.rows, "text": text})
+        }));
         let samples = (0..rows.min(3))
             .map(|i| {
                 json!({"step": step, "prompt_id": r.prompts.ids[i], "domain": r.prompts.domains[i],

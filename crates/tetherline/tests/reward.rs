@@ -1,0 +1,173 @@
+//! Reward models trained on preferences of every kind, and sources of scores that fail in the loop.
+#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tetherline::{Recipe, RunOptions, Stages, run};
+use tetherline_core::{Silent, Stage};
+
+fn recipe(sets: &[(&str, String)]) -> Recipe {
+    let few = [
+        ("sft.steps", "0"),
+        ("sft.epochs", "0"),
+        ("reward.steps", "3"),
+        ("reward.batch_size", "8"),
+        ("reward.normalize_samples", "8"),
+        ("sampling.max_new_tokens", "8"),
+        ("ppo.steps", "3"),
+        ("ppo.batch_size", "8"),
+        ("eval.prompts", "0"),
+    ];
+    let mut all: Vec<(String, String)> = few.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    all.extend(sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+    Recipe::load("quickstart", &all).unwrap()
+}
+
+fn stage(recipe: &Recipe, out: &Path, stage: Stage) -> Result<tetherline::RunSummary, tetherline::Error> {
+    let options = RunOptions {
+        out: out.to_owned(),
+        resume: false,
+        after_halt: false,
+        stages: Stages::Only(stage),
+        threads: 1,
+        clock: || 0.0,
+    };
+    run(recipe, &options, &mut Silent)
+}
+
+fn lines(path: PathBuf) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn file(dir: &Path, name: &str, rows: impl Iterator<Item = String>) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, rows.map(|r| r + "\n").collect::<String>()).unwrap();
+    path.display().to_string()
+}
+
+/// Pairs with and without soft labels, ties, margins and rankings train together; the report is of the held-out file.
+#[test]
+fn preferences_of_every_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let kinds = [
+        r#"{"prompt": "pN", "chosen": "Thank you, done.", "rejected": "No."}"#,
+        r#"{"prompt": "pN", "chosen": "Yes, at once.", "rejected": "Never ever.", "p_chosen": 0.7, "margin": 0.5}"#,
+        r#"{"prompt": "pN", "chosen": "Yes.", "rejected": "Sure.", "p_chosen": 0.5}"#,
+        r#"{"prompt": "pN", "responses": ["Good.", "Fine.", "Well.", "Bad."], "ranks": [1, 2, 2, 4]}"#,
+    ];
+    let train =
+        file(dir.path(), "train.jsonl", (0..24).map(|i| kinds[i % 4].replace("pN", &format!("p{i}"))));
+    let held = [
+        r#"{"prompt": "q", "chosen": "Thank you, it is done now.", "rejected": "No.", "agreement": 0.9}"#,
+        r#"{"prompt": "q", "chosen": "Yes.", "rejected": "Never, never, never.", "p_chosen": 0.3}"#,
+        r#"{"prompt": "q", "chosen": "Yes.", "rejected": "Sure.", "p_chosen": 0.5}"#,
+        r#"{"prompt": "q", "responses": ["Good good good good.", "Bad bad bad.", "So."]}"#,
+    ];
+    let test = file(dir.path(), "test.jsonl", held.iter().map(|s| (*s).to_owned()));
+    for (ranking, debias) in [("plackett_luce", "false"), ("pairs", "true")] {
+        let recipe = recipe(&[
+            ("data.pairs", train.clone()),
+            ("data.pairs_eval", test.clone()),
+            ("reward.ranking", format!("{ranking:?}")),
+            ("reward.length_debias", debias.into()),
+            ("reward.label_smoothing", "0.05".into()),
+            ("reward.center_coef", "0.01".into()),
+        ]);
+        let out = dir.path().join(ranking);
+        stage(&recipe, &out, Stage::Reward).unwrap();
+        assert!(lines(out.join("reward.jsonl")).iter().all(|l| l["loss"].as_f64().unwrap() < 3.0));
+        let report: Value =
+            serde_json::from_str(&std::fs::read_to_string(out.join("reward_held_out.json")).unwrap())
+                .unwrap();
+        // Two pairs that are no tie, and the three of the ranking.
+        assert_eq!((&report["pairs"], &report["ties"]), (&5.into(), &1.into()));
+        // 0.9, and 0.7 for the label of 0.3.
+        assert!((report["noise_ceiling"].as_f64().unwrap() - 0.8).abs() < 1e-12, "{report}");
+        assert_eq!(report["agreement_known"], 2);
+        // The better answer is the longer one in all five.
+        let length = &report["length_only"];
+        let longer = length["prefers_longer"].as_bool().unwrap();
+        assert_eq!(length["accuracy"].as_f64().unwrap(), if longer { 1.0 } else { 0.0 }, "{report}");
+        assert!(report["bag_of_words"].is_number() && report["accuracy_ci"][1].as_f64().unwrap() <= 1.0);
+    }
+}
+
+/// Raters who like length and nothing else teach a reward model length, unless it is held out of the score.
+#[test]
+fn length_can_be_held_out_of_the_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["order", "refund", "today", "please", "parcel", "account", "ship", "help"];
+    let text = |seed: usize, n: usize| {
+        let word = |i: usize| words[(seed * 7 + i * i + 3 * i) % words.len()];
+        (0..n).map(word).collect::<Vec<_>>().join(" ")
+    };
+    let row = |i: usize| {
+        let (a, b) = (2 + i * 5 % 7, 2 + (i * 3 + 2) % 9);
+        let (long, short) = (text(i, a.max(b)), text(i + 1, a.min(b)));
+        // In one of six pairs the shorter one wins.
+        let (chosen, rejected) = if i % 6 == 5 { (short, long) } else { (long, short) };
+        format!(r#"{{"prompt": "case {i}", "chosen": "{chosen}", "rejected": "{rejected}"}}"#)
+    };
+    let train = file(dir.path(), "train.jsonl", (0..240).map(row));
+    let test = file(dir.path(), "test.jsonl", (240..340).map(row));
+    let correlation = |debias: &str| {
+        let recipe = recipe(&[
+            ("data.pairs", train.clone()),
+            ("data.pairs_eval", test.clone()),
+            ("reward.length_debias", debias.into()),
+            ("reward.steps", "40".into()),
+            ("reward.epochs", "3".into()),
+            ("reward.batch_size", "16".into()),
+            ("reward.lr", "1e-3".into()),
+        ]);
+        let out = dir.path().join(debias);
+        stage(&recipe, &out, Stage::Reward).unwrap();
+        let report = std::fs::read_to_string(out.join("reward_held_out.json")).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        report["length_correlation"].as_f64().unwrap()
+    };
+    let (plain, debiased) = (correlation("false"), correlation("true"));
+    assert!(plain > 0.6 && debiased.abs() < 0.5 * plain, "{plain} {debiased}");
+}
+
+/// A program that stops answering costs the run nothing but its scores; answers of prompts reach the checks.
+#[cfg(unix)]
+#[test]
+fn a_source_that_dies_is_stood_in_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let prompts = file(
+        dir.path(),
+        "prompts.jsonl",
+        (0..6).map(|i| format!(r#"{{"prompt": "Say {i}.", "answer": "never said"}}"#)),
+    );
+    let marker = dir.path().join("asked");
+    let script = format!(
+        "if [ -e {0} ]; then echo gone >&2; exit 1; fi; touch {0}; while read -r l; do echo 0.5; done",
+        marker.display()
+    );
+    let rules = format!(
+        "[{{ command = {{ name = \"judge\", argv = [\"sh\", \"-c\", {script:?}], on_failure = {{ score = -1.0 }} }} }}, \
+         {{ exact = {{}} }}]"
+    );
+    let recipe = recipe(&[
+        ("reward.model_weight", "0".into()),
+        ("reward.rule", rules),
+        ("data.prompts", prompts.clone()),
+    ]);
+    let out = dir.path().join("run");
+    stage(&recipe, &out, Stage::Ppo).unwrap();
+    let metrics = lines(out.join("metrics.jsonl"));
+    let of = |key: &str| metrics.iter().map(|m| m[key].as_f64()).collect::<Vec<_>>();
+    assert_eq!(of("score/rule.judge"), [Some(0.5), Some(-1.0), Some(-1.0)]);
+    assert_eq!(of("fallback/judge"), [None, Some(1.0), Some(1.0)]);
+    assert_eq!(of("score/rule.exact"), [Some(0.0); 3]);
+    let events = lines(out.join("events.jsonl"));
+    let lost: Vec<&Value> = events.iter().filter(|e| e["event"] == "score_fallback").collect();
+    assert_eq!((lost.len(), &lost[0]["step"], lost[0]["rows"].as_array().unwrap().len()), (2, &2.into(), 8));
+    assert!(lost[0]["text"].as_str().unwrap().contains("gone"), "{lost:?}");
+
+    // A prompt without an answer is named.
+    std::fs::write(&prompts, "{\"prompt\": \"What now?\"}\n").unwrap();
+    let error = stage(&recipe, &dir.path().join("other"), Stage::Ppo).unwrap_err().to_string();
+    assert!(error.contains("What now?") && error.contains("`answer`"), "{error}");
+}
