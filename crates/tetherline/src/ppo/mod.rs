@@ -35,6 +35,7 @@ use crate::{Error, sources};
 use faults::Presence;
 use guarded::{Guarded, Judged};
 use log::{Measured, StepOutput};
+use rollback::RolledBack;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -238,8 +239,9 @@ impl<'a> Ppo<'a> {
         }
         let mut logs = run.logs(offsets)?;
         if halt.is_some() {
-            let line = self.release_halt(&checkpoints)?;
-            logs.events.write(&line)?;
+            self.release_halt(&checkpoints)?.write(&mut logs)?;
+            // Saved at once: who released a halt is not asked again.
+            last_checkpoint = Some(self.save_checkpoint(&checkpoints, &mut logs, observer)?);
         }
         if offsets.is_none() && self.recipe.kl.guard.is_some() {
             last_checkpoint = Some(self.save_checkpoint(&checkpoints, &mut logs, observer)?);
@@ -250,9 +252,13 @@ impl<'a> Ppo<'a> {
             let mut out = self.step(step).map_err(|e| with_checkpoint(e, step, last_checkpoint.as_ref()))?;
             self.done = step;
             if out.verdict == Verdict::Rollback {
-                let (line, to) = self.roll_back(step, &checkpoints)?;
-                out.control.push(json!({"rollback": to}));
-                out.events.push(line);
+                match self.roll_back(step, &checkpoints) {
+                    Ok(RolledBack { to, line }) => {
+                        out.control.push(json!({"rollback": to}));
+                        out.events.push(line);
+                    }
+                    Err(reason) => out.halt(step, reason),
+                }
             }
             self.add_held_out(step, &mut out)?;
             out.write(&mut logs)?;
@@ -332,6 +338,7 @@ impl<'a> Ppo<'a> {
         let full = full_rows(&rollout);
         self.add_reference_and_values(&mut rollout, &full)?;
         let mut parts = self.scorer.score(self.engine, &samples(&rollout))?;
+        let broken_values = self.check_values(&mut rollout);
         let broken_scores = self.check_scores(step, &rollout, &mut parts);
         let scored =
             score_rollout(rollout, parts, self.config.missing_eos_penalty).map_err(not_finite(step))?;
@@ -343,7 +350,7 @@ impl<'a> Ppo<'a> {
         // 4. The controller sees the KL and decides on the next β and on this batch.
         let (k1, exact) = measure_kl(&scored.rollout, &adv);
         let mut observation = observe::observe(step, &scored, &groups);
-        if broken_scores > 0 {
+        if broken_scores + broken_values > 0 {
             observe::mark_broken_scores(&mut observation);
         }
         let used = std::mem::replace(&mut self.decision, self.controller.observe(&observation));
@@ -377,6 +384,7 @@ impl<'a> Ppo<'a> {
                 used: &used,
                 observation: &observation,
                 judged: &judged,
+                broken: [("scores", broken_scores), ("values of the value model", broken_values)],
                 lr,
                 times,
             },
@@ -414,7 +422,7 @@ impl<'a> Ppo<'a> {
 
 fn not_finite(step: u64) -> impl Fn(PpoError) -> Error {
     move |e| match e {
-        PpoError::NonFiniteLoss { .. } | PpoError::NonFiniteRow { .. } => {
+        PpoError::NonFiniteLoss { .. } | PpoError::NonFiniteRow { .. } | PpoError::NonFiniteToken { .. } => {
             Error::NotFinite { stage: Stage::Ppo, step, what: e.to_string(), last_checkpoint: None }
         }
         other => stage(other),

@@ -78,7 +78,7 @@ pub(super) fn observe(step: u64, scored: &ScoredRollout, groups: &[Vec<String>])
     observation
 }
 
-/// Says in every entry that scores of the batch are no numbers: nothing is to be learnt from it.
+/// Says in every entry that scores or values of the batch are no numbers: nothing is to be learnt from it.
 pub(super) fn mark_broken_scores(observation: &mut KlObservation) {
     observation.domains.iter_mut().for_each(|domain| domain.reward_sd = Some(f64::NAN));
 }
