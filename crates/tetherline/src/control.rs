@@ -326,7 +326,8 @@ mod tests {
     fn a_release_starts_the_guard_anew() {
         let mut s = guarded(None);
         assert_eq!(ask(&mut s, &observation(1, 3.0))["verdict"], "accept");
-        let broken: Vec<_> = (2..=6).map(|t| ask(&mut s, &observation(t, f64::NAN))["verdict"].clone()).collect();
+        let broken: Vec<_> =
+            (2..=6).map(|t| ask(&mut s, &observation(t, f64::NAN))["verdict"].clone()).collect();
         assert_eq!(broken, ["reject", "reject", "rollback", "reject", "halt"]);
         assert_eq!(ask(&mut s, &observation(7, 3.0))["verdict"], "halt");
         let answer = ask(&mut s, r#"{"release": 7}"#);

@@ -130,6 +130,12 @@ impl Ppo<'_> {
             put("guard/boost", guard.ln_boost.exp());
             put("guard/lr_factor", guard.lr_factor);
         }
+        for (id, target) in self.linked_targets() {
+            put(&format!("budget/{id}/target"), target);
+        }
+        for metric in observation.metrics.iter().filter(|m| m.id.starts_with("refusal/")) {
+            put(&metric.id, metric.value);
+        }
         if let Some(ledger) = self.controller.ledger() {
             put("kl/ledger_spent", ledger.spent);
         }

@@ -14,6 +14,7 @@
 mod faults;
 mod guarded;
 mod held_out;
+mod linked;
 mod log;
 mod loss;
 mod observe;
@@ -27,6 +28,7 @@ mod update;
 use crate::checkpoint::Checkpoints;
 use crate::codec::Codec;
 use crate::recipe::{ModelSection, Recipe, ValueModel};
+use crate::rounds::{DriftLedger, Spending};
 use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
 use crate::run_dir::{RunDir, RunLogs};
 use crate::scoring::{RewardTokens, Scorer};
@@ -87,7 +89,13 @@ pub struct Ppo<'a> {
     decision: ControlDecision,
     guarded: Option<Guarded>,
     presence: Presence,
+    /// What the last step logged of metrics that budgets are linked to.
+    linked: BTreeMap<String, f64>,
     halted: Option<String>,
+    /// Whether the policy comes from an earlier run, so that this run's reference is not the first.
+    later_round: bool,
+    /// What earlier runs spent of the ledger, nats per sequence.
+    spent_before: f64,
     done: u64,
     episodes: u64,
 }
@@ -173,7 +181,7 @@ impl<'a> Ppo<'a> {
             0 => None,
             _ => Some(crate::evaluate::prompts(recipe, codec, context, observer)?),
         };
-        observe::check_metrics(recipe)?;
+        linked::check_metrics(recipe)?;
         let models = (&policy, value.as_ref(), &reference);
         let guarded = Guarded::new(recipe, codec, models, observer)?;
         let controller = KlPolicy::new(recipe.kl.clone()).map_err(|e| Error::input("the kl section", e))?;
@@ -204,13 +212,44 @@ impl<'a> Ppo<'a> {
             decision,
             guarded,
             presence: Presence::default(),
+            linked: BTreeMap::new(),
             halted: None,
+            later_round: false,
+            spent_before: 0.0,
             done: 0,
             episodes: 0,
         })
     }
 
-    /// Runs (or goes on with) all steps; returns the aligned policy and the scorer. A run that was halted goes on only
+    /// The same for a policy that earlier runs have trained: the ledger counts on from what they spent, and the first
+    /// reference, where it can be had, is theirs.
+    ///
+    /// # Errors
+    /// If the first reference cannot be compared with the policy, or is to be capped and cannot be had.
+    pub fn after(mut self, past: &DriftLedger, first: Option<Model>) -> Result<Self, Error> {
+        let capped = self.recipe.kl.trust_region.is_some_and(|region| region.ref0_cap.is_some());
+        if capped && first.is_none() {
+            let problem = format!(
+                "it caps KL to the first reference of all rounds, {}, which cannot be opened; put it back, or leave \
+                 the cap out",
+                past.first.model
+            );
+            return Err(Error::input("kl.trust_region.ref0_cap", problem));
+        }
+        if let Some(guarded) = self.guarded.as_mut().filter(|_| capped) {
+            guarded.first = first;
+        }
+        self.later_round = true;
+        self.spent_before = past.spent();
+        if self.recipe.kl.ledger.is_some() {
+            let mut state = self.controller.state();
+            state.ledger.spent += self.spent_before;
+            self.controller.restore(&state).map_err(stage)?;
+        }
+        Ok(self)
+    }
+
+    /// Runs (or goes on with) all steps; returns the aligned policy and what it spent. A run that was halted goes on only
     /// `after_halt`.
     ///
     /// # Errors
@@ -220,7 +259,7 @@ impl<'a> Ppo<'a> {
         run: &RunDir,
         after_halt: bool,
         observer: &mut dyn Observer,
-    ) -> Result<(Model, Scorer), Error> {
+    ) -> Result<(Model, Spending), Error> {
         let checkpoints = run.checkpoints()?;
         let total = self.config.steps;
         let found = checkpoints.restore(|path| self.restore(path))?;
@@ -261,6 +300,7 @@ impl<'a> Ppo<'a> {
                 }
             }
             self.add_held_out(step, &mut out)?;
+            self.keep_linked(&out.metrics);
             out.write(&mut logs)?;
             out.tell(observer);
             observer.on_event(&Event::Step { stage: Stage::Ppo, step, total, metrics: &out.metrics });
@@ -279,7 +319,8 @@ impl<'a> Ppo<'a> {
             }
         }
         observer.on_event(&Event::StageFinished { stage: Stage::Ppo });
-        Ok((self.policy.model, self.scorer))
+        let spent = self.controller.ledger().map(|ledger| ledger.spent);
+        Ok((self.policy.model, Spending { forgiven: self.reference_ledger.forgiven, spent }))
     }
 
     fn save_checkpoint(
@@ -349,7 +390,8 @@ impl<'a> Ppo<'a> {
         let adv = advantages(&scored, &self.betas(&groups), self.config).map_err(not_finite(step))?;
         // 4. The controller sees the KL and decides on the next β and on this batch.
         let (k1, exact) = measure_kl(&scored.rollout, &adv);
-        let mut observation = observe::observe(step, &scored, &groups);
+        let mut observation = observe::observe(step, &scored, &groups, self.recipe.data.world.is_some());
+        self.add_linked(&mut observation);
         if broken_scores + broken_values > 0 {
             observe::mark_broken_scores(&mut observation);
         }

@@ -82,9 +82,9 @@ impl Ppo<'_> {
         let mut problems = Vec::new();
         for (checkpoint, saved) in self.passed_before(checkpoints).map_err(|e| e.to_string())? {
             let restored = self.restore_weights(&checkpoint.path).map_err(|e| e.to_string());
-            match restored.and_then(|()| {
-                self.controller.roll_back(saved.controller()).map_err(|e| e.to_string())
-            }) {
+            match restored
+                .and_then(|()| self.controller.roll_back(saved.controller()).map_err(|e| e.to_string()))
+            {
                 Ok(()) => {
                     self.decision.beta = self.controller.betas();
                     if let Some(guarded) = &mut self.guarded {

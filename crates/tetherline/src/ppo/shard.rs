@@ -139,7 +139,7 @@ impl Ppo<'_> {
             (out.old, out.old_groups) = by_group(&to(&guarded.old)?);
             out.first_groups = match &guarded.first {
                 Some(first) => Some(by_group(&to(first)?).1),
-                None if self.reference_moves() => None,
+                None if self.reference_moves() || self.later_round => None,
                 None => Some(out.groups.clone()),
             };
         }

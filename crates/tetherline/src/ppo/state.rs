@@ -5,6 +5,7 @@ use super::faults::Presence;
 use crate::Error;
 use crate::run_dir::LogOffsets;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tetherline_core::BoxError;
 use tetherline_kl::{ControlDecision, ControllerState, KlController, ReferenceLedger};
@@ -32,6 +33,8 @@ pub(super) struct Saved {
     weights_passed: bool,
     #[serde(default)]
     presence: Presence,
+    #[serde(default)]
+    linked: BTreeMap<String, f64>,
 }
 
 /// What resuming needs of a checkpoint beside the loop's own state.
@@ -76,6 +79,7 @@ impl Ppo<'_> {
             rejected: self.guarded.as_ref().map_or(0, |g| g.rejected),
             weights_passed: self.guarded.as_ref().is_some_and(|g| g.passed),
             presence: self.presence.clone(),
+            linked: self.linked.clone(),
         };
         std::fs::write(dir.join("state.json"), serde_json::to_vec_pretty(&saved)?)?;
         Ok(())
@@ -91,6 +95,7 @@ impl Ppo<'_> {
         self.done = saved.step;
         self.episodes = saved.episodes;
         self.presence = saved.presence;
+        self.linked = saved.linked;
         if let Some(guarded) = &mut self.guarded {
             (guarded.rejected, guarded.passed) = (saved.rejected, saved.weights_passed);
         }
