@@ -50,6 +50,29 @@ pub fn paired_bootstrap(differences: &[f64], resamples: u32, seed: u64, name: u6
     Some(Change { mean, ci: quantile(&means, 0.025).zip(quantile(&means, 0.975)) })
 }
 
+/// The same interval for any statistic: `of` is given the prompts drawn, by index below `n`, and says nothing of draws on
+/// which the statistic is not defined. `None` with fewer than two prompts.
+pub fn bootstrap_of(
+    n: usize,
+    resamples: u32,
+    seed: u64,
+    name: u64,
+    of: impl Fn(&[usize]) -> Option<f64>,
+) -> Option<(f64, f64)> {
+    if n < 2 {
+        return None;
+    }
+    let mut random = stream(seed, Purpose::Bootstrap, 0, name, 0);
+    let mut drawn = vec![0; n];
+    let values: Vec<f64> = (0..resamples)
+        .filter_map(|_| {
+            drawn.iter_mut().for_each(|i| *i = random.below(n));
+            of(&drawn)
+        })
+        .collect();
+    quantile(&values, 0.025).zip(quantile(&values, 0.975))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +89,14 @@ mod tests {
         assert!((low - (m - 1.96 * se)).abs() < 0.1 * se, "{low} {}", m - 1.96 * se);
         assert!((high - (m + 1.96 * se)).abs() < 0.1 * se);
         assert_eq!(c.direction(), std::cmp::Ordering::Greater);
+    }
+
+    #[test]
+    fn of_a_mean_it_is_the_paired_interval() {
+        let x = [0.0, 1.0, 5.0, -2.0, 0.3];
+        let mean = |drawn: &[usize]| Some(drawn.iter().map(|&i| x[i]).sum::<f64>() / drawn.len() as f64);
+        assert_eq!(bootstrap_of(5, 300, 1, 2, mean), paired_bootstrap(&x, 300, 1, 2).unwrap().ci);
+        assert_eq!(bootstrap_of(1, 300, 1, 2, mean), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! tensors, no files, no network, no clock. Each metric lives in its own module with its formula, its
 //! unit and its source.
 
+pub mod ab;
 pub mod bootstrap;
 mod comparison;
 pub mod correlation;
@@ -12,8 +13,12 @@ mod error;
 pub mod estimate;
 mod evaluation;
 mod format;
+pub mod frontier;
+pub mod length;
+pub mod multiple;
 pub mod ngram;
 pub mod report;
+pub mod sequential;
 pub mod share;
 mod sparkline;
 mod table;

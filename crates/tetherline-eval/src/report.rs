@@ -4,9 +4,11 @@
 //! a line that says so. Charts are inline SVG (`plot.rs`), colours come from one style sheet with a light
 //! and a dark scheme, and every text that a model or a user wrote is escaped.
 
+mod ab;
 mod control;
 mod curves;
 mod data;
+mod frontier;
 mod headline;
 mod html;
 mod plot;
@@ -15,11 +17,13 @@ mod reward_model;
 mod samples;
 mod scale;
 
+pub use ab::ab_page;
 pub use data::{
     DomainAccuracy, GroupAccuracy, LossPoint, ReliabilityBin, ReportData, RewardModelReport, SamplePair,
     SampleSide, StageNote, sample_pairs,
 };
 
+pub use frontier::{frontier_page, frontier_svg};
 use html::escape;
 use std::fmt::Write;
 

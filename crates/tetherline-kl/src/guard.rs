@@ -160,11 +160,14 @@ impl Guard {
         s.broken = 0;
         if blown_up {
             s.blown_up += 1;
-            if s.blown_up >= self.blow_up_for {
-                s.blown_up = 0;
-                return self.roll_back(s);
+            if s.blown_up < self.blow_up_for {
+                return Alarm::None;
             }
-            return Alarm::None;
+            let alarm = self.roll_back(s);
+            if alarm == Alarm::Rollback {
+                s.blown_up = 0;
+            }
+            return alarm;
         }
         s.blown_up = 0;
         s.ln_boost *= self.decay;
@@ -226,6 +229,7 @@ mod tests {
         }
         assert_eq!(s.ln_boost, MAX_LN_BOOST);
         assert_eq!((g.usable(&mut s, true, true), s.rollbacks), (Alarm::Halt, 9));
+        assert_eq!(s.blown_up, 1, "a halt does not forget what it is for");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `tether kl control`: the KL controllers for trainers in other languages, one JSON observation a line in, one
 //! JSON decision a line out.
 //!
-//! Two more lines follow the trainer's checkpoints: `{"checkpoint": STEP}` keeps the controller's state under
-//! that step, `{"rollback": STEP}` returns to it.
+//! Three more lines follow the trainer: `{"checkpoint": STEP}` keeps the controller's state under that step,
+//! `{"rollback": STEP}` returns to it, `{"release": STEP}` starts the guard anew after a halt.
 
 pub(crate) mod kept;
 
@@ -15,7 +15,7 @@ use kept::Kept;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-use tetherline_kl::{ControlDecision, ControllerState, KlConfig, KlController, KlObservation};
+use tetherline_kl::{ControlDecision, ControllerState, KlConfig, KlController, KlObservation, KlPolicy};
 
 /// Reads the `[kl]` section of a TOML file: one of its own, or a recipe.
 ///
@@ -43,7 +43,7 @@ pub fn load_config(path: &Path) -> Result<KlConfig, RecipeError> {
 #[derive(Debug)]
 pub struct Stream {
     config: KlConfig,
-    controller: Box<dyn KlController + Send>,
+    controller: KlPolicy,
     state: Option<PathBuf>,
     kept: Kept,
     line: usize,
@@ -61,6 +61,13 @@ struct CheckpointLine {
 #[serde(deny_unknown_fields)]
 struct RollbackLine {
     rollback: u64,
+}
+
+/// A person has looked at a halted trainer and lets it go on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReleaseLine {
+    release: u64,
 }
 
 impl Stream {
@@ -88,7 +95,7 @@ impl Stream {
         Ok(Self { config: config.clone(), controller, state, kept, line: 0 })
     }
 
-    /// Answers one line: an observation by a decision, a checkpoint or a rollback by what is kept or in force,
+    /// Answers one line: an observation by a decision, a checkpoint, rollback or release by what is kept or in force,
     /// anything else by `{"error": …}` with the field, and nothing changed. `None` for a blank line.
     ///
     /// # Errors
@@ -106,6 +113,9 @@ impl Stream {
             }
             Ok(object) if object.contains_key("rollback") => {
                 serde_json::from_str(line).map(|RollbackLine { rollback }| self.roll_back(rollback))
+            }
+            Ok(object) if object.contains_key("release") => {
+                serde_json::from_str(line).map(|ReleaseLine { release }| self.release(release))
             }
             Ok(_) => serde_json::from_str(line).map(|observation| self.observe(&observation)),
         };
@@ -136,8 +146,19 @@ impl Stream {
             return Ok(self.error("rollback", &e.to_string()));
         }
         self.save()?;
+        self.answer_in_force("rollback", step)
+    }
+
+    fn release(&mut self, step: u64) -> Result<Value, Error> {
+        self.controller.release_halt();
+        self.save()?;
+        self.answer_in_force("release", step)
+    }
+
+    /// The line's own key and step, and the β in force.
+    fn answer_in_force(&self, key: &str, step: u64) -> Result<Value, Error> {
         let mut in_force = self.in_force()?;
-        let mut answer = json!({"rollback": step, "beta": in_force["beta"].take()});
+        let mut answer = json!({key: step, "beta": in_force["beta"].take()});
         // As in a decision: there where a row adds up several entries.
         if let Some(combine) = in_force.get_mut("combine") {
             answer["combine"] = combine.take();
@@ -164,8 +185,8 @@ impl Stream {
     }
 }
 
-fn build(config: &KlConfig) -> Result<Box<dyn KlController + Send>, Error> {
-    config.build().map_err(|e| Error::input("the kl section", e))
+fn build(config: &KlConfig) -> Result<KlPolicy, Error> {
+    KlPolicy::new(config.clone()).map_err(|e| Error::input("the kl section", e))
 }
 
 fn value(decision: &ControlDecision) -> Value {
@@ -220,6 +241,7 @@ mod tests {
             (r#"{"rollback":"1"}"#, "rollback"),
             (r#"{"rollback":1,"phase":"trial"}"#, "phase"),
             (r#"{"rollback":1}"#, "rollback"),
+            (r#"{"release":"1"}"#, "release"),
             (r#"{"checkpoint":1"#, "checkpoint"),
             (r#"{"step":2,"domains":[],"#, "domains"),
             (r#"[2,"rollout",[],[],null]"#, ""),
@@ -298,6 +320,19 @@ mod tests {
         assert_eq!(answer["beta"]["all"], s.controller.beta("all"));
         assert!(answer["beta"]["all"] != moved["all"] && answer.get("combine").is_none());
         assert_eq!(ask(&mut s, &observation(t + 1, 5.0))["verdict"], "accept");
+    }
+
+    #[test]
+    fn a_release_starts_the_guard_anew() {
+        let mut s = guarded(None);
+        assert_eq!(ask(&mut s, &observation(1, 3.0))["verdict"], "accept");
+        let broken: Vec<_> =
+            (2..=6).map(|t| ask(&mut s, &observation(t, f64::NAN))["verdict"].clone()).collect();
+        assert_eq!(broken, ["reject", "reject", "rollback", "reject", "halt"]);
+        assert_eq!(ask(&mut s, &observation(7, 3.0))["verdict"], "halt");
+        let answer = ask(&mut s, r#"{"release": 7}"#);
+        assert_eq!((&answer["release"], answer["beta"]["all"].is_number()), (&7.into(), true));
+        assert_eq!(ask(&mut s, &observation(8, 3.0))["verdict"], "accept");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod recipe;
 pub mod replay;
 pub mod report;
 pub mod reward;
+pub mod rounds;
 mod rows;
 pub mod run_dir;
 pub mod score;

@@ -6,6 +6,7 @@ use crate::codec::Codec;
 use crate::evaluate::{self, evaluate};
 use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::{Dtype, Recipe};
+use crate::rounds::{self, DriftLedger, FirstReference, Round, Spending};
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardModel, Scorer};
 use crate::{Error, RunOptions, RunSummary, Stages, card, report, reward, sft, sources};
@@ -216,14 +217,91 @@ impl Run<'_> {
             ));
         }
         let machine = Machine { engine: &self.engine, clock: self.options.clock };
-        let ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, machine, observer)?;
-        let (policy, _) = ppo.run(&self.dir, self.options.after_halt, observer)?;
+        let mut ppo = Ppo::new(self.recipe, &start, reference, &codec, scorer, machine, observer)?;
+        let past = DriftLedger::of(&sources::open_model(&self.recipe.model.policy)?)?;
+        if let Some(past) = &past {
+            let first = past.open_first(self.recipe);
+            let first =
+                first.and_then(|m| sources::sharing(m, &start, &self.engine).map_err(|e| e.to_string()));
+            if let Err(problem) = &first {
+                let text = format!("the distance to the first reference is not known: {problem}");
+                observer.on_event(&Event::Warning(&text));
+            }
+            ppo = ppo.after(past, first.ok())?;
+        }
+        let (policy, spending) = ppo.run(&self.dir, self.options.after_halt, observer)?;
+        let drift = self.drift(past, (&start, &policy), &codec, spending, observer)?;
         let card = card::text(self.recipe, &self.dir)?;
         save_dir(&self.dir.policy(), |d| {
             policy.save(d, SaveType::F32)?;
+            std::fs::write(d.join(rounds::FILE), serde_json::to_vec_pretty(&drift)?)?;
             Ok(std::fs::write(d.join(card::CARD), card)?)
         })?;
         Ok(())
+    }
+
+    /// The drift of this run's result, after that of the runs before.
+    fn drift(
+        &self,
+        past: Option<DriftLedger>,
+        (start, policy): (&Model, &Model),
+        codec: &Codec,
+        spending: Spending,
+        observer: &mut dyn Observer,
+    ) -> Result<DriftLedger, Error> {
+        let recipe = self.recipe;
+        let reference = self.reference(start)?;
+        let spent_before = past.as_ref().map_or(0.0, DriftLedger::spent);
+        // Opened anew: what is not capped is not kept in memory while training.
+        let first = past.as_ref().map(|past| past.open_first(recipe).ok());
+        let mut others = vec![&reference];
+        others.extend(first.iter().flatten());
+        let kl = rounds::measure(recipe, policy, &others, codec, &self.engine, observer)?;
+        let to_first = match &first {
+            None => Some(&kl[0]),
+            Some(None) => None,
+            Some(Some(_)) => Some(&kl[1]),
+        };
+        let mut drift = past.unwrap_or_else(|| DriftLedger {
+            first: FirstReference { model: self.reference_name(), hash: rounds::hash_of(&reference) },
+            rounds: Vec::new(),
+        });
+        let moves = recipe.kl.reference.is_some_and(|r| r.moves());
+        drift.rounds.push(Round {
+            name: recipe.name.clone(),
+            steps: recipe.ppo.steps,
+            responses: kl[0].count(),
+            kl_first: to_first.map(|kl| kl.mean().0),
+            kl_first_stderr: to_first.map(|kl| kl.stderr().0),
+            kl_reference: (!moves).then(|| kl[0].mean().0),
+            forgiven: spending.forgiven,
+            spent: spending.spent.map(|spent| spent - spent_before),
+        });
+        if let (Some(kl), true) = (to_first, drift.rounds.len() > 1) {
+            let text = format!(
+                "after {} rounds {:.2} ± {:.2} nats per sequence to the first reference, {}",
+                drift.rounds.len(),
+                kl.mean().0,
+                kl.stderr().0,
+                drift.first.model
+            );
+            observer.on_event(&Event::Note(&text));
+        }
+        Ok(drift)
+    }
+
+    /// What this run's reference is called, for runs after it.
+    fn reference_name(&self) -> String {
+        let name = match &self.recipe.model.reference {
+            Some(text) => text.clone(),
+            None if self.recipe.runs_sft() => self.sft_dir().display().to_string(),
+            None => self.recipe.model.policy.clone(),
+        };
+        let dir = Path::new(&name);
+        if dir.is_dir() {
+            return std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string();
+        }
+        name
     }
 
     fn eval(&self, observer: &mut dyn Observer) -> Result<EvaluationFile, Error> {

@@ -10,7 +10,8 @@
 //! | verl | `actor/reward_kl_penalty` · `response_length/mean` | 2·KL | `episodes` given |
 //!
 //! The lines of the contract are followed: `{"checkpoint": STEP}` keeps the replaying controller's state under that step,
-//! `{"rollback": STEP}` returns to it, as the trainer of the log did. A decision in the log gives its β by domain; the β
+//! `{"rollback": STEP}` returns to it, as the trainer of the log did, and `{"release": STEP}` starts its guard anew after a
+//! halt that a person released. A decision in the log gives its β by domain; the β
 //! of the other logs is that of `all`.
 //!
 //! Where a log has no spread, the variance is that of the log-ratio along the tilt of the reference, 2·KL.
@@ -25,7 +26,9 @@ use crate::python_json;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tetherline_kl::{ALL, ControlDecision, DomainKl, KlConfig, KlController, KlObservation, NatsPerSequence};
+use tetherline_kl::{
+    ALL, ControlDecision, DomainKl, KlConfig, KlController, KlObservation, KlPolicy, NatsPerSequence,
+};
 
 /// One observation of a log, and what was and would have been decided.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub enum Entry {
     Checkpoint(u64),
     /// The trainer went back to its checkpoint of this step, and the controller's law with it.
     RolledBack(u64),
+    /// A person let the trainer go on after its halt at this step, and the guard started anew.
+    Released(u64),
 }
 
 /// Replays a log through a controller of `config`. `episodes` stands in for the sequences per update where the
@@ -62,7 +67,7 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Entry>
         path: log.to_owned(),
         source,
     })?;
-    let controller = config.build().map_err(|e| Error::input("the kl section", e))?;
+    let controller = KlPolicy::new(config.clone()).map_err(|e| Error::input("the kl section", e))?;
     let mut replay = Replay {
         controller,
         kept: Kept::start(None),
@@ -84,7 +89,7 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Entry>
 
 /// A replay under way.
 struct Replay {
-    controller: Box<dyn KlController + Send>,
+    controller: KlPolicy,
     kept: Kept,
     out: Vec<Entry>,
     observed: u64,
@@ -104,7 +109,7 @@ impl Replay {
             self.logged(&row);
             return Ok(());
         }
-        if row.contains_key("checkpoint") || row.contains_key("rollback") {
+        if ["checkpoint", "rollback", "release"].iter().any(|key| row.contains_key(*key)) {
             return self.checkpoint(&row);
         }
         let beta = match number(&row, "objective/kl_coef")? {
@@ -148,7 +153,7 @@ impl Replay {
             return Ok(());
         }
         if row.len() > 1 {
-            return Err("a `checkpoint` or `rollback` stands alone in its line".to_owned());
+            return Err("a `checkpoint`, `rollback` or `release` stands alone in its line".to_owned());
         }
         if let Some(step) = count(row, "checkpoint")? {
             self.kept.keep(step, self.controller.state()).map_err(|e| e.to_string())?;
@@ -160,6 +165,10 @@ impl Replay {
             })?;
             self.controller.roll_back(state).map_err(|e| e.to_string())?;
             self.out.push(Entry::RolledBack(step));
+        }
+        if let Some(step) = count(row, "release")? {
+            self.controller.release_halt();
+            self.out.push(Entry::Released(step));
         }
         Ok(())
     }
@@ -348,6 +357,8 @@ mod tests {
             (r#"{"step":-4,"domains":[]}"#, "-4"),
             (r#"{"rollback":3}"#, "no checkpoint of step 3 is kept (kept: [])"),
             (r#"{"rollback":-3}"#, "`rollback`"),
+            (r#"{"release":"3"}"#, "`release`"),
+            (r#"{"release":3,"step":3}"#, "stands alone"),
             (r#"{"checkpoint":"3"}"#, "`checkpoint`"),
             (r#"{"checkpoint":3,"step":3}"#, "stands alone"),
         ] {

@@ -106,6 +106,11 @@ impl Trainer {
         }
     }
 
+    /// Makes every trained weight one that is not finite: a fault, injected.
+    pub(crate) fn spoil_weights(&mut self, engine: &Engine) {
+        self.model.update(engine, |own| own.fill(f32::NAN));
+    }
+
     /// Forgets the optimizer's moments and its count of steps.
     pub fn reset_optimizer(&mut self) {
         self.adam.reset();

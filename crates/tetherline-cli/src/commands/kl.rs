@@ -82,6 +82,10 @@ pub(crate) fn replayed(args: &ReplayArgs) -> anyhow::Result<()> {
                 output::result(&format!("{:>8} the trainer went back to its checkpoint of step {step}", ""));
                 continue;
             }
+            Entry::Released(step) => {
+                output::result(&format!("{:>8} a person released the halt at step {step}", ""));
+                continue;
+            }
         };
         seen += 1;
         summed |= replayed.decision.combine == Combine::Sum;

@@ -20,6 +20,21 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
+/// A page that stands alone: the report's style sheet, a heading, a few sentences, and a body of HTML.
+pub(super) fn page(title: &str, heading: &str, ledes: &[String], body: &str) -> String {
+    let ledes: String = ledes.iter().map(|l| format!("<p class=\"lede\">{}</p>\n", escape(l))).collect();
+    let title = escape(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{}</style>\n</head>\n\
+         <body>\n<header>\n<p class=\"eyebrow\">{title}</p>\n<h1>{}</h1>\n{ledes}</header>\n<main>\n{body}</main>\n\
+         </body>\n</html>\n",
+        include_str!("style.css"),
+        escape(heading)
+    )
+}
+
 /// The line that stands where something was not measured.
 pub(super) fn missing(text: &str) -> String {
     format!("<p class=\"missing\">{}</p>\n", escape(text))

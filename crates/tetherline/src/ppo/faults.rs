@@ -15,6 +15,13 @@ impl Ppo<'_> {
         self.faults(step).any(|fault| fault.what == FaultKind::NanGradient)
     }
 
+    /// Breaks the value model, if this step's update is to do so.
+    pub(super) fn spoil_values(&mut self, step: u64) {
+        if self.faults(step).any(|fault| fault.what == FaultKind::NanValue) {
+            self.value.as_mut().unwrap_or(&mut self.policy).spoil_weights(self.engine);
+        }
+    }
+
     /// Puts the next prompt of another domain in the place of each of a lost one.
     pub(super) fn lose_domains(&self, step: u64, rows: &mut [usize]) {
         let prompts = &self.prompts;
@@ -41,7 +48,22 @@ impl Ppo<'_> {
         }
         let mut broken = 0;
         if self.guarded.is_some() {
+            // Zeros that no update sees: the batch is refused.
             for value in parts.iter_mut().flat_map(|part| &mut part.values).filter(|v| !v.is_finite()) {
+                *value = 0.0;
+                broken += 1;
+            }
+        }
+        broken
+    }
+
+    /// How many values of a rollout are not finite. Where updates are judged, those become 0 and the batch is reported as
+    /// broken; elsewhere they end the run.
+    pub(super) fn check_values(&self, rollout: &mut Rollout) -> usize {
+        let mut broken = 0;
+        if self.guarded.is_some() {
+            let after = rollout.bootstrap_values.iter_mut().flatten();
+            for value in rollout.values.flat_mut().iter_mut().chain(after).filter(|v| !v.is_finite()) {
                 *value = 0.0;
                 broken += 1;
             }

@@ -35,7 +35,8 @@ pub(super) struct Guarded {
     pub(super) old: Model,
     moments: AdamWState,
     value: Option<(Vec<f32>, AdamWState)>,
-    /// The first reference, where the reference moves and KL to the first one is capped.
+    /// The first reference (of all rounds, where the policy comes from an earlier one), where it is another model than the
+    /// reference, or will be, and KL to it is capped.
     pub(super) first: Option<Model>,
     /// Prompts to measure on, and the groups of each.
     pub(super) pool: PromptBatch,

@@ -19,6 +19,8 @@ pub(super) struct Measured<'a> {
     pub(super) used: &'a ControlDecision,
     pub(super) observation: &'a KlObservation,
     pub(super) judged: &'a Judged,
+    /// What of the batch was not finite, and how many of each.
+    pub(super) broken: [(&'static str, usize); 2],
     pub(super) lr: f64,
     pub(super) times: [f64; 3],
 }
@@ -35,6 +37,12 @@ pub(super) struct StepOutput {
 }
 
 impl StepOutput {
+    /// Ends the run after this step, although the controller did not ask for it.
+    pub(super) fn halt(&mut self, step: u64, reason: String) {
+        self.events.push(json!({"step": step, "event": "verdict", "verdict": Verdict::Halt, "text": reason}));
+        (self.verdict, self.reason) = (Verdict::Halt, reason);
+    }
+
     /// Writes the step's lines.
     pub(super) fn write(&self, logs: &mut RunLogs) -> Result<(), JsonlError> {
         logs.metrics.write(&self.line)?;
@@ -63,7 +71,7 @@ impl StepOutput {
 impl Ppo<'_> {
     /// The lines of a step for the logs; keys as in `docs/metrics.md`.
     pub(super) fn report(&self, step: u64, measured: &Measured<'_>) -> StepOutput {
-        let Measured { scored, adv, k1, exact, used, observation, judged, lr, times } = *measured;
+        let Measured { scored, adv, k1, exact, used, observation, judged, broken, lr, times } = *measured;
         let (r, stats) = (&scored.rollout, &judged.stats);
         let rows = r.responses.len();
         let mean = |v: &mut dyn Iterator<Item = f64>| v.sum::<f64>() / rows as f64;
@@ -154,6 +162,12 @@ impl Ppo<'_> {
             put("guard/boost", guard.ln_boost.exp());
             put("guard/lr_factor", guard.lr_factor);
         }
+        for (id, target) in self.linked_targets() {
+            put(&format!("budget/{id}/target"), target);
+        }
+        for metric in observation.metrics.iter().filter(|m| m.id.starts_with("refusal/")) {
+            put(&metric.id, metric.value);
+        }
         if let Some(ledger) = self.controller.ledger() {
             put("kl/ledger_spent", ledger.spent);
         }
@@ -190,6 +204,11 @@ impl Ppo<'_> {
             vec![json!({"step": step, "event": "verdict", "verdict": self.decision.verdict,
                 "text": self.decision.reason.text(), "beta": used.beta})]
         };
+        let broken = broken.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
+        let broken: Vec<String> = broken.collect();
+        if let Some(line) = events.first_mut().filter(|_| !broken.is_empty()) {
+            line["cause"] = json!(format!("not finite: {}", broken.join(", ")));
+        }
         events.extend(judged.events(step));
         events.extend(fallbacks.iter().map(|f| {
             let text = format!("{} of {rows} scores of {} are stand-ins: {}", f.rows.len(), f.source, f.why);

@@ -15,6 +15,7 @@ mod extras;
 mod faults;
 mod guarded;
 mod held_out;
+mod linked;
 mod log;
 mod loss;
 mod observe;
@@ -30,6 +31,7 @@ mod update;
 use crate::checkpoint::Checkpoints;
 use crate::codec::Codec;
 use crate::recipe::{ModelSection, Recipe, ValueModel};
+use crate::rounds::{DriftLedger, Spending};
 use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
 use crate::run_dir::{RunDir, RunLogs};
 use crate::scoring::{RewardTokens, Scorer};
@@ -38,6 +40,7 @@ use crate::{Error, sources};
 use faults::Presence;
 use guarded::{Guarded, Judged};
 use log::{Measured, StepOutput};
+use rollback::RolledBack;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -92,7 +95,13 @@ pub struct Ppo<'a> {
     /// Weight of the entropy bonus, which may follow a target, and what of it is in force this step.
     entropy_coef: f64,
     entropy_bonus: f64,
+    /// What the last step logged of metrics that budgets are linked to.
+    linked: BTreeMap<String, f64>,
     halted: Option<String>,
+    /// Whether the policy comes from an earlier run, so that this run's reference is not the first.
+    later_round: bool,
+    /// What earlier runs spent of the ledger, nats per sequence.
+    spent_before: f64,
     done: u64,
     episodes: u64,
 }
@@ -179,10 +188,10 @@ impl<'a> Ppo<'a> {
             0 => None,
             _ => Some(crate::evaluate::prompts(recipe, codec, context, observer)?),
         };
-        observe::check_metrics(recipe)?;
         for warning in config.warnings() {
             observer.on_event(&Event::Warning(&warning));
         }
+        linked::check_metrics(recipe)?;
         let models = (&policy, value.as_ref(), &reference);
         let guarded = Guarded::new(recipe, codec, models, observer)?;
         let controller = KlPolicy::new(recipe.kl.clone()).map_err(|e| Error::input("the kl section", e))?;
@@ -215,13 +224,44 @@ impl<'a> Ppo<'a> {
             presence: Presence::default(),
             entropy_coef: config.entropy_coef,
             entropy_bonus: config.entropy_coef,
+            linked: BTreeMap::new(),
             halted: None,
+            later_round: false,
+            spent_before: 0.0,
             done: 0,
             episodes: 0,
         })
     }
 
-    /// Runs (or goes on with) all steps; returns the aligned policy and the scorer. A run that was halted goes on only
+    /// The same for a policy that earlier runs have trained: the ledger counts on from what they spent, and the first
+    /// reference, where it can be had, is theirs.
+    ///
+    /// # Errors
+    /// If the first reference cannot be compared with the policy, or is to be capped and cannot be had.
+    pub fn after(mut self, past: &DriftLedger, first: Option<Model>) -> Result<Self, Error> {
+        let capped = self.recipe.kl.trust_region.is_some_and(|region| region.ref0_cap.is_some());
+        if capped && first.is_none() {
+            let problem = format!(
+                "it caps KL to the first reference of all rounds, {}, which cannot be opened; put it back, or leave \
+                 the cap out",
+                past.first.model
+            );
+            return Err(Error::input("kl.trust_region.ref0_cap", problem));
+        }
+        if let Some(guarded) = self.guarded.as_mut().filter(|_| capped) {
+            guarded.first = first;
+        }
+        self.later_round = true;
+        self.spent_before = past.spent();
+        if self.recipe.kl.ledger.is_some() {
+            let mut state = self.controller.state();
+            state.ledger.spent += self.spent_before;
+            self.controller.restore(&state).map_err(stage)?;
+        }
+        Ok(self)
+    }
+
+    /// Runs (or goes on with) all steps; returns the aligned policy and what it spent. A run that was halted goes on only
     /// `after_halt`.
     ///
     /// # Errors
@@ -231,7 +271,7 @@ impl<'a> Ppo<'a> {
         run: &RunDir,
         after_halt: bool,
         observer: &mut dyn Observer,
-    ) -> Result<(Model, Scorer), Error> {
+    ) -> Result<(Model, Spending), Error> {
         let checkpoints = run.checkpoints()?;
         let total = self.config.steps;
         let found = checkpoints.restore(|path| self.restore(path))?;
@@ -250,8 +290,9 @@ impl<'a> Ppo<'a> {
         }
         let mut logs = run.logs(offsets)?;
         if halt.is_some() {
-            let line = self.release_halt(&checkpoints)?;
-            logs.events.write(&line)?;
+            self.release_halt(&checkpoints)?.write(&mut logs)?;
+            // Saved at once: who released a halt is not asked again.
+            last_checkpoint = Some(self.save_checkpoint(&checkpoints, &mut logs, observer)?);
         }
         if offsets.is_none() && self.recipe.kl.guard.is_some() {
             last_checkpoint = Some(self.save_checkpoint(&checkpoints, &mut logs, observer)?);
@@ -262,11 +303,16 @@ impl<'a> Ppo<'a> {
             let mut out = self.step(step).map_err(|e| with_checkpoint(e, step, last_checkpoint.as_ref()))?;
             self.done = step;
             if out.verdict == Verdict::Rollback {
-                let (line, to) = self.roll_back(step, &checkpoints)?;
-                out.control.push(json!({"rollback": to}));
-                out.events.push(line);
+                match self.roll_back(step, &checkpoints) {
+                    Ok(RolledBack { to, line }) => {
+                        out.control.push(json!({"rollback": to}));
+                        out.events.push(line);
+                    }
+                    Err(reason) => out.halt(step, reason),
+                }
             }
             self.add_held_out(step, &mut out)?;
+            self.keep_linked(&out.metrics);
             out.write(&mut logs)?;
             out.tell(observer);
             observer.on_event(&Event::Step { stage: Stage::Ppo, step, total, metrics: &out.metrics });
@@ -285,7 +331,8 @@ impl<'a> Ppo<'a> {
             }
         }
         observer.on_event(&Event::StageFinished { stage: Stage::Ppo });
-        Ok((self.policy.model, self.scorer))
+        let spent = self.controller.ledger().map(|ledger| ledger.spent);
+        Ok((self.policy.model, Spending { forgiven: self.reference_ledger.forgiven, spent }))
     }
 
     fn save_checkpoint(
@@ -344,6 +391,7 @@ impl<'a> Ppo<'a> {
         let full = full_rows(&rollout);
         let weights = self.add_reference_and_values(&mut rollout, &full)?;
         let mut parts = self.scorer.score(self.engine, &samples(&rollout))?;
+        let broken_values = self.check_values(&mut rollout);
         let broken_scores = self.check_scores(step, &rollout, &mut parts);
         let mut scored = score_rollout(rollout, parts, self.penalties()).map_err(not_finite(step))?;
         scored.baselines = self.greedy_scores(step, &scored.rollout)?;
@@ -355,8 +403,9 @@ impl<'a> Ppo<'a> {
         adv.weights = weights;
         // 4. The controller sees the KL and decides on the next β and on this batch.
         let (k1, exact) = measure_kl(&scored.rollout, &adv);
-        let mut observation = observe::observe(step, &scored, &groups);
-        if broken_scores > 0 {
+        let mut observation = observe::observe(step, &scored, &groups, self.recipe.data.world.is_some());
+        self.add_linked(&mut observation);
+        if broken_scores + broken_values > 0 {
             observe::mark_broken_scores(&mut observation);
         }
         let used = std::mem::replace(&mut self.decision, self.controller.observe(&observation));
@@ -391,6 +440,7 @@ impl<'a> Ppo<'a> {
                 used: &used,
                 observation: &observation,
                 judged: &judged,
+                broken: [("scores", broken_scores), ("values of the value model", broken_values)],
                 lr,
                 times,
             },
@@ -441,7 +491,7 @@ impl<'a> Ppo<'a> {
 
 fn not_finite(step: u64) -> impl Fn(PpoError) -> Error {
     move |e| match e {
-        PpoError::NonFiniteLoss { .. } | PpoError::NonFiniteRow { .. } => {
+        PpoError::NonFiniteLoss { .. } | PpoError::NonFiniteRow { .. } | PpoError::NonFiniteToken { .. } => {
             Error::NotFinite { stage: Stage::Ppo, step, what: e.to_string(), last_checkpoint: None }
         }
         other => stage(other),

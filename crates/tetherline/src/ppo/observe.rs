@@ -9,12 +9,12 @@
 //! | `score/PART` | one of its parts |
 //! | `response/length` | tokens |
 //! | `response/eos_share` | 1 where the response ended by itself |
+//! | `refusal/unsafe`, `refusal/benign` | 1 where it refuses, over prompts of the domain `unsafe`, or of the others; in the embedded world |
 //!
-//! `ucb` is the mean + 1.645 standard errors.
+//! `ucb` is the mean + 1.645 standard errors. What else a budget is linked to comes from the log of the step before
+//! (`linked.rs`).
 
 use super::Ppo;
-use crate::Error;
-use crate::recipe::Recipe;
 use crate::rows::sum_written;
 use tetherline_core::{ScoredRollout, StopReason};
 use tetherline_kl::{ALL, Budget, KlByDomain, KlConfig, KlObservation, MetricValue, NatsPerSequence};
@@ -46,8 +46,22 @@ pub(super) fn groups_of_rows(kl: &KlConfig, domains: &[String], users: &[String]
     domains.iter().zip(users).map(|(domain, user)| groups(&kl.budgets, domain, user)).collect()
 }
 
-/// The observation of a rollout whose rows are in these groups.
-pub(super) fn observe(step: u64, scored: &ScoredRollout, groups: &[Vec<String>]) -> KlObservation {
+/// Whether each response refuses, over the unsafe prompts and over the others.
+fn refusals(domains: &[String], texts: &[String]) -> [(&'static str, Vec<f64>); 2] {
+    let of = |unsafe_prompts: bool| {
+        let rows = domains.iter().zip(texts).filter(|(domain, _)| (*domain == "unsafe") == unsafe_prompts);
+        rows.map(|(_, text)| f64::from(u8::from(tetherline_frontdesk::is_refusal(text)))).collect()
+    };
+    [("refusal/unsafe", of(true)), ("refusal/benign", of(false))]
+}
+
+/// The observation of a rollout whose rows are in these groups; `world`: of prompts of the embedded world.
+pub(super) fn observe(
+    step: u64,
+    scored: &ScoredRollout,
+    groups: &[Vec<String>],
+    world: bool,
+) -> KlObservation {
     let r = &scored.rollout;
     let mut kl = KlByDomain::default();
     let mut rewards = KlByDomain::default();
@@ -77,10 +91,17 @@ pub(super) fn observe(step: u64, scored: &ScoredRollout, groups: &[Vec<String>])
     metric("response/length".to_owned(), &mut rows().map(|i| r.responses.row_len(i) as f64));
     let ended = |s: &StopReason| f64::from(u8::from(*s != StopReason::Length));
     metric("response/eos_share".to_owned(), &mut r.stop.iter().map(ended));
+    if world {
+        for (id, values) in refusals(&r.prompts.domains, &r.texts) {
+            if !values.is_empty() {
+                metric(id.to_owned(), &mut values.into_iter());
+            }
+        }
+    }
     observation
 }
 
-/// Says in every entry that scores of the batch are no numbers: nothing is to be learnt from it.
+/// Says in every entry that scores or values of the batch are no numbers: nothing is to be learnt from it.
 pub(super) fn mark_broken_scores(observation: &mut KlObservation) {
     observation.domains.iter_mut().for_each(|domain| domain.reward_sd = Some(f64::NAN));
 }
@@ -97,33 +118,6 @@ fn mean_and_stderr(values: &mut dyn Iterator<Item = f64>) -> (f64, f64) {
     (mean, if n < 2.0 { 0.0 } else { (spread / (n - 1.0) / n).sqrt() })
 }
 
-/// Refuses budgets that are linked to a metric which the loop does not measure.
-pub(super) fn check_metrics(recipe: &Recipe) -> Result<(), Error> {
-    let model = recipe.uses_reward_model().then(|| "reward_model".to_owned());
-    let rules = recipe.reward.rule.iter().map(|rule| format!("rule.{}", rule.name()));
-    linked_to_known(&recipe.kl, &model.into_iter().chain(rules).collect::<Vec<_>>())
-}
-
-fn linked_to_known(kl: &KlConfig, parts: &[String]) -> Result<(), Error> {
-    let plain = ["score", "response/length", "response/eos_share"];
-    let known = |id: &str| {
-        plain.contains(&id) || id.strip_prefix("score/").is_some_and(|part| parts.iter().any(|p| p == part))
-    };
-    for (budget, metric) in kl.budgets.iter().flat_map(|b| b.metrics.iter().map(move |m| (b, m))) {
-        if !known(&metric.id) {
-            let parts: String = parts.iter().map(|p| format!(", score/{p}")).collect();
-            let problem = format!(
-                "the budget `{}` is linked to `{}`, which training does not measure; it measures {}{parts}",
-                budget.id,
-                metric.id,
-                plain.join(", ")
-            );
-            return Err(Error::input("kl.budget.metrics", problem));
-        }
-    }
-    Ok(())
-}
-
 impl Ppo<'_> {
     /// β of every row: the sum over its groups with budgets, else that of `all`.
     pub(super) fn betas(&self, groups: &[Vec<String>]) -> Vec<f64> {
@@ -138,7 +132,6 @@ impl Ppo<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetherline_kl::MetricLimit;
 
     fn budgets(ids: &[&str]) -> KlConfig {
         let budgets = ids.iter().map(|id| Budget::new(*id, NatsPerSequence(3.0))).collect();
@@ -157,23 +150,18 @@ mod tests {
     }
 
     #[test]
+    fn refusals_are_counted_on_unsafe_prompts_and_on_the_others() {
+        let domains = ["unsafe", "code", "unsafe"].map(String::from);
+        let texts = ["I cannot help with that.", "Restart it.", "Sure, here it is."].map(String::from);
+        let [(_, on_unsafe), (_, on_others)] = refusals(&domains, &texts);
+        assert_eq!((on_unsafe, on_others), (vec![1.0, 0.0], vec![0.0]));
+    }
+
+    #[test]
     fn mean_and_standard_error_of_a_hand_computed_sample() {
         let (mean, stderr) = mean_and_stderr(&mut [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0].into_iter());
         assert_eq!(mean, 5.0);
         assert!((stderr - (32.0f64 / 7.0 / 8.0).sqrt()).abs() < 1e-12);
         assert_eq!(mean_and_stderr(&mut std::iter::once(3.0)), (3.0, 0.0));
-    }
-
-    #[test]
-    fn a_metric_that_is_not_measured_is_named() {
-        let mut kl = budgets(&["code"]);
-        let link = |id: &str| MetricLimit { id: id.into(), warn: 0.1, limit: 0.2 };
-        kl.budgets[0].metrics = vec![link("score"), link("score/happy"), link("response/length")];
-        assert!(linked_to_known(&kl, &["happy".to_owned()]).is_ok());
-        let error = linked_to_known(&kl, &[]).unwrap_err().to_string();
-        assert!(
-            error.contains("`code`") && error.contains("score/happy") && error.contains("response/eos_share"),
-            "{error}"
-        );
     }
 }

@@ -2,19 +2,46 @@
 //!
 //! A checkpoint *passed* if its weights passed their trial (or are those that the run started from), no domain stood near a
 //! blow-up there, and the guard had no alarm under way. Only the start and the checkpoints of `checkpoint.every` count: one
-//! that an interruption adds must not change where a run goes back to. A run with a guard saves its start as `step-000000`, and the newest
-//! checkpoint that passed is never pruned, so there is always one to go back to.
+//! that an interruption adds must not change where a run goes back to. A run with a guard saves its start as `step-000000`,
+//! and the newest checkpoint that passed is never pruned, so there is one to go back to unless the disk loses it.
 //!
-//! A rollback restores weights, moments, a moving reference and the laws of the domains that the checkpoint knows. Step, data cursor, streams, ledgers and
-//! the guard's own counters go on: the next batch is another one, under a boosted β and a throttled learning rate.
+//! Where none can be read, the rollback is a halt: the step's lines and a checkpoint are saved first.
+//!
+//! A rollback restores weights, moments, a moving reference and the laws of the domains that the checkpoint knows. Step,
+//! data cursor, streams, ledgers and the guard's own counters go on: the next batch is another one, under a boosted β and a
+//! throttled learning rate.
 
+use super::Ppo;
 use super::state::Saved;
-use super::{Ppo, stage};
 use crate::Error;
-use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
+use crate::jsonl::JsonlError;
+use crate::run_dir::RunLogs;
 use serde_json::{Value, json};
 use tetherline_core::Stage;
 use tetherline_kl::KlController;
+
+/// What a rollback has to say.
+pub(super) struct RolledBack {
+    /// The step of the checkpoint that it went back to.
+    pub(super) to: u64,
+    /// A line for the events.
+    pub(super) line: Value,
+}
+
+/// What a release has to say: lines for the events and for the control log.
+pub(super) struct Release {
+    events: Vec<Value>,
+    control: Vec<Value>,
+}
+
+impl Release {
+    /// Writes its lines.
+    pub(super) fn write(&self, logs: &mut RunLogs) -> Result<(), JsonlError> {
+        self.control.iter().try_for_each(|line| logs.control.write(line))?;
+        self.events.iter().try_for_each(|line| logs.events.write(line))
+    }
+}
 
 impl Ppo<'_> {
     /// Whether a checkpoint of this moment is one to go back to.
@@ -25,13 +52,18 @@ impl Ppo<'_> {
 
     /// Whether the weights as they are passed, and the guard has no alarm under way.
     fn is_sound(&self) -> bool {
+        self.is_calm() && self.controller.state().guard.halted.is_none()
+    }
+
+    /// The same, whether or not the guard has halted.
+    fn is_calm(&self) -> bool {
         let guard = self.controller.state().guard;
         let calm = guard.broken == 0 && guard.broken_trials == 0 && guard.blown_up == 0;
-        self.guarded.as_ref().is_some_and(|g| g.passed) && calm && guard.halted.is_none()
+        self.guarded.as_ref().is_some_and(|g| g.passed) && calm
     }
 
     /// The checkpoints that passed, newest first, with what they say.
-    fn passed_before(&self, checkpoints: &Checkpoints) -> Result<Vec<(Checkpoint, Saved)>, Error> {
+    fn passed_before(&self, checkpoints: &Checkpoints) -> Result<Vec<(Checkpoint, Saved)>, CheckpointError> {
         let found = checkpoints.all()?.into_iter().rev().filter(|c| c.step <= self.done);
         let read = |c: Checkpoint| Saved::read(&c.path).ok().filter(Saved::passed).map(|saved| (c, saved));
         Ok(found.filter_map(read).collect())
@@ -45,13 +77,15 @@ impl Ppo<'_> {
         Ok(self.passed_before(checkpoints)?.first().map(|(c, _)| c.step))
     }
 
-    /// Goes back; returns a line for the events, and the checkpoint's step.
-    pub(super) fn roll_back(&mut self, step: u64, checkpoints: &Checkpoints) -> Result<(Value, u64), Error> {
+    /// Goes back to the newest checkpoint that passed and can be read; what is wrong, where there is none.
+    pub(super) fn roll_back(&mut self, step: u64, checkpoints: &Checkpoints) -> Result<RolledBack, String> {
         let mut problems = Vec::new();
-        for (checkpoint, saved) in self.passed_before(checkpoints)? {
-            match self.restore_weights(&checkpoint.path) {
+        for (checkpoint, saved) in self.passed_before(checkpoints).map_err(|e| e.to_string())? {
+            let restored = self.restore_weights(&checkpoint.path).map_err(|e| e.to_string());
+            match restored
+                .and_then(|()| self.controller.roll_back(saved.controller()).map_err(|e| e.to_string()))
+            {
                 Ok(()) => {
-                    self.controller.roll_back(saved.controller()).map_err(stage)?;
                     self.decision.beta = self.controller.betas();
                     if let Some(guarded) = &mut self.guarded {
                         guarded.passed = true;
@@ -66,25 +100,42 @@ impl Ppo<'_> {
                     );
                     let line = json!({"step": step, "event": "rolled_back", "to": checkpoint.step, "text": text,
                         "beta": self.decision.beta, "problems": problems});
-                    return Ok((line, checkpoint.step));
+                    return Ok(RolledBack { to: checkpoint.step, line });
                 }
-                Err(e) => problems.push(e.to_string()),
+                Err(problem) => problems.push(problem),
             }
         }
-        let reason = format!("a rollback is due, and no checkpoint that passed can be read: {problems:?}");
-        Err(Error::Halted { stage: Stage::Ppo, step, reason })
+        // What stands now is what a rollback was due from, and nothing to go on from.
+        if let Some(guarded) = &mut self.guarded {
+            guarded.passed = false;
+        }
+        let found = if problems.is_empty() { "there is none".to_owned() } else { problems.join("; ") };
+        Err(format!(
+            "a rollback is due, and no checkpoint that passed can be read ({found}); put one back into checkpoints/, or \
+             start a new run"
+        ))
     }
 
     /// Goes on after a halt that a person has looked at: from the last checkpoint that passed where this one did not.
-    /// Returns a line for the events.
-    pub(super) fn release_halt(&mut self, checkpoints: &Checkpoints) -> Result<Value, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Halted`] where no such checkpoint can be read.
+    pub(super) fn release_halt(&mut self, checkpoints: &Checkpoints) -> Result<Release, Error> {
         let step = self.done;
+        // Before the guard forgets its alarms, which say whether these weights are any good.
+        let calm = self.is_calm();
         self.controller.release_halt();
         let text = "the guard starts anew after its halt";
         let mut line = json!({"step": step, "event": "halt_released", "text": text});
-        if !self.is_sound() && self.recipe.kl.guard.is_some() {
-            line["to"] = json!(self.roll_back(step, checkpoints)?.1);
+        let mut control = vec![json!({"release": step})];
+        let mut back = None;
+        if !calm && self.recipe.kl.guard.is_some() {
+            let halted = |reason| Error::Halted { stage: Stage::Ppo, step, reason };
+            let RolledBack { to, line: went_back } = self.roll_back(step, checkpoints).map_err(halted)?;
+            line["to"] = json!(to);
+            control.push(json!({"rollback": to}));
+            back = Some(went_back);
         }
-        Ok(line)
+        Ok(Release { events: [line].into_iter().chain(back).collect(), control })
     }
 }

@@ -8,13 +8,15 @@
 //! - The shard of a step: `trial.prompts` held-out prompts, drawn anew for each step, in the proportions of the batch
 //!   between the groups that have a β of their own. All trials of a step share shard and random streams, so what
 //!   differs between them is the policy.
+//! - The value model of its own, or the shared trunk's second head, answers for the same tokens: values that are not finite
+//!   make a measurement that is no number, as a broken policy does. So do weights that are not finite, used or not.
 //! - A group without held-out prompts is measured on the batch's prompts, with streams of their own.
 
 use super::{Ppo, observe, stage};
 use crate::Error;
-use crate::rows::{full_rows, lm_rows};
+use crate::rows::{full_rows, lm_rows, scalar_rows};
 use tetherline_core::seeds::{Purpose, stream};
-use tetherline_core::{PromptBatch, PromptRef};
+use tetherline_core::{PromptBatch, PromptRef, Rollout};
 use tetherline_kl::{DomainKl, KlByDomain, KlEstimate, NatsPerSequence};
 use tetherline_models::{Model, Row};
 use tetherline_rollout::{RolloutError, StreamName, generate};
@@ -43,6 +45,7 @@ pub(super) struct Measured {
     pub(super) old: KlEstimate,
     groups: KlByDomain,
     old_groups: KlByDomain,
+    /// To the first reference; none where that one moved away and was not kept.
     first_groups: Option<KlByDomain>,
 }
 
@@ -52,7 +55,7 @@ impl Measured {
         let mean = |of: &KlByDomain, id: &str| of.domains.get(id).map(KlEstimate::mean);
         let domain = |(id, e): (&String, &KlEstimate)| DomainKl {
             kl_old: mean(&self.old_groups, id),
-            kl_ref0: self.first_groups.as_ref().map_or_else(|| Some(e.mean()), |first| mean(first, id)),
+            kl_ref0: self.first_groups.as_ref().and_then(|first| mean(first, id)),
             ..e.domain(id.as_str())
         };
         self.groups.domains.iter().map(domain).collect()
@@ -70,6 +73,9 @@ impl Ppo<'_> {
         batch: &PromptBatch,
         which: Shard,
     ) -> Result<Result<Measured, Unmeasurable>, Error> {
+        if let Some(whose) = self.broken_weights() {
+            return Ok(Err(Unmeasurable(format!("weights of the {whose} are not finite"))));
+        }
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Trial, step };
         let (model, tokenizer) = (&self.policy.model, &self.codec.tokenizer);
         let prompts = self.shard(step, batch, which);
@@ -79,9 +85,30 @@ impl Ppo<'_> {
                 other => other.map_err(stage)?,
             };
         let full = full_rows(&rollout);
+        if which == Shard::Judged && !self.values_are_finite(&rollout, &full)? {
+            return Ok(Err(Unmeasurable("values of the value model are not finite".to_owned())));
+        }
         let (domains, users) = (&rollout.prompts.domains, &rollout.prompts.users);
         let groups = observe::groups_of_rows(&self.recipe.kl, domains, users);
         self.kl_on(&lm_rows(&full, &rollout), rollout.temperature, &groups).map(Ok)
+    }
+
+    /// Which model has a trained weight that is not finite.
+    fn broken_weights(&self) -> Option<&'static str> {
+        let broken = |model: &Model| model.trained().iter().any(|x| !x.is_finite());
+        if broken(&self.policy.model) {
+            return Some("policy");
+        }
+        self.value.as_ref().filter(|value| broken(&value.model)).map(|_| "value model")
+    }
+
+    /// Whether every response token has a value that is a number.
+    fn values_are_finite(&self, rollout: &Rollout, full: &[Vec<u32>]) -> Result<bool, Error> {
+        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+        let Some(value) = &self.value else { return Ok(finite(rollout.values.flat())) };
+        let rows = scalar_rows(full, rollout, false);
+        let out = value.model.forward(self.engine, &rows, rollout.temperature).map_err(stage)?;
+        Ok(out.iter().all(|row| finite(&row.scalars)))
     }
 
     /// Exact KL of the policy to the reference, to the policy before and, where it is another, to the first reference,
@@ -110,9 +137,11 @@ impl Ppo<'_> {
         let mut out = Measured { kl, groups: by, ..Measured::default() };
         if let Some(guarded) = &self.guarded {
             (out.old, out.old_groups) = by_group(&to(&guarded.old)?);
-            if let Some(first) = &guarded.first {
-                out.first_groups = Some(by_group(&to(first)?).1);
-            }
+            out.first_groups = match &guarded.first {
+                Some(first) => Some(by_group(&to(first)?).1),
+                None if self.reference_moves() || self.later_round => None,
+                None => Some(out.groups.clone()),
+            };
         }
         Ok(out)
     }

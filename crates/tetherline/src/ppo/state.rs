@@ -5,6 +5,7 @@ use super::faults::Presence;
 use crate::Error;
 use crate::run_dir::LogOffsets;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tetherline_core::BoxError;
 use tetherline_kl::{ControlDecision, ControllerState, KlController, ReferenceLedger};
@@ -35,6 +36,8 @@ pub(super) struct Saved {
     /// Weight of the entropy bonus, where it follows a target.
     #[serde(default)]
     entropy_coef: Option<f64>,
+    #[serde(default)]
+    linked: BTreeMap<String, f64>,
 }
 
 /// What resuming needs of a checkpoint beside the loop's own state.
@@ -80,6 +83,7 @@ impl Ppo<'_> {
             weights_passed: self.guarded.as_ref().is_some_and(|g| g.passed),
             presence: self.presence.clone(),
             entropy_coef: self.config.entropy_target.map(|_| self.entropy_coef),
+            linked: self.linked.clone(),
         };
         std::fs::write(dir.join("state.json"), serde_json::to_vec_pretty(&saved)?)?;
         Ok(())
@@ -96,6 +100,7 @@ impl Ppo<'_> {
         self.episodes = saved.episodes;
         self.presence = saved.presence;
         self.entropy_coef = saved.entropy_coef.unwrap_or(self.config.entropy_coef);
+        self.linked = saved.linked;
         if let Some(guarded) = &mut self.guarded {
             (guarded.rejected, guarded.passed) = (saved.rejected, saved.weights_passed);
         }

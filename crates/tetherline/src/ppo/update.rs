@@ -88,6 +88,7 @@ impl Ppo<'_> {
                 break 'epochs;
             }
         }
+        self.spoil_values(step);
         let mut stats = sums.means(steps);
         stats.grad_norm = norms / steps.max(1) as f64;
         let (mut returns, mut values) = (Vec::new(), Vec::new());

@@ -6,7 +6,7 @@
 //! [[fault]]
 //! at = 40                    # first step
 //! steps = 3                  # how many (default 1)
-//! what = { lr = 100.0 }      # or { hostile_reward = 5.0 }, { lost_domain = "billing" }, "nan_gradient", "nan_score"
+//! what = { lr = 100.0 }      # or { hostile_reward = 5.0 }, { lost_domain = "billing" }, "nan_gradient", "nan_score", "nan_value"
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ pub enum FaultKind {
     NanGradient,
     /// One score of the batch is NaN.
     NanScore,
+    /// The weights of the value model are NaN after the update; with a shared trunk all weights.
+    NanValue,
 }
 
 impl Fault {
