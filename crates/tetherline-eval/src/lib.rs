@@ -12,6 +12,7 @@ mod error;
 pub mod estimate;
 mod evaluation;
 mod format;
+pub mod gate;
 pub mod ngram;
 pub mod report;
 pub mod share;

@@ -4,6 +4,7 @@
 //! Training state is saved whole or not at all ([`checkpoint`]), and logs are cut back to the last save
 //! on resume ([`jsonl`]), so an interrupted run that is resumed equals one that never was.
 
+pub mod audit;
 mod card;
 pub mod checkpoint;
 pub mod codec;
@@ -13,9 +14,11 @@ pub mod estimate;
 pub mod evaluate;
 pub mod export;
 mod fit;
+pub mod gate;
 pub mod generate;
 mod inputs;
 pub mod jsonl;
+pub mod lineage;
 mod options;
 pub mod pipeline;
 mod plan;

@@ -10,7 +10,8 @@
 //! | verl | `actor/reward_kl_penalty` · `response_length/mean` | 2·KL | `episodes` given |
 //!
 //! The lines of the contract are followed: `{"checkpoint": STEP}` keeps the replaying controller's state under that step,
-//! `{"rollback": STEP}` returns to it, as the trainer of the log did. A decision in the log gives its β by domain; the β
+//! `{"rollback": STEP}` returns to it, as the trainer of the log did; `{"halt_released": STEP}`, which our own logs have, starts
+//! the guard anew.  A decision in the log gives its β by domain; the β
 //! of the other logs is that of `all`.
 //!
 //! Where a log has no spread, the variance is that of the log-ratio along the tilt of the reference, 2·KL.
@@ -25,7 +26,9 @@ use crate::python_json;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tetherline_kl::{ALL, ControlDecision, DomainKl, KlConfig, KlController, KlObservation, NatsPerSequence};
+use tetherline_kl::{
+    ALL, ControlDecision, DomainKl, KlConfig, KlController, KlObservation, KlPolicy, NatsPerSequence,
+};
 
 /// One observation of a log, and what was and would have been decided.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub struct Replayed {
     pub observation: KlObservation,
     /// The β in the log by domain, where it has them.
     pub logged_beta: BTreeMap<String, f64>,
+    /// The whole decision in the log, where it has one.
+    pub logged: Option<Value>,
     /// What the controller decides.
     pub decision: ControlDecision,
 }
@@ -62,7 +67,7 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Entry>
         path: log.to_owned(),
         source,
     })?;
-    let controller = config.build().map_err(|e| Error::input("the kl section", e))?;
+    let controller = KlPolicy::new(config.clone()).map_err(|e| Error::input("the kl section", e))?;
     let mut replay = Replay {
         controller,
         kept: Kept::start(None),
@@ -84,7 +89,7 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Entry>
 
 /// A replay under way.
 struct Replay {
-    controller: Box<dyn KlController + Send>,
+    controller: KlPolicy,
     kept: Kept,
     out: Vec<Entry>,
     observed: u64,
@@ -102,6 +107,10 @@ impl Replay {
         }
         if row.contains_key("verdict") {
             self.logged(&row);
+            return Ok(());
+        }
+        if row.contains_key("halt_released") {
+            self.controller.release_halt();
             return Ok(());
         }
         if row.contains_key("checkpoint") || row.contains_key("rollback") {
@@ -130,13 +139,17 @@ impl Replay {
     fn observe(&mut self, observation: KlObservation, logged_beta: BTreeMap<String, f64>) {
         self.observed += 1;
         let decision = self.controller.observe(&observation);
-        self.out.push(Entry::Observed(Box::new(Replayed { observation, logged_beta, decision })));
+        let replayed = Replayed { observation, logged_beta, logged: None, decision };
+        self.out.push(Entry::Observed(Box::new(replayed)));
     }
 
     /// A decision in the log belongs to the observation before it, if it is of the same step.
     fn logged(&mut self, row: &Row) {
         let Some(Entry::Observed(last)) = self.out.last_mut() else { return };
         let same = row.get("step").and_then(Value::as_u64) == Some(last.observation.step);
+        if same {
+            last.logged = Some(Value::Object(row.clone()));
+        }
         if let (true, Some(Value::Object(beta))) = (same, row.get("beta")) {
             last.logged_beta = beta.iter().filter_map(|(id, b)| Some((id.clone(), b.as_f64()?))).collect();
         }
