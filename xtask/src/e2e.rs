@@ -16,6 +16,7 @@ mod bad_recipes;
 mod checks;
 mod compare;
 mod goldens;
+mod govern;
 mod guard;
 mod http;
 mod hub;
@@ -93,6 +94,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             stages::check(&mut checks, &tether, model);
             interrupt::check(&mut checks, &tether, model);
             guard::check(&mut checks, &tether, model);
+            govern::check(&mut checks, &tether, model);
             lora::check(&mut checks, &tether, model);
         }
     }

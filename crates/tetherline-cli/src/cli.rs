@@ -1,10 +1,14 @@
 //! The names of commands and flags. They are a contract.
 
+mod govern;
+
 use crate::exit_codes;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use tetherline::Device;
+
+pub(crate) use govern::*;
 
 /// Align language models under a KL controller.
 #[derive(Debug, Parser)]
@@ -60,6 +64,15 @@ pub(crate) enum Command {
     /// KL controllers for other trainers: decide, replay a log, simulate
     #[command(subcommand, after_help = CONTROL_HELP)]
     Kl(KlCommand),
+    /// Hold a candidate to what a gate file asks of it, against a baseline
+    #[command(after_help = GATE_HELP)]
+    Gate(GateArgs),
+    /// Verify what a run recorded of itself, and recompute its decisions
+    #[command(subcommand, after_help = AUDIT_HELP)]
+    Audit(AuditCommand),
+    /// Which policy is in production, how it came there and from what
+    #[command(subcommand, after_help = POLICY_HELP)]
+    Policy(PolicyCommand),
     /// Write the report of a run again
     #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),

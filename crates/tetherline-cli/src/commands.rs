@@ -1,18 +1,21 @@
 //! What each command does with its flags.
 
+mod audit;
 mod data;
-mod explain;
+mod explain_config;
 mod export;
+mod gate;
 mod generate;
 mod init;
 mod kl;
 mod plan;
+mod policy;
 mod report;
 mod run;
 mod score;
 mod simulate;
 
-use crate::cli::{Cli, Command, DataCommand, KlCommand};
+use crate::cli::{AuditCommand, Cli, Command, DataCommand, KlCommand};
 use tetherline::Stages;
 use tetherline_core::Stage;
 
@@ -21,7 +24,7 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Run(args) => run::run(cli, args, Stages::All),
         Command::Plan(args) => plan::run(args),
-        Command::ExplainConfig(args) => explain::run(args),
+        Command::ExplainConfig(args) => explain_config::run(args),
         Command::Sft(args) => run::run(cli, args, Stages::Only(Stage::Sft)),
         Command::Reward(args) => run::run(cli, args, Stages::Only(Stage::Reward)),
         Command::Ppo(args) => run::run(cli, args, Stages::Only(Stage::Ppo)),
@@ -33,6 +36,10 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Kl(KlCommand::Control(args)) => kl::control(args),
         Command::Kl(KlCommand::Replay(args)) => kl::replayed(args),
         Command::Kl(KlCommand::Simulate(args)) => simulate::simulated(args),
+        Command::Gate(args) => gate::run(args),
+        Command::Audit(AuditCommand::Verify(args)) => audit::verify(args),
+        Command::Audit(AuditCommand::Replay(args)) => audit::replay(args),
+        Command::Policy(command) => policy::run(command),
         Command::Report(args) => report::run(args),
         Command::Init(args) => init::run(args),
     }

@@ -2,7 +2,7 @@
 
 use tetherline::ErrorKind;
 
-/// Something failed: disk, memory, a bug.
+/// Something failed: disk, memory, a bug; or what was checked did not pass.
 const FAILED: u8 = 1;
 /// The command line or the recipe is wrong. (Also what clap exits with.)
 const USAGE: u8 = 2;
@@ -17,7 +17,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0    done
-  1    failed (disk, memory, a bug)
+  1    failed (disk, memory, a bug), or a gate, an audit or a promotion did not pass
   2    wrong usage or a wrong recipe
   3    a data file or model cannot be used
   4    training stopped itself (a loss was not a number, the self-test failed)
@@ -27,6 +27,11 @@ Exit codes:
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
+
+/// What was checked did not pass.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(pub(crate) String);
 
 /// A file that was given is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +75,7 @@ mod tests {
         assert_eq!(of(&UsageError("no".into()).into()), 2);
         assert_eq!(of(&InputError("no".into()).into()), 3);
         assert_eq!(of(&tetherline::Recipe::load("nope", &[]).unwrap_err().into()), 2);
+        assert_eq!(of(&Refused("no".into()).into()), 1);
         assert_eq!(of(&anyhow::anyhow!("anything else")), 1);
     }
 

@@ -16,6 +16,7 @@ mod format;
 pub mod frontier;
 pub mod length;
 pub mod multiple;
+pub mod gate;
 pub mod ngram;
 pub mod report;
 pub mod sequential;

@@ -333,7 +333,8 @@ impl RuleConfig {
         }
     }
 
-    fn weight(&self) -> f64 {
+    /// Its factor in the score.
+    pub fn weight(&self) -> f64 {
         match self {
             Self::Keyword(c) => c.weight,
             Self::Regex(c) => c.weight,

@@ -2,6 +2,7 @@
 
 use crate::{checkpoint::CheckpointError, jsonl::JsonlError, recipe::RecipeError, run_dir::RunDirError};
 use std::path::PathBuf;
+use tetherline_audit::AuditError;
 use tetherline_core::{BoxError, Stage};
 
 /// Why a run, or a command on a model, ended early.
@@ -20,6 +21,9 @@ pub enum Error {
     /// A log could not be written.
     #[error(transparent)]
     Jsonl(#[from] JsonlError),
+    /// The audit of a run is broken, or cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A file could not be read or written.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
@@ -124,15 +128,21 @@ impl Error {
                 | RunDirError::OtherInputs { .. }
                 | RunDirError::NothingToResume { .. }
                 | RunDirError::InUse { .. } => ErrorKind::Usage,
-                RunDirError::Recipe(_) | RunDirError::Jsonl(JsonlError::Shorter { .. }) => ErrorKind::Input,
+                RunDirError::Recipe(_)
+                | RunDirError::Jsonl(JsonlError::Shorter { .. })
+                | RunDirError::Audit(AuditError::Broken { .. }) => ErrorKind::Input,
                 _ => ErrorKind::Failed,
             },
-            Error::Jsonl(JsonlError::Shorter { .. }) | Error::Input { .. } => ErrorKind::Input,
+            Error::Jsonl(JsonlError::Shorter { .. })
+            | Error::Audit(AuditError::Broken { .. })
+            | Error::Input { .. } => ErrorKind::Input,
             Error::SelfTest { .. } | Error::NotFinite { .. } | Error::Halted { .. } => ErrorKind::Stopped,
             Error::Interrupted { .. } => ErrorKind::Interrupted,
-            Error::Checkpoint(_) | Error::Jsonl(_) | Error::Io { .. } | Error::Stage { .. } => {
-                ErrorKind::Failed
-            }
+            Error::Checkpoint(_)
+            | Error::Jsonl(_)
+            | Error::Audit(_)
+            | Error::Io { .. }
+            | Error::Stage { .. } => ErrorKind::Failed,
         }
     }
 

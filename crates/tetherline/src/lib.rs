@@ -4,6 +4,7 @@
 //! Training state is saved whole or not at all ([`checkpoint`]), and logs are cut back to the last save
 //! on resume ([`jsonl`]), so an interrupted run that is resumed equals one that never was.
 
+pub mod audit;
 mod card;
 pub mod checkpoint;
 pub mod codec;
@@ -11,12 +12,14 @@ pub mod control;
 mod error;
 pub mod estimate;
 pub mod evaluate;
-mod explain;
 pub mod export;
 mod fit;
+pub mod gate;
 pub mod generate;
 mod inputs;
 pub mod jsonl;
+pub mod lineage;
+mod objective;
 mod options;
 pub mod pipeline;
 mod plan;
@@ -38,7 +41,7 @@ pub mod train;
 mod typed;
 
 pub use error::{Error, ErrorKind};
-pub use explain::explain;
+pub use objective::objective;
 pub use options::{RunOptions, RunSummary, Stages};
 pub use pipeline::run;
 pub use plan::{PlannedStage, plan};

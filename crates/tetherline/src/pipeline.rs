@@ -9,7 +9,7 @@ use crate::recipe::{Dtype, Recipe};
 use crate::rounds::{self, DriftLedger, FirstReference, Round, Spending};
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardModel, Scorer};
-use crate::{Error, RunOptions, RunSummary, Stages, card, report, reward, sft, sources};
+use crate::{Error, RunOptions, RunSummary, Stages, audit, card, report, reward, sft, sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::seeds::Purpose;
@@ -49,21 +49,12 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
         summary.notes.push(note);
         return Ok(summary);
     }
-    if options.stages.include(Stage::Sft) && recipe.runs_sft() && !run.sft_dir().is_dir() {
-        run.sft(observer)?;
-    }
-    if options.stages.include(Stage::Reward) && recipe.trains_reward_model() && !run.dir.reward().is_dir() {
-        run.reward(observer)?;
-    }
-    if options.stages.include(Stage::Ppo) && !run.dir.policy().is_dir() {
-        run.ppo(observer)?;
-    }
-    if options.stages.include(Stage::Eval) && recipe.eval.prompts > 0 {
-        let file = run.eval(observer)?;
-        summary.table = format!("{}\n{}", file.comparison.table(), file.comparison.domain_table());
-        summary.samples = sample_text(&file.samples);
-        summary.report = Some(report::write(run.dir.root())?);
-    }
+    audit::started(&run.dir, recipe)?;
+    let outcome = run.stages(&mut summary, observer);
+    // What ended the run matters more than that its end could not be recorded.
+    let recorded = audit::ended(&run.dir, outcome.as_ref().map(|()| ()));
+    outcome?;
+    recorded?;
     Ok(summary)
 }
 
@@ -75,6 +66,31 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// The stages that were asked for and are not done yet.
+    fn stages(&self, summary: &mut RunSummary, observer: &mut dyn Observer) -> Result<(), Error> {
+        let (recipe, wanted) = (self.recipe, self.options.stages);
+        if wanted.include(Stage::Sft) && recipe.runs_sft() && !self.sft_dir().is_dir() {
+            self.sft(observer)?;
+            audit::stage_done(&self.dir, Stage::Sft, &self.sft_dir())?;
+        }
+        if wanted.include(Stage::Reward) && recipe.trains_reward_model() && !self.dir.reward().is_dir() {
+            self.reward(observer)?;
+            audit::stage_done(&self.dir, Stage::Reward, &self.dir.reward())?;
+        }
+        if wanted.include(Stage::Ppo) && !self.dir.policy().is_dir() {
+            self.ppo(observer)?;
+            audit::stage_done(&self.dir, Stage::Ppo, &self.dir.policy())?;
+        }
+        if wanted.include(Stage::Eval) && recipe.eval.prompts > 0 {
+            let file = self.eval(observer)?;
+            audit::evaluated(&self.dir, &self.dir.root().join(report::EVALUATION))?;
+            summary.table = format!("{}\n{}", file.comparison.table(), file.comparison.domain_table());
+            summary.samples = sample_text(&file.samples);
+            summary.report = Some(report::write(self.dir.root())?);
+        }
+        Ok(())
+    }
+
     /// Why a single stage has nothing to do, if so.
     fn nothing_to_do(&self) -> Option<String> {
         let Stages::Only(stage) = self.options.stages else { return None };

@@ -37,6 +37,8 @@ pub struct Replayed {
     pub observation: KlObservation,
     /// The β in the log by domain, where it has them.
     pub logged_beta: BTreeMap<String, f64>,
+    /// The whole decision in the log, where it has one.
+    pub logged: Option<Value>,
     /// What the controller decides.
     pub decision: ControlDecision,
 }
@@ -135,13 +137,17 @@ impl Replay {
     fn observe(&mut self, observation: KlObservation, logged_beta: BTreeMap<String, f64>) {
         self.observed += 1;
         let decision = self.controller.observe(&observation);
-        self.out.push(Entry::Observed(Box::new(Replayed { observation, logged_beta, decision })));
+        let replayed = Replayed { observation, logged_beta, logged: None, decision };
+        self.out.push(Entry::Observed(Box::new(replayed)));
     }
 
     /// A decision in the log belongs to the observation before it, if it is of the same step.
     fn logged(&mut self, row: &Row) {
         let Some(Entry::Observed(last)) = self.out.last_mut() else { return };
         let same = row.get("step").and_then(Value::as_u64) == Some(last.observation.step);
+        if same {
+            last.logged = Some(Value::Object(row.clone()));
+        }
         if let (true, Some(Value::Object(beta))) = (same, row.get("beta")) {
             last.logged_beta = beta.iter().filter_map(|(id, b)| Some((id.clone(), b.as_f64()?))).collect();
         }

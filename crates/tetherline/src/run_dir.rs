@@ -9,6 +9,7 @@
 //! control.jsonl             every KL observation and every decision
 //! samples.jsonl             prompts and responses, a few of each step
 //! events.jsonl              every verdict other than to accept the update
+//! audit.jsonl               what was decided, on what and from what, hash-chained; never cut
 //! checkpoints/step-000040/  the whole state of PPO
 //! checkpoints/sft/  …       of a stage that is under way
 //! sft/  reward/  policy/    Hugging Face directories; policy/README.md is a model card
@@ -26,6 +27,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use tetherline_audit::{AuditError, AuditLog};
 use tetherline_core::Stage;
 
 /// Why a run directory cannot be used.
@@ -107,6 +109,9 @@ pub enum RunDirError {
     /// A log in it could not be handled.
     #[error(transparent)]
     Jsonl(#[from] JsonlError),
+    /// The audit in it is broken or cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }
 
 fn list(differences: &[Difference]) -> String {
@@ -255,6 +260,11 @@ impl RunDir {
         self.root.join("events.jsonl")
     }
 
+    /// `audit.jsonl`.
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit.jsonl")
+    }
+
     /// `policy/`, the final policy.
     pub fn policy(&self) -> PathBuf {
         self.root.join("policy")
@@ -302,10 +312,11 @@ impl RunDir {
         self.root.join("checkpoints").join(stage.name())
     }
 
-    /// The four logs, cut back to what a checkpoint recorded (`None`: emptied, for a run that starts).
+    /// The four logs, cut back to what a checkpoint recorded (`None`: emptied, for a run that starts), and the audit, which
+    /// is never cut.
     ///
     /// # Errors
-    /// [`RunDirError::Jsonl`].
+    /// [`RunDirError::Jsonl`], [`RunDirError::Audit`].
     pub fn logs(&self, at: Option<LogOffsets>) -> Result<RunLogs, RunDirError> {
         let at = at.unwrap_or_default();
         Ok(RunLogs {
@@ -313,6 +324,7 @@ impl RunDir {
             control: JsonlWriter::open(self.control(), at.control)?,
             samples: JsonlWriter::open(self.samples(), at.samples)?,
             events: JsonlWriter::open(self.events(), at.events)?,
+            audit: AuditLog::open(self.audit())?,
         })
     }
 }
@@ -331,7 +343,7 @@ pub struct LogOffsets {
     pub events: u64,
 }
 
-/// The four logs of a run, open for appending.
+/// The logs of a run, open for appending.
 #[derive(Debug)]
 pub struct RunLogs {
     /// `metrics.jsonl`.
@@ -342,14 +354,17 @@ pub struct RunLogs {
     pub samples: JsonlWriter,
     /// `events.jsonl`.
     pub events: JsonlWriter,
+    /// `audit.jsonl`.
+    pub audit: AuditLog,
 }
 
 impl RunLogs {
-    /// Waits until everything is on disk and says how long each log is: to be stored in a checkpoint.
+    /// Waits until everything is on disk and says how long each log but the audit is: to be stored in a checkpoint.
     ///
     /// # Errors
-    /// [`JsonlError::Io`].
-    pub fn sync(&mut self) -> Result<LogOffsets, JsonlError> {
+    /// [`RunDirError::Jsonl`], [`RunDirError::Audit`].
+    pub fn sync(&mut self) -> Result<LogOffsets, RunDirError> {
+        self.audit.sync()?;
         for log in [&mut self.metrics, &mut self.control, &mut self.samples, &mut self.events] {
             log.sync()?;
         }

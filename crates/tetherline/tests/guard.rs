@@ -204,6 +204,7 @@ fn three_broken_updates_roll_back_to_the_last_checkpoint_that_passed() {
         assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
         run(&setup.recipe(), &RunOptions { resume: true, ..options(&out) }, &mut Silent).unwrap();
         let resumed = setup.at(out);
+        replays(&resumed);
         assert!(resumed.weights(10) == straight.weights(10), "stopped after step {at}");
         for log in ["metrics.jsonl", "events.jsonl", "control.jsonl", "samples.jsonl"] {
             assert_eq!(resumed.lines(log), straight.lines(log), "{log}, stopped after step {at}");
@@ -250,6 +251,7 @@ fn a_halt_leaves_a_state_that_goes_on_when_told_to() {
     let released = run.events("halt_released");
     assert_eq!((released.len(), &released[0]["to"]), (1, &2.into()));
     assert_eq!(run.events("rolled_back").last().unwrap()["step"], 7);
+    assert_eq!(replays(&run).events["halt_released"], 1);
     assert_eq!(run.metric("guard/rollbacks"), [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
 }
 
@@ -495,4 +497,78 @@ fn the_distance_to_a_first_reference_that_is_not_kept_is_not_claimed() {
     assert!(early.0 == early.1 && late.1 > 2.0 * late.0, "{early:?} {late:?}");
     let fixed = trials("{ adaptive = { init = 0.1, target = 0.4 }, trust_region = { cap = 1e6 } }");
     assert!(fixed.iter().all(|l| l["domains"][0]["kl_ref0"] == l["domains"][0]["mean_kl"]));
+}
+
+/// The audit of a run is whole, the rest of the directory is what it says, and every decision is reproduced.
+#[track_caller]
+fn replays(run: &Run) -> tetherline::audit::Checked {
+    let replayed = tetherline::audit::replay_run(&run.0).unwrap();
+    assert_eq!(replayed.differences, [""; 0]);
+    let logged = run.lines("control.jsonl").iter().filter(|l| l["verdict"].is_string()).count();
+    assert_eq!((replayed.decisions, logged > 10), (logged, true));
+    let checked = tetherline::audit::check(&run.0, None).unwrap();
+    assert_eq!(checked.problems, [""; 0]);
+    checked
+}
+
+#[test]
+fn the_audit_outlives_a_crash_and_shows_every_edit() {
+    let setup = Setup::faulty("[{ at = 4, steps = 3, what = 'nan_gradient' }]", &[]);
+    let out = setup.out("run");
+    run(&setup.recipe(), &options(&out), &mut StopAt { at: 7, reached: false }).unwrap_err();
+    let (head, _) = tetherline::audit::read(&out.join("audit.jsonl"), None).unwrap();
+    // As if it had been killed: the last checkpoint is that of step 6, and a record of the audit is torn.
+    std::fs::remove_dir_all(out.join("checkpoints/step-000007")).unwrap();
+    let audit = std::fs::read_to_string(out.join("audit.jsonl")).unwrap();
+    std::fs::write(out.join("audit.jsonl"), audit.clone() + "{\"seq\":99,").unwrap();
+    run(&setup.recipe(), &RunOptions { resume: true, ..options(&out) }, &mut Silent).unwrap();
+    let run = setup.at(out);
+    let checked = replays(&run);
+    let records = run.lines("audit.jsonl");
+    let decided = |step: u64| records.iter().filter(|r| r["decision"]["step"] == step).count();
+    // A rollout and a trial each; step 7 was lost and made again.
+    assert_eq!((decided(7), decided(8)), (4, 2));
+    assert_eq!(records.iter().find(|r| r["event"] == "resume").unwrap()["torn_bytes"], 10);
+    assert_eq!((checked.events["rolled_back"], checked.events["end"]), (1, 2));
+    assert!(
+        tetherline::audit::check(&run.0, Some(&head)).is_ok(),
+        "the head before the crash is still in it"
+    );
+    assert!(!std::fs::read_to_string(run.0.join("audit.jsonl")).unwrap().contains("the boat"));
+
+    let control = std::fs::read_to_string(run.0.join("control.jsonl")).unwrap();
+    let (config, metrics) = (run.0.join("config.toml"), run.0.join("metrics.jsonl"));
+    let replay = |text: &str| {
+        std::fs::write(run.0.join("control.jsonl"), text).unwrap();
+        tetherline::audit::replay_run(&run.0).unwrap().differences
+    };
+    let line = |n: usize| control.lines().nth(n).unwrap();
+    // A verdict that was never given, an observation that was never made, a decision that is gone.
+    let differences = replay(&control.replacen("\"lr_factor\":1.0", "\"lr_factor\":0.5", 1));
+    assert!(
+        differences[0].starts_with("step 1, rollout: lr_factor is 0.5 in control.jsonl"),
+        "{differences:?}"
+    );
+    let other = line(1).replace("\"n\":8", "\"n\":9");
+    assert_ne!(other, line(1));
+    let differences = replay(&control.replacen(line(1), &other, 1));
+    assert!(differences.iter().any(|d| d.contains("the observation in control.jsonl")), "{differences:?}");
+    let differences = replay(&control.replacen(&format!("{}\n", line(2)), "", 1));
+    assert!(differences[0].contains("control.jsonl has no decision on it"), "{differences:?}");
+    let kept: Vec<_> = control.lines().rev().skip(2).collect();
+    let shorter: Vec<_> = kept.into_iter().rev().collect();
+    assert!(!replay(&(shorter.join("\n") + "\n")).is_empty());
+    assert!(replay(&control).is_empty());
+    // Other files of the run.
+    for path in [config, metrics] {
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+        let problems = tetherline::audit::check(&run.0, None).unwrap().problems;
+        assert!(problems.len() == 1 && problems[0].contains("is not what it was"), "{problems:?}");
+        std::fs::write(&path, text).unwrap();
+    }
+    let edited =
+        std::fs::read_to_string(run.0.join("audit.jsonl")).unwrap().replacen("\"seed\":3", "\"seed\":4", 1);
+    std::fs::write(run.0.join("audit.jsonl"), edited).unwrap();
+    assert!(tetherline::audit::check(&run.0, None).unwrap_err().to_string().contains("line 1 was edited"));
 }

@@ -12,9 +12,11 @@ use std::path::Path;
 
 /// (crate, layer, workspace crates it may depend on).
 const LAYERS: &[(&str, u8, &[&str])] = &[
+    ("tetherline-audit", 0, &[]),
     ("tetherline-core", 0, &[]),
     ("tetherline-kl", 0, &[]),
     ("tetherline-kernels", 1, &[]),
+    ("tetherline-registry", 1, &["tetherline-audit"]),
     ("tetherline-models", 1, &["tetherline-core", "tetherline-kernels"]),
     ("tetherline-data", 1, &["tetherline-core"]),
     ("tetherline-frontdesk", 1, &["tetherline-core"]),
@@ -26,6 +28,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
         "tetherline",
         3,
         &[
+            "tetherline-audit",
             "tetherline-core",
             "tetherline-kl",
             "tetherline-models",
@@ -42,10 +45,12 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
         4,
         &[
             "tetherline",
+            "tetherline-audit",
             "tetherline-core",
             "tetherline-data",
             "tetherline-kl",
             "tetherline-models",
+            "tetherline-registry",
             "tetherline-rollout",
         ],
     ),
@@ -74,11 +79,20 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("anyhow", &["tetherline-cli", "tetherline-benches", "xtask"]),
     ("clap", &["tetherline-cli"]),
     ("indicatif", &["tetherline-cli"]),
+    ("rusqlite", &["tetherline-registry"]),
+    ("postgres", &["tetherline-registry"]),
 ];
 
 /// Crates from which no tensor library may be reachable, over any number of steps.
-const TENSOR_FREE: &[&str] =
-    &["tetherline-kl", "tetherline-core", "tetherline-data", "tetherline-frontdesk", "tetherline-eval"];
+const TENSOR_FREE: &[&str] = &[
+    "tetherline-kl",
+    "tetherline-core",
+    "tetherline-data",
+    "tetherline-frontdesk",
+    "tetherline-eval",
+    "tetherline-audit",
+    "tetherline-registry",
+];
 
 /// All that `tetherline-kl` may depend on: other teams embed it.
 const KL_DEPENDENCIES: &[&str] = &["serde", "thiserror"];

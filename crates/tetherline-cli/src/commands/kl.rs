@@ -112,7 +112,7 @@ pub(crate) fn replayed(args: &ReplayArgs) -> anyhow::Result<()> {
 
 /// An observation's domains: KL of each beside its own β. Verdict and reason are of the whole observation.
 fn rows(replayed: &Replayed) -> anyhow::Result<String> {
-    let Replayed { observation, logged_beta, decision } = replayed;
+    let Replayed { observation, logged_beta, decision, .. } = replayed;
     let verdict = serde_json::to_value(decision.verdict)?;
     let (verdict, why) = (verdict.as_str().unwrap_or_default(), decision.reason.code().as_str());
     let number = |x: f64, digits| if x.is_finite() { short(x, 9, digits) } else { format!("{x}") };

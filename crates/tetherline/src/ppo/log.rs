@@ -2,9 +2,9 @@
 
 use super::Ppo;
 use super::guarded::Judged;
-use crate::jsonl::JsonlError;
 use crate::rows::{mean_written, sum_written};
 use crate::run_dir::RunLogs;
+use crate::{Error, audit};
 use serde_json::json;
 use tetherline_core::{Advantages, Event, Metrics, NamedScore, Observer, ScoredRollout, StopReason};
 use tetherline_kl::{ControlDecision, KlByDomain, KlController, KlObservation, Verdict};
@@ -44,11 +44,13 @@ impl StepOutput {
     }
 
     /// Writes the step's lines.
-    pub(super) fn write(&self, logs: &mut RunLogs) -> Result<(), JsonlError> {
+    pub(super) fn write(&self, logs: &mut RunLogs) -> Result<(), Error> {
         logs.metrics.write(&self.line)?;
         self.control.iter().try_for_each(|line| logs.control.write(line))?;
         self.samples.iter().try_for_each(|line| logs.samples.write(line))?;
-        self.events.iter().try_for_each(|line| logs.events.write(line))
+        self.events.iter().try_for_each(|line| logs.events.write(line))?;
+        let mut records = audit::decisions(&self.control).into_iter();
+        records.try_for_each(|record| audit::append(&mut logs.audit, record))
     }
 
     /// Says on the terminal what the step's events are: a warning where something was undone or is missing.

@@ -36,7 +36,7 @@ use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scala
 use crate::run_dir::{RunDir, RunLogs};
 use crate::scoring::{RewardTokens, Scorer};
 use crate::train::Trainer;
-use crate::{Error, sources};
+use crate::{Error, audit, sources};
 use faults::Presence;
 use guarded::{Guarded, Judged};
 use log::{Measured, StepOutput};
@@ -289,8 +289,13 @@ impl<'a> Ppo<'a> {
             return Err(Error::Halted { stage: Stage::Ppo, step: self.done, reason });
         }
         let mut logs = run.logs(offsets)?;
+        audit::append(&mut logs.audit, json!({"event": "restored", "step": self.done}))?;
         if halt.is_some() {
-            self.release_halt(&checkpoints)?.write(&mut logs)?;
+            let release = self.release_halt(&checkpoints)?;
+            release.write(&mut logs)?;
+            let to = release.to();
+            let released = json!({"event": "halt_released", "step": self.done, "to": to});
+            audit::append(&mut logs.audit, released)?;
             // Saved at once: who released a halt is not asked again.
             last_checkpoint = Some(self.save_checkpoint(&checkpoints, &mut logs, observer)?);
         }
@@ -346,6 +351,7 @@ impl<'a> Ppo<'a> {
             // As in the stream of `tether kl control`, so that a replay of the log can follow a rollback.
             logs.control.write(&json!({"checkpoint": step}))?;
         }
+        audit::append(&mut logs.audit, json!({"event": "checkpoint", "step": step}))?;
         let offsets = logs.sync()?;
         let path = checkpoints.save(step, |dir| self.save(dir, offsets))?;
         checkpoints.prune(step, self.recipe.checkpoint.keep, self.last_passed(checkpoints)?)?;

@@ -36,6 +36,11 @@ pub(super) struct Release {
 }
 
 impl Release {
+    /// The step that it went back to, if it did.
+    pub(super) fn to(&self) -> Option<&Value> {
+        self.events.first().and_then(|line| line.get("to"))
+    }
+
     /// Writes its lines.
     pub(super) fn write(&self, logs: &mut RunLogs) -> Result<(), JsonlError> {
         self.control.iter().try_for_each(|line| logs.control.write(line))?;

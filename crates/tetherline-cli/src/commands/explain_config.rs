@@ -3,13 +3,13 @@
 use crate::cli::ExplainArgs;
 use crate::commands::run::stem;
 use crate::output;
-use tetherline::{Recipe, explain};
+use tetherline::{Recipe, objective};
 
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let mut recipe = Recipe::load(&args.recipe, &args.sets)?;
     if recipe.name.is_empty() {
         recipe.name = stem(&args.recipe);
     }
-    output::result(explain(&recipe).trim_end());
+    output::result(objective(&recipe).trim_end());
     Ok(())
 }

@@ -9,7 +9,6 @@ use tetherline_ppo::{
     Advantage, Aggregation, Correction, GroupKl, KlLoss, MissingEos, PpoConfig, Ratio, ScoreAt, Surrogate,
     WhitenVariance,
 };
-use tetherline_reward::RuleConfig;
 
 /// Widest line.
 const WIDTH: usize = 96;
@@ -55,7 +54,7 @@ fn num(x: f64) -> String {
 }
 
 /// The effective objective of a recipe, at most 96 columns wide.
-pub fn explain(recipe: &Recipe) -> String {
+pub fn objective(recipe: &Recipe) -> String {
     let mut out = Text::default();
     let ppo = &recipe.ppo;
     out.heading(&format!("{}: {}", if recipe.name.is_empty() { "recipe" } else { &recipe.name }, title(ppo)));
@@ -271,12 +270,7 @@ fn score(recipe: &Recipe) -> String {
         parts.push(format!("{factor}reward_model ({norm})"));
     }
     for rule in &recipe.reward.rule {
-        let weight = match rule {
-            RuleConfig::Keyword(c) => c.weight,
-            RuleConfig::Regex(c) => c.weight,
-            RuleConfig::Length(c) => c.weight,
-            RuleConfig::Command(c) => c.weight,
-        };
+        let weight = rule.weight();
         let factor = if weight == 1.0 { String::new() } else { format!("{}·", num(weight)) };
         parts.push(format!("{factor}rule.{}", rule.name()));
     }
@@ -392,7 +386,7 @@ mod tests {
     fn text(more: &[(&str, &str)]) -> String {
         let sets: Vec<(String, String)> =
             more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        explain(&Recipe::load("quickstart", &sets).unwrap())
+        objective(&Recipe::load("quickstart", &sets).unwrap())
     }
 
     #[test]
