@@ -5,14 +5,18 @@
 //! tensors, no files, no network, no clock. Each metric lives in its own module with its formula, its
 //! unit and its source.
 
+pub mod agreement;
 pub mod bootstrap;
 mod comparison;
 pub mod correlation;
+pub mod drift;
 mod error;
 pub mod estimate;
 mod evaluation;
+pub mod explain;
 mod format;
 pub mod ngram;
+pub mod regression;
 pub mod report;
 pub mod share;
 mod sparkline;
