@@ -1,5 +1,9 @@
 //! The names of commands and flags. They are a contract.
 
+mod analyse;
+
+pub(crate) use analyse::{DriftArgs, ExplainArgs, Judge, LabelArgs, ShowArgs};
+
 use crate::exit_codes;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -48,6 +52,15 @@ pub(crate) enum Command {
     /// Score given responses: log-probs, KL to a reference, reward
     #[command(after_help = SCORE_HELP)]
     Score(ScoreArgs),
+    /// Take apart how far a policy is from a reference: where, which words, side by side
+    #[command(after_help = analyse::DRIFT_HELP)]
+    Drift(DriftArgs),
+    /// Explain why a run drifted: which updates, decisions, rewards, and where it shows
+    #[command(after_help = analyse::EXPLAIN_HELP)]
+    Explain(ExplainArgs),
+    /// Judge pairs of responses in the terminal: preferences for the reward model
+    #[command(after_help = analyse::LABEL_HELP)]
+    Label(LabelArgs),
     /// Fold an adapter (LoRA) into plain weights
     #[command(after_help = EXPORT_HELP)]
     Export(ExportArgs),

@@ -1,10 +1,13 @@
 //! What each command does with its flags.
 
 mod data;
+mod drift;
+mod explain;
 mod export;
 mod generate;
 mod init;
 mod kl;
+mod label;
 mod plan;
 mod report;
 mod run;
@@ -26,6 +29,9 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Eval(args) => run::run(cli, args, Stages::Only(Stage::Eval)),
         Command::Generate(args) => generate::run(cli, args),
         Command::Score(args) => score::run(cli, args),
+        Command::Drift(args) => drift::run(cli, args),
+        Command::Explain(args) => explain::run(cli, args),
+        Command::Label(args) => label::run(cli, args),
         Command::Export(args) => export::run(cli, args),
         Command::Data(DataCommand::Check(args)) => data::check(args),
         Command::Kl(KlCommand::Control(args)) => kl::control(args),
