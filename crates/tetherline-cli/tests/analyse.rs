@@ -106,7 +106,7 @@ fn a_labeler_judges_stops_and_goes_on() {
     assert!(!out.contains('\u{1b}'));
     let (_, err) = ends(dir.path(), &make, "", 2);
     assert!(err.contains("leave --policy out to go on"), "{err}");
-    let (_, err) = ends(dir.path(), &go_on, "t\nr kinder\n2\n", 0);
+    let (_, err) = ends(dir.path(), &go_on, "t\nr kind\n1\nu\nr kinder\n2\n2\n", 0);
     assert!(err.contains("3 of 3 judged"), "{err}");
     let pairs = std::fs::read_to_string(dir.path().join("pairs.jsonl")).unwrap();
     assert_eq!(pairs.lines().count(), 2);

@@ -297,7 +297,7 @@ impl Work<'_> {
             None => (&self.policies.reference, "the reference of the run".to_owned()),
         };
         out.compared = format!(
-            "the policy after {} updates against {}",
+            "The policy after {} updates against {}",
             out.to,
             match &before {
                 Some(_) => format!("the one after {}", out.from),

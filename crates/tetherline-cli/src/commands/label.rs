@@ -6,7 +6,6 @@ use crate::output;
 use crate::progress::{Progress, Show};
 use console::{Key, Term};
 use std::io::{BufRead, IsTerminal};
-use std::path::Path;
 use tetherline::eval::drift::visible;
 use tetherline::label::{
     Answer, LabelOptions, Session, Shown, files_beside, make_queue, read_journal, stats,
@@ -36,7 +35,7 @@ pub(crate) fn run(cli: &Cli, args: &LabelArgs) -> anyhow::Result<()> {
         output::line(&format!("{pairs} pairs to judge: {}", queue.display()));
     }
     let mut session = Session::open(out, labeler)?;
-    serve(&mut session, out)?;
+    serve(&mut session)?;
     let (judged, total) = session.progress();
     output::line(&format!(
         "{judged} of {total} judged; preferences: {}, journal: {}",
@@ -139,25 +138,23 @@ impl Wish {
     }
 }
 
-/// Shows pairs and takes answers until there are no more of either.
-fn serve(session: &mut Session, out: &Path) -> anyhow::Result<()> {
+/// Shows pairs and takes answers until the labeler quits: also the last answer can be taken back.
+fn serve(session: &mut Session) -> anyhow::Result<()> {
     let terminal = Term::stdout();
     let keys = terminal.is_term() && std::io::stdin().is_terminal();
     let mut lines = std::io::stdin().lock().lines();
     let mut reason: Option<String> = None;
     let mut said = String::new();
     loop {
-        let Some(shown) = session.next() else {
-            output::line(&format!(
-                "nothing is left to judge; undo with another call is possible: {}",
-                out.display()
-            ));
-            return Ok(());
-        };
         if keys {
             terminal.clear_screen()?;
         }
-        output::result(&page(&shown, session.progress(), reason.as_deref(), &said));
+        let shown = session.next();
+        let any = shown.is_some();
+        output::result(&match shown {
+            Some(shown) => page(&shown, session.progress(), reason.as_deref(), &said),
+            None => format!("{said}\nnothing is left to judge   u undo   q quit").trim_start().to_owned(),
+        });
         said.clear();
         let wish = if keys {
             match terminal.read_key() {
@@ -172,6 +169,7 @@ fn serve(session: &mut Session, out: &Path) -> anyhow::Result<()> {
             }
         };
         match wish {
+            Wish::Answer(_) if !any => {}
             Wish::Answer(answer) => {
                 session.answer(answer, reason.take().as_deref())?;
                 said = match answer {

@@ -204,8 +204,10 @@ fn pairs(all: &[Pair]) -> String {
     if all.is_empty() {
         return missing("No responses were kept.");
     }
-    let scale: String =
-        (1..=5).map(|l| format!("<span class=\"k{l}\">from {}</span> ", LEVELS[l - 1])).collect();
+    let scale: String = (1..=5)
+        .map(|l| format!("<span class=\"k{l}\">from {}</span>", LEVELS[l - 1]))
+        .collect::<Vec<_>>()
+        .join(" ");
     let mut out = format!(
         "<p class=\"note\">Each token is coloured by the exact KL at its position, in nats: {scale}. On the policy’s side \
          KL(policy ‖ reference), on the reference’s the reverse.</p>\n"

@@ -45,6 +45,9 @@ pub struct Shares {
     pub tokens: Vec<Part>,
 }
 
+/// Name and id of the part that a position of a response belongs to.
+type Key<'a> = dyn Fn(&Response, usize) -> (String, Option<u64>) + 'a;
+
 #[derive(Default)]
 struct Sum {
     name: String,
@@ -57,7 +60,7 @@ struct Sum {
 impl Shares {
     pub(super) fn of(rows: &[Response]) -> Self {
         let total: f64 = rows.iter().map(Response::kl_nats).sum();
-        let by = |key: &dyn Fn(&Response, usize) -> (String, Option<u64>)| by(rows, total, key);
+        let by = |key: &Key<'_>| by(rows, total, key);
         let largest_first = |mut parts: Vec<Part>| {
             parts.sort_by(|a, b| b.kl_nats.total_cmp(&a.kl_nats).then_with(|| a.name.cmp(&b.name)));
             parts
@@ -89,7 +92,7 @@ fn range(position: usize) -> (usize, usize) {
 }
 
 /// Sums by key. Parts with an id are told apart by it alone: one token may stand for different text.
-fn by(rows: &[Response], total: f64, key: &dyn Fn(&Response, usize) -> (String, Option<u64>)) -> Vec<Part> {
+fn by(rows: &[Response], total: f64, key: &Key<'_>) -> Vec<Part> {
     let mut sums: BTreeMap<(String, Option<u64>), Sum> = BTreeMap::new();
     for (i, r) in rows.iter().enumerate() {
         for (t, kl) in r.kl.iter().enumerate() {

@@ -189,7 +189,7 @@ fn reward(fit: Option<&RewardFit>) -> String {
     );
     let mut section = |title: &str, r: &Regression| {
         let adjusted = r.r_squared_adjusted.map_or_else(String::new, |a| format!(", adjusted {a:.3}"));
-        let _ = write!(out, "<h3>{title}: R² {:.3}{}</h3>\n", r.r_squared, minus(adjusted));
+        let _ = writeln!(out, "<h3>{title}: R² {:.3}{}</h3>", r.r_squared, minus(adjusted));
         let rows: Vec<Vec<String>> = r
             .terms
             .iter()

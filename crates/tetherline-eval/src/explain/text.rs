@@ -55,8 +55,8 @@ fn updates(e: &Explanation, rows: usize) -> String {
     let _ = writeln!(out, "{} updates; in between as the log has it", cut(&shown, WIDTH - 41));
     let _ = writeln!(
         out,
-        "\n{:<8}{:>24}{:>9}  {:<14}{:>9}{:>10}{:>9}  {}",
-        "update", "contribution ± error", "of total", "", "β", "lr", "score", "verdicts"
+        "\n{:<8}{:>24}{:>9}  {:<14}{:>9}{:>10}{:>9}  verdicts",
+        "update", "contribution ± error", "of total", "", "β", "lr", "score"
     );
     rule(&mut out);
     let largest = e.largest();

@@ -95,9 +95,15 @@ fn read(path: &Path) -> Result<(Vec<Entry>, u64), Error> {
     Ok((lines.map(entry).collect::<Result<_, _>>()?, whole as u64))
 }
 
+/// Labeler and pair.
+pub(super) type Key = (String, String);
+
+/// Labels by labeler and pair.
+pub(super) type Labels = BTreeMap<Key, Label>;
+
 /// Labels in force after `entries`, by labeler and pair, and the order in which each labeler made them.
-pub(super) fn in_force(entries: &[Entry]) -> (BTreeMap<(String, String), Label>, Vec<(String, String)>) {
-    let (mut labels, mut order): (BTreeMap<_, Label>, Vec<(String, String)>) = Default::default();
+pub(super) fn in_force(entries: &[Entry]) -> (Labels, Vec<Key>) {
+    let (mut labels, mut order) = (Labels::new(), Vec::<Key>::new());
     for entry in entries {
         match entry {
             Entry::Label(label) => {
@@ -121,8 +127,8 @@ pub(super) fn in_force(entries: &[Entry]) -> (BTreeMap<(String, String), Label>,
 pub(super) struct Journal {
     writer: JsonlWriter,
     entries: Vec<Entry>,
-    labels: BTreeMap<(String, String), Label>,
-    order: Vec<(String, String)>,
+    labels: Labels,
+    order: Vec<Key>,
 }
 
 impl Journal {
@@ -132,7 +138,7 @@ impl Journal {
         Ok(Self { writer: JsonlWriter::open(path, bytes)?, entries, labels, order })
     }
 
-    pub(super) fn labels(&self) -> &BTreeMap<(String, String), Label> {
+    pub(super) fn labels(&self) -> &Labels {
         &self.labels
     }
 

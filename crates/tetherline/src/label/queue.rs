@@ -11,7 +11,7 @@ use crate::scoring::RewardModel;
 use crate::{Error, sources};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use tetherline_core::{Event, Observer, PromptBatch, PromptRef, TextSample};
+use tetherline_core::{Event, Message, Observer, PromptBatch, PromptRef, TextSample};
 use tetherline_data::{PromptRow, ReadOptions, Text, read_prompts};
 use tetherline_eval::agreement::disagreement;
 use tetherline_models::{Device, Engine, Model};
@@ -30,7 +30,7 @@ pub struct LabelOptions {
     pub rewards: Vec<String>,
     /// At most so many pairs; 0: all.
     pub most: usize,
-    /// Plain prompts are what a user says, and go through the chat template.
+    /// Plain prompts are what a user says: they become messages, and go through the chat template.
     pub chat: bool,
     /// How responses are drawn.
     pub sampling: SamplingConfig,
@@ -127,7 +127,6 @@ fn answer(
     let model =
         Model::load(&files, POLICY_HEADS, 0).map_err(|e| Error::input(format!("the policy {name}"), e))?;
     let codec = Codec::load(&files, &model)?;
-    let codec = if options.chat { codec.wrapping_plain_prompts() } else { codec };
     let file = options.prompts.display().to_string();
     let (context, new) = (model.context(), options.sampling.max_new_tokens);
     let why = format!("context {context} of {name} less --max-new-tokens {new}");
@@ -169,7 +168,15 @@ pub fn make_queue(path: &Path, options: &LabelOptions, observer: &mut dyn Observ
     let file = options.prompts.display().to_string();
     let read = ReadOptions { skip_bad_lines: options.skip_bad_lines };
     let loaded = read_prompts(&options.prompts, &read).map_err(|e| Error::input(file.clone(), e))?;
-    let texts = loaded.rows;
+    let mut texts = loaded.rows;
+    if options.chat {
+        // The reward model is to read them in its template too.
+        for row in &mut texts {
+            if let Text::Plain(text) = &row.prompt {
+                row.prompt = Text::Messages(vec![Message::user(text.clone())]);
+            }
+        }
+    }
     let first = answer(&options.first, options, &texts, 0, &engine, observer)?;
     let second = answer(&options.second, options, &texts, 1, &engine, observer)?;
     let other: std::collections::BTreeMap<u64, usize> =
@@ -189,10 +196,9 @@ pub fn make_queue(path: &Path, options: &LabelOptions, observer: &mut dyn Observ
         kept.push((i, j));
         candidates.push(Candidate {
             pair: format!("{name:016x}"),
+            first: said(&prompt, &first.rows.texts[i]),
+            second: said(&prompt, &second.rows.texts[j]),
             prompt,
-            // As it was sampled: a space in front belongs to the text that the reward model will read.
-            first: first.rows.texts[i].clone(),
-            second: second.rows.texts[j].clone(),
             domain,
             user,
             disagreement: None,
@@ -229,6 +235,14 @@ pub fn make_queue(path: &Path, options: &LabelOptions, observer: &mut dyn Observ
     }
     crate::checkpoint::save_file(path, text.as_bytes())?;
     Ok(candidates.len())
+}
+
+/// A response as the reward model will read it: behind plain text as it was sampled, with its space; a message has none.
+fn said(prompt: &Text, response: &str) -> String {
+    match prompt {
+        Text::Plain(_) => response.to_owned(),
+        Text::Messages(_) => response.trim().to_owned(),
+    }
 }
 
 /// Margins, score of the first less that of the second, of every reward model on every pair.
