@@ -1,5 +1,6 @@
 //! The names of commands and flags. They are a contract.
 
+mod analyse;
 mod govern;
 
 use crate::exit_codes;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use tetherline::Device;
 
+pub(crate) use analyse::{DriftArgs, ExplainArgs, Judge, LabelArgs, ShowArgs};
 pub(crate) use govern::*;
 
 /// Align language models under a KL controller.
@@ -35,8 +37,8 @@ pub(crate) enum Command {
     #[command(after_help = PLAN_HELP)]
     Plan(PlanArgs),
     /// Print the objective that a recipe comes to, as formulas with their numbers
-    #[command(after_help = EXPLAIN_HELP)]
-    ExplainConfig(ExplainArgs),
+    #[command(after_help = EXPLAIN_CONFIG_HELP)]
+    ExplainConfig(ExplainConfigArgs),
     /// Run only the supervised fine-tuning of a recipe
     #[command(after_help = SFT_HELP)]
     Sft(RunArgs),
@@ -55,6 +57,15 @@ pub(crate) enum Command {
     /// Score given responses: log-probs, KL to a reference, reward
     #[command(after_help = SCORE_HELP)]
     Score(ScoreArgs),
+    /// Take apart how far a policy is from a reference: where, which words, side by side
+    #[command(after_help = analyse::DRIFT_HELP)]
+    Drift(DriftArgs),
+    /// Explain why a run drifted: which updates, decisions, rewards, and where it shows
+    #[command(after_help = analyse::EXPLAIN_HELP)]
+    Explain(ExplainArgs),
+    /// Judge pairs of responses in the terminal: preferences for the reward model
+    #[command(after_help = analyse::LABEL_HELP)]
+    Label(LabelArgs),
     /// Fold an adapter (LoRA) into plain weights
     #[command(after_help = EXPORT_HELP)]
     Export(ExportArgs),
@@ -129,7 +140,7 @@ pub(crate) struct PlanArgs {
 
 /// A recipe to explain.
 #[derive(Debug, Args)]
-pub(crate) struct ExplainArgs {
+pub(crate) struct ExplainConfigArgs {
     /// A recipe file, or the name of an embedded recipe (quickstart, trl-parity, word-reward, chat)
     pub(crate) recipe: String,
 
@@ -422,7 +433,7 @@ Reads config.json, the tokenizer and the data, but no weights. Speed is measured
 for about two seconds, on a small random decoder of like width: it is that of the machine
 as busy as it is now.";
 
-const EXPLAIN_HELP: &str = "\
+const EXPLAIN_CONFIG_HELP: &str = "\
 Examples:
   tether explain-config quickstart
       The loss of the policy, its advantages, the rewards, where the KL penalty stands and

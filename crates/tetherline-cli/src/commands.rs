@@ -2,12 +2,15 @@
 
 mod audit;
 mod data;
+mod drift;
+mod explain;
 mod explain_config;
 mod export;
 mod gate;
 mod generate;
 mod init;
 mod kl;
+mod label;
 mod plan;
 mod policy;
 mod report;
@@ -31,6 +34,9 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Eval(args) => run::run(cli, args, Stages::Only(Stage::Eval)),
         Command::Generate(args) => generate::run(cli, args),
         Command::Score(args) => score::run(cli, args),
+        Command::Drift(args) => drift::run(cli, args),
+        Command::Explain(args) => explain::run(cli, args),
+        Command::Label(args) => label::run(cli, args),
         Command::Export(args) => export::run(cli, args),
         Command::Data(DataCommand::Check(args)) => data::check(args),
         Command::Kl(KlCommand::Control(args)) => kl::control(args),

@@ -10,6 +10,8 @@ const USAGE: u8 = 2;
 const INPUT: u8 = 3;
 /// Training stopped itself: a loss was not a number, or the self-test failed.
 const STOPPED: u8 = 4;
+/// What was measured is over a limit that was given.
+const OVER_LIMIT: u8 = 5;
 /// Interrupted by the user, as shells report it: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -21,6 +23,7 @@ Exit codes:
   2    wrong usage or a wrong recipe
   3    a data file or model cannot be used
   4    training stopped itself (a loss was not a number, the self-test failed)
+  5    a KL is over the limit that was given (tether drift)
   130  interrupted; after one Ctrl-C a checkpoint is saved first";
 
 /// A command was used in a way that cannot work.
@@ -32,6 +35,11 @@ pub(crate) struct UsageError(pub(crate) String);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(pub(crate) String);
+
+/// What was measured is over a limit that was given.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OverLimit(pub(crate) String);
 
 /// A file that was given is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +63,9 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
     if error.is::<tetherline_data::DataError>() || error.is::<InputError>() {
         return INPUT;
     }
+    if error.is::<OverLimit>() {
+        return OVER_LIMIT;
+    }
     FAILED
 }
 
@@ -74,6 +85,7 @@ mod tests {
         assert_eq!(of(&Error::stage(Stage::Ppo)("disk full").into()), 1);
         assert_eq!(of(&UsageError("no".into()).into()), 2);
         assert_eq!(of(&InputError("no".into()).into()), 3);
+        assert_eq!(of(&OverLimit("5 > 4".into()).into()), 5);
         assert_eq!(of(&tetherline::Recipe::load("nope", &[]).unwrap_err().into()), 2);
         assert_eq!(of(&Refused("no".into()).into()), 1);
         assert_eq!(of(&anyhow::anyhow!("anything else")), 1);
@@ -81,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_help_lists_every_code() {
-        for code in [0, FAILED, USAGE, INPUT, STOPPED, INTERRUPTED] {
+        for code in [0, FAILED, USAGE, INPUT, STOPPED, OVER_LIMIT, INTERRUPTED] {
             assert!(HELP.contains(&format!("\n  {code} ")), "{code}");
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::estimate::quantile;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use tetherline_core::seeds::{Purpose, stream};
 
 /// Resamples that [`crate::Comparison`] uses.
@@ -73,9 +74,68 @@ pub fn bootstrap_of(
     quantile(&values, 0.025).zip(quantile(&values, 0.975))
 }
 
+/// A ratio of two sums and its interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ratio {
+    /// Σ numerators / Σ denominators.
+    pub mean: f64,
+    /// 95 % interval; `None` where one cluster says too little.
+    pub ci: Option<(f64, f64)>,
+}
+
+/// Σx / Σn of (cluster, (x, n)) with the percentile interval of resampled *clusters* (prompts), so that several samples
+/// of one prompt are not counted as independent. n = 1 gives a mean per response, n = tokens one per token. `None` if
+/// there are none or Σn is 0. The draws come from the stream (seed, bootstrap, 0, `name`, 0).
+pub fn clustered_ratio(values: &[(u64, (f64, f64))], resamples: u32, seed: u64, name: u64) -> Option<Ratio> {
+    let mut sums: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+    for (cluster, (x, n)) in values {
+        let sum = sums.entry(*cluster).or_default();
+        *sum = (sum.0 + x, sum.1 + n);
+    }
+    let clusters: Vec<(f64, f64)> = sums.into_values().collect();
+    let ratio = |draw: &mut dyn FnMut(usize) -> usize| {
+        let add = |sum: (f64, f64), (x, n): (f64, f64)| (sum.0 + x, sum.1 + n);
+        let (x, n) = (0..clusters.len()).map(|i| clusters[draw(i)]).fold((0.0, 0.0), add);
+        (n > 0.0).then_some(x / n)
+    };
+    let mean = ratio(&mut |i| i)?;
+    if clusters.len() < 2 || resamples == 0 {
+        return Some(Ratio { mean, ci: None });
+    }
+    let mut random = stream(seed, Purpose::Bootstrap, 0, name, 0);
+    let draws: Vec<f64> =
+        (0..resamples).filter_map(|_| ratio(&mut |_| random.below(clusters.len()))).collect();
+    Some(Ratio { mean, ci: quantile(&draws, 0.025).zip(quantile(&draws, 0.975)) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ratio_covers_like_the_delta_method() {
+        // Var(Σx/Σn) ≈ Σ(x − r·n)² / (Σn)² over clusters (Cochran 1977, equation 6.13).
+        let mut r = stream(4, Purpose::World, 0, 0, 0);
+        let rows: Vec<(u64, (f64, f64))> = (0..300)
+            .map(|i| {
+                let n = 5.0 + 10.0 * r.uniform();
+                (i, (n * (0.2 + 0.05 * r.normal()), n))
+            })
+            .collect();
+        let (x, n) = rows.iter().fold((0.0, 0.0), |s, r| (s.0 + r.1.0, s.1 + r.1.1));
+        let se = rows.iter().map(|r| (r.1.0 - x / n * r.1.1).powi(2)).sum::<f64>().sqrt() / n;
+        let found = clustered_ratio(&rows, RESAMPLES, 1, 7).unwrap();
+        let (low, high) = found.ci.unwrap();
+        assert!((found.mean - x / n).abs() < 1e-12);
+        assert!(
+            (low - (x / n - 1.96 * se)).abs() < 0.1 * se && (high - (x / n + 1.96 * se)).abs() < 0.1 * se
+        );
+        // The same rows, each prompt twice, say no more than once.
+        let twice: Vec<_> = rows.iter().flat_map(|r| [*r, *r]).collect();
+        assert_eq!(clustered_ratio(&twice, 500, 1, 7), clustered_ratio(&rows, 500, 1, 7));
+        assert_eq!(clustered_ratio(&rows[..1], 500, 1, 7).unwrap().ci, None);
+        assert_eq!(clustered_ratio(&[], 500, 1, 7), None);
+    }
 
     #[test]
     fn covers_like_the_normal_interval_on_normal_data() {

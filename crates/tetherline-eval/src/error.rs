@@ -21,6 +21,16 @@ pub enum EvalError {
         /// What was found.
         value: f64,
     },
+    /// A response whose vectors have not one entry per token.
+    #[error(
+        "response {row} (prompt {prompt_id}) needs at least one token, and one text, KL and log-ratio for each of them"
+    )]
+    Lengths {
+        /// Index of the response.
+        row: usize,
+        /// Its prompt.
+        prompt_id: u64,
+    },
     /// A paired comparison needs the same prompts on both sides.
     #[error(
         "pair responses by prompt: prompt {prompt_id} has responses of the {present} policy only; evaluate both policies on the same prompts"

@@ -6,18 +6,22 @@
 //! unit and its source.
 
 pub mod ab;
+pub mod agreement;
 pub mod bootstrap;
 mod comparison;
 pub mod correlation;
+pub mod drift;
 mod error;
 pub mod estimate;
 mod evaluation;
+pub mod explain;
 mod format;
 pub mod frontier;
+pub mod gate;
 pub mod length;
 pub mod multiple;
-pub mod gate;
 pub mod ngram;
+pub mod regression;
 pub mod report;
 pub mod sequential;
 pub mod share;

@@ -8,9 +8,11 @@ mod ab;
 mod control;
 mod curves;
 mod data;
+pub(crate) mod drift_path;
 mod frontier;
 mod headline;
-mod html;
+pub(crate) mod html;
+pub(crate) mod page;
 mod plot;
 mod result;
 mod reward_model;
@@ -41,37 +43,15 @@ pub fn render(data: &ReportData) -> String {
         ("sft", "Supervised fine-tuning", curves::sft(data)),
         ("recipe", "Recipe", recipe(data)),
     ];
-    let mut out = String::with_capacity(1 << 18);
-    let title = escape(&data.title);
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · {}</title>\n\
-         <style>\n{}</style>\n</head>\n<body>\n<header>\n<p class=\"eyebrow\">{title}</p>\n<h1>{}</h1>\n",
-        escape(&data.run_name),
-        include_str!("report/style.css"),
-        escape(&headline.title),
-    );
-    for sentence in &headline.sentences {
-        let _ = writeln!(out, "<p class=\"lede\">{}</p>", escape(sentence));
-    }
-    let _ = writeln!(
-        out,
-        "<p class=\"meta\"><span class=\"mono\">{}</span>{}</p>",
-        escape(&data.run_name),
-        stages(data)
-    );
-    out.push_str("</header>\n<nav aria-label=\"Sections\">");
-    for (id, name, _) in &sections {
-        let _ = write!(out, "<a href=\"#{id}\">{name}</a>");
-    }
-    out.push_str("</nav>\n<main>\n");
-    for (id, name, body) in &sections {
-        let _ = write!(out, "<section id=\"{id}\">\n<h2>{name}</h2>\n{body}</section>\n");
-    }
-    out.push_str("</main>\n</body>\n</html>\n");
-    out
+    let page = page::Page {
+        title: &data.title,
+        name: &data.run_name,
+        headline: &headline.title,
+        sentences: &headline.sentences,
+        notes: stages(data),
+        style: "",
+    };
+    page.with(&sections)
 }
 
 fn stages(data: &ReportData) -> String {

@@ -175,6 +175,11 @@ impl Checkpoints {
         Ok(Self { root })
     }
 
+    /// The checkpoints of a run that may be going: nothing is created or cleaned.
+    pub(crate) fn reading(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
     /// Where the checkpoint of `step` is or would be.
     pub fn path(&self, step: u64) -> PathBuf {
         self.root.join(format!("step-{step:06}"))
@@ -199,6 +204,9 @@ impl Checkpoints {
     /// # Errors
     /// [`CheckpointError::Io`].
     pub fn all(&self) -> Result<Vec<Checkpoint>, CheckpointError> {
+        if !self.root.exists() {
+            return Ok(Vec::new());
+        }
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(io_error("list", &self.root))? {
             let path = entry.map_err(io_error("list", &self.root))?.path();

@@ -9,15 +9,18 @@ mod card;
 pub mod checkpoint;
 pub mod codec;
 pub mod control;
+pub mod drift;
 mod error;
 pub mod estimate;
 pub mod evaluate;
+pub mod explain;
 pub mod export;
 mod fit;
 pub mod gate;
 pub mod generate;
 mod inputs;
 pub mod jsonl;
+pub mod label;
 pub mod lineage;
 mod objective;
 mod options;
@@ -46,6 +49,8 @@ pub use options::{RunOptions, RunSummary, Stages};
 pub use pipeline::run;
 pub use plan::{PlannedStage, plan};
 pub use recipe::{Recipe, RecipeError};
+/// Statistics and pages of what was measured.
+pub use tetherline_eval as eval;
 pub use tetherline_models::Device;
 /// Models from the hub.
 #[cfg(feature = "hub")]

@@ -58,11 +58,12 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
     Ok(summary)
 }
 
-struct Run<'a> {
-    recipe: &'a Recipe,
-    options: &'a RunOptions,
-    dir: RunDir,
-    engine: Engine,
+/// A recipe in its directory.
+pub(crate) struct Run<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) options: &'a RunOptions,
+    pub(crate) dir: RunDir,
+    pub(crate) engine: Engine,
 }
 
 impl Run<'_> {
@@ -113,7 +114,7 @@ impl Run<'_> {
     }
 
     /// The model that RL starts from: the fine-tuned one where SFT is part of the recipe.
-    fn start_files(&self) -> Result<ModelFiles, Error> {
+    pub(crate) fn start_files(&self) -> Result<ModelFiles, Error> {
         if self.recipe.runs_sft() {
             let dir = self.sft_dir();
             if !dir.is_dir() {
@@ -132,7 +133,7 @@ impl Run<'_> {
         model.with_context(self.recipe.model.max_context).map_err(|e| Error::input(what(), e))
     }
 
-    fn load(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
+    pub(crate) fn load(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
         let model = self.load_model(files)?;
         let codec = Codec::load(files, &model)?.with_variables(&self.recipe.data.chat.variables)?;
         // The prompts of the embedded world are what users say.
@@ -141,7 +142,7 @@ impl Run<'_> {
     }
 
     /// A model to train: with the recipe's adapter, or its lowest blocks frozen.
-    fn load_to_train(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
+    pub(crate) fn load_to_train(&self, files: &ModelFiles) -> Result<(Model, Codec), Error> {
         let (model, codec) = self.load(files)?;
         let section = &self.recipe.model;
         let model = match &section.adapter {
@@ -159,7 +160,7 @@ impl Run<'_> {
         Ok((model, codec))
     }
 
-    fn reference(&self, start: &Model) -> Result<Model, Error> {
+    pub(crate) fn reference(&self, start: &Model) -> Result<Model, Error> {
         match &self.recipe.model.reference {
             None => Ok(start.clone()),
             Some(text) => {

@@ -91,7 +91,7 @@ impl RewardModel {
     }
 
     /// Token sequences of samples.
-    fn sequences(&self, samples: &[TextSample<'_>]) -> Result<Vec<Vec<u32>>, Error> {
+    pub(crate) fn sequences(&self, samples: &[TextSample<'_>]) -> Result<Vec<Vec<u32>>, Error> {
         samples
             .iter()
             .map(|s| {

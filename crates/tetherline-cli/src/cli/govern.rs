@@ -64,10 +64,10 @@ pub(crate) enum PolicyCommand {
     List(ListArgs),
     /// Show one policy: where it is, what was decided on it, notes
     #[command(after_help = POLICY_HELP)]
-    Show(ShowArgs),
+    Show(PolicyShowArgs),
     /// Show what a policy came from, back to its base
     #[command(after_help = POLICY_HELP)]
-    Lineage(ShowArgs),
+    Lineage(PolicyShowArgs),
     /// Show where two policies differ: recipe, data, models, evaluation
     #[command(after_help = POLICY_HELP)]
     Diff(DiffArgs),
@@ -133,7 +133,7 @@ pub(crate) struct ListArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ShowArgs {
+pub(crate) struct PolicyShowArgs {
     /// Its name, a tag, the first digits of its hash, or production or canary
     pub(crate) policy: String,
     /// Print JSON

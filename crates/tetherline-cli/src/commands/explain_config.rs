@@ -1,11 +1,11 @@
 //! `tether explain-config RECIPE`.
 
-use crate::cli::ExplainArgs;
+use crate::cli::ExplainConfigArgs;
 use crate::commands::run::stem;
 use crate::output;
 use tetherline::{Recipe, objective};
 
-pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &ExplainConfigArgs) -> anyhow::Result<()> {
     let mut recipe = Recipe::load(&args.recipe, &args.sets)?;
     if recipe.name.is_empty() {
         recipe.name = stem(&args.recipe);

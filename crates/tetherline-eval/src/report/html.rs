@@ -2,8 +2,9 @@
 
 use crate::format;
 
-/// Text made safe inside elements and double-quoted attributes; characters that HTML forbids become `�`.
-pub(super) fn escape(text: &str) -> String {
+/// Text made safe inside elements and double-quoted attributes; those that act become `�`: what HTML forbids, and
+/// what reorders or hides text.
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -13,7 +14,7 @@ pub(super) fn escape(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             '\n' | '\t' => out.push(c),
-            c if c.is_control() => out.push('\u{fffd}'),
+            c if crate::drift::acts(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }
@@ -36,12 +37,12 @@ pub(super) fn page(title: &str, heading: &str, ledes: &[String], body: &str) -> 
 }
 
 /// The line that stands where something was not measured.
-pub(super) fn missing(text: &str) -> String {
+pub(crate) fn missing(text: &str) -> String {
     format!("<p class=\"missing\">{}</p>\n", escape(text))
 }
 
 /// A table inside a box that scrolls sideways by itself. `head` and `rows` are HTML.
-pub(super) fn table(class: &str, label: &str, head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(class: &str, label: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     let mut out = format!(
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table class=\"{class}\"><thead><tr>",
         escape(label)
@@ -62,17 +63,17 @@ pub(super) fn table(class: &str, label: &str, head: &[&str], rows: &[Vec<String>
 }
 
 /// Replaces the hyphen of negative numbers by a minus sign.
-pub(super) fn minus(text: String) -> String {
+pub(crate) fn minus(text: String) -> String {
     text.replace('-', "−")
 }
 
 /// A number alone, three significant digits.
-pub(super) fn num(x: f64) -> String {
+pub(crate) fn num(x: f64) -> String {
     minus(format::fixed(x, format::decimals_alone(x)))
 }
 
 /// A number in a sentence, two significant digits.
-pub(super) fn brief(x: f64) -> String {
+pub(crate) fn brief(x: f64) -> String {
     minus(format::fixed(x, format::decimals_brief(x)))
 }
 
@@ -90,12 +91,12 @@ pub(super) fn score(x: f64) -> String {
 }
 
 /// `mean [low, high]`.
-pub(super) fn interval(mean: f64, ci: Option<(f64, f64)>, plus: bool) -> String {
+pub(crate) fn interval(mean: f64, ci: Option<(f64, f64)>, plus: bool) -> String {
     minus(format::interval(mean, ci, plus))
 }
 
 /// A share as a percentage.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let p = 100.0 * share;
     minus(format::fixed(p, usize::from(p.abs() < 99.95 && p != 0.0))) + " %"
 }

@@ -1,7 +1,7 @@
 //! `tether policy list | show | lineage`.
 
 use super::{called, digits, find, told};
-use crate::cli::{ListArgs, ShowArgs};
+use crate::cli::{ListArgs, PolicyShowArgs};
 use crate::output;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -45,7 +45,7 @@ pub(super) fn list(registry: &mut Registry, args: &ListArgs) -> anyhow::Result<(
     Ok(())
 }
 
-pub(super) fn one(registry: &mut Registry, args: &ShowArgs) -> anyhow::Result<()> {
+pub(super) fn one(registry: &mut Registry, args: &PolicyShowArgs) -> anyhow::Result<()> {
     let policy = find(registry, &args.policy, &args.registry)?;
     let details = registry.details(policy).map_err(told)?;
     if args.json {
@@ -92,7 +92,7 @@ pub(super) fn one(registry: &mut Registry, args: &ShowArgs) -> anyhow::Result<()
     Ok(())
 }
 
-pub(super) fn lineage(registry: &mut Registry, args: &ShowArgs) -> anyhow::Result<()> {
+pub(super) fn lineage(registry: &mut Registry, args: &PolicyShowArgs) -> anyhow::Result<()> {
     let policy = find(registry, &args.policy, &args.registry)?.artifact;
     let edges = registry.lineage(Kind::Policy, &policy.id).map_err(told)?;
     if args.json {
