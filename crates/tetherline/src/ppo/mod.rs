@@ -439,6 +439,15 @@ impl<'a> Ppo<'a> {
     }
 }
 
+/// What the controller is told of KL in a rollout: mean and variance per group.
+#[cfg(test)]
+pub(crate) fn observed(
+    scored: &tetherline_core::ScoredRollout,
+    groups: &[Vec<String>],
+) -> Vec<tetherline_kl::DomainKl> {
+    observe::observe(1, scored, groups).domains
+}
+
 fn not_finite(step: u64) -> impl Fn(PpoError) -> Error {
     move |e| match e {
         PpoError::NonFiniteLoss { .. } | PpoError::NonFiniteRow { .. } => {

@@ -78,8 +78,7 @@ impl Ppo<'_> {
                 steps += 1;
             }
             let per_token = of_epoch.approx_kl_mean();
-            let per_sequence =
-                NatsPerSequence(per_token * rollout.responses.total() as f64 / n.max(1) as f64);
+            let per_sequence = NatsPerSequence(of_epoch.approx_kl / n.max(1) as f64);
             let region = self.recipe.kl.trust_region;
             let stop =
                 self.config.stops_early(per_token) || region.is_some_and(|r| r.early_stop(per_sequence));
