@@ -8,6 +8,7 @@ mod card;
 pub mod checkpoint;
 pub mod codec;
 pub mod control;
+pub mod dpo;
 mod error;
 pub mod estimate;
 pub mod evaluate;

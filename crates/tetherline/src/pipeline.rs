@@ -1,4 +1,4 @@
-//! The stages in order, each on what the last one left in the run directory: sft → reward → ppo → eval →
+//! The stages in order, each on what the last one left in the run directory: sft → reward → ppo (or dpo) → eval →
 //! report. A finished stage is a directory or file that is there whole; a resumed run skips it.
 
 use crate::checkpoint::{save_dir, save_file};
@@ -8,7 +8,7 @@ use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::{Dtype, Recipe};
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardModel, Scorer};
-use crate::{Error, RunOptions, RunSummary, Stages, card, report, reward, sft, sources};
+use crate::{Error, RunOptions, RunSummary, Stages, card, dpo, report, reward, sft, sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::seeds::Purpose;
@@ -54,8 +54,12 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
     if options.stages.include(Stage::Reward) && recipe.trains_reward_model() && !run.dir.reward().is_dir() {
         run.reward(observer)?;
     }
-    if options.stages.include(Stage::Ppo) && !run.dir.policy().is_dir() {
-        run.ppo(observer)?;
+    let aligned = if recipe.dpo.is_some() { Stage::Dpo } else { Stage::Ppo };
+    if options.stages.include(aligned) && !run.dir.policy().is_dir() {
+        match aligned {
+            Stage::Dpo => run.dpo(observer)?,
+            _ => run.ppo(observer)?,
+        }
     }
     if options.stages.include(Stage::Eval) && recipe.eval.prompts > 0 {
         let file = run.eval(observer)?;
@@ -82,7 +86,10 @@ impl Run<'_> {
             Stage::Reward => {
                 (self.recipe.trains_reward_model(), "no reward model to train", self.dir.reward())
             }
-            Stage::Ppo => (true, "", self.dir.policy()),
+            Stage::Ppo => {
+                (self.recipe.dpo.is_none(), "[dpo], which stands in place of PPO", self.dir.policy())
+            }
+            Stage::Dpo => (self.recipe.dpo.is_some(), "no [dpo] section", self.dir.policy()),
             _ => (self.recipe.eval.prompts > 0, "eval.prompts = 0", self.dir.root().join("no such file")),
         };
         if !wanted {
@@ -229,11 +236,30 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn dpo(&self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let (start, codec) = self.load_to_train(&self.start_files()?)?;
+        let reference = self.reference(&start)?;
+        let trained = dpo::dpo(self.recipe, start, &reference, &codec, &self.engine, &self.dir, observer)?;
+        self.write_log("dpo.jsonl", &trained.log)?;
+        if let Some(held_out) = &trained.held_out {
+            let text = serde_json::to_vec_pretty(held_out).map_err(Error::stage(Stage::Dpo))?;
+            save_file(&self.dir.root().join("dpo_held_out.json"), &text)?;
+        }
+        let card = card::text(self.recipe, &self.dir)?;
+        save_dir(&self.dir.policy(), |d| {
+            trained.model.save(d, SaveType::F32)?;
+            Ok(std::fs::write(d.join(card::CARD), card)?)
+        })?;
+        Ok(self.dir.clear_stage_checkpoints(Stage::Dpo)?)
+    }
+
     fn eval(&self, observer: &mut dyn Observer) -> Result<EvaluationFile, Error> {
         let (baseline, codec) = self.load(&self.start_files()?)?;
         let policy_dir = self.dir.policy();
         if !policy_dir.is_dir() {
-            let problem = "there is none yet: run `tether ppo` with the same recipe and --out first";
+            let stage = if self.recipe.dpo.is_some() { "dpo" } else { "ppo" };
+            let problem =
+                format!("there is none yet: run `tether {stage}` with the same recipe and --out first");
             return Err(Error::input(format!("the aligned policy {}", policy_dir.display()), problem));
         }
         let files = sources::open_dir(policy_dir).map_err(|e| Error::input("the aligned policy", e))?;

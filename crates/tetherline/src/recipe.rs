@@ -38,7 +38,7 @@ pub use trial::TrialConfig;
 use serde::{Deserialize, Serialize};
 use tetherline_kl::KlConfig;
 use tetherline_models::Device;
-use tetherline_ppo::PpoConfig;
+use tetherline_ppo::{DpoConfig, PpoConfig};
 use tetherline_reward::RewardConfig;
 use tetherline_rollout::SamplingConfig;
 
@@ -65,6 +65,9 @@ pub struct Recipe {
     /// Supervised fine-tuning; absent: skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<SftConfig>,
+    /// Direct preference optimisation in place of PPO; absent: PPO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<DpoConfig>,
     /// The reward model, and rules that score.
     pub reward: RewardConfig,
     /// How responses are drawn.
@@ -96,6 +99,7 @@ impl Default for Recipe {
             model: ModelSection::default(),
             data: DataSection::default(),
             sft: None,
+            dpo: None,
             reward: RewardConfig::default(),
             sampling: SamplingConfig::default(),
             ppo: PpoConfig::default(),

@@ -80,7 +80,7 @@ fn encode(codec: &Codec, rows: &[PairRow], fit: &mut Fit) -> Result<Vec<Pair>, E
 
 /// Takes the pairs of a tenth of the prompts out of `rows`: a prompt is either trained or tested on. None
 /// where there are fewer than ten prompts.
-fn hold_out(rows: &mut Vec<PairRow>, seed: u64) -> Vec<PairRow> {
+pub(crate) fn hold_out(rows: &mut Vec<PairRow>, seed: u64) -> Vec<PairRow> {
     // In the file's order: that of a hash set is not the same in every run.
     let mut seen = HashSet::new();
     let mut prompts: Vec<_> =

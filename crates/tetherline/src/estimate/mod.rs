@@ -114,6 +114,10 @@ pub fn estimate(recipe: &Recipe, options: &EstimateOptions) -> Result<Estimate, 
         let problem = "its memory and speed are known for device = \"cpu\" alone; try --set device=cpu";
         return Err(Error::input(format!("the plan for device {}", recipe.device), problem));
     }
+    if recipe.dpo.is_some() {
+        let problem = "memory and time of direct preference optimisation are not predicted yet";
+        return Err(Error::input("the plan of a recipe with [dpo]", problem));
+    }
     crate::plan(recipe, Stages::All)?;
     let engine = crate::pipeline::training_engine(recipe, recipe.threads)?;
     let models = Models::of(recipe)?;

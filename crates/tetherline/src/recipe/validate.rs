@@ -28,6 +28,14 @@ impl Recipe {
         if let Some(sft) = &self.sft {
             sft.validate().map_err(under("sft"))?;
         }
+        if let Some(dpo) = &self.dpo {
+            dpo.validate().map_err(under("dpo"))?;
+            if self.kl.reference.is_some_and(|r| r.moves()) {
+                let problem =
+                    "moves the reference after updates of PPO; with [dpo] it stands still, leave it out";
+                return Err(FieldError::new("kl.reference", problem));
+            }
+        }
         self.data.chat.validate().map_err(under("data.chat"))?;
         self.reward.validate().map_err(under("reward"))?;
         let weight = self.reward.model_weight;
@@ -60,7 +68,9 @@ impl Recipe {
             return missing("model.policy", format!("missing: {form}"));
         }
         let trains = self.trains_reward_model();
-        if stages.include(Stage::Ppo) && !self.uses_reward_model() && self.reward.rule.is_empty() {
+        let samples = self.dpo.is_none() && stages.include(Stage::Ppo);
+        let evaluates = self.dpo.is_some() && stages.include(Stage::Eval) && self.eval.prompts > 0;
+        if (samples || evaluates) && !self.uses_reward_model() && self.reward.rule.is_empty() {
             let problem =
                 "nothing scores the responses: reward.model_weight is 0 and there is no [[reward.rule]]";
             return missing("reward", problem.to_owned());
@@ -71,9 +81,10 @@ impl Recipe {
         let data = &self.data;
         let sft = stages.include(Stage::Sft) && self.runs_sft();
         let reward = stages.include(Stage::Reward) && trains;
-        let ppo = stages.include(Stage::Ppo);
+        let ppo = samples;
+        let dpo = self.dpo.is_some() && stages.include(Stage::Dpo);
         let eval = stages.include(Stage::Eval) && data.eval_prompts.is_none() && self.eval.prompts > 0;
-        let needed = [
+        let needed: [(&str, bool, &str); 4] = [
             ("data.sft", sft && data.sft.is_none(), "supervised fine-tuning"),
             (
                 "data.pairs",
@@ -81,6 +92,7 @@ impl Recipe {
                 "training a reward model (or give model.reward, or set reward.model_weight = 0 and add a \
                  [[reward.rule]])",
             ),
+            ("data.pairs", dpo && data.pairs.is_none(), "direct preference optimisation"),
             ("data.prompts", (ppo || eval) && data.prompts.is_none(), "PPO and evaluation"),
         ];
         match needed.into_iter().find(|(_, is_missing, _)| *is_missing) {
