@@ -31,7 +31,7 @@ mod stats;
 mod weights;
 mod whiten;
 
-pub use advantages::{GroupSpread, advantages, advantages_with_kl, old_values_row};
+pub use advantages::{GroupSpread, advantages, advantages_with_kl, constrained_advantages, old_values_row};
 pub use choices::{
     Advantage, Aggregation, Correction, EntropyTarget, GroupKl, KlIn, KlLoss, MissingEos, Overlong, Ratio,
     ScoreAt, Surrogate, WhitenVariance,

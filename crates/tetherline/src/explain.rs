@@ -175,7 +175,23 @@ fn policy(out: &mut Text, recipe: &Recipe) {
             out.row("s_i =", &text);
         }
     }
-    out.row("A_t =", &advantage(ppo));
+    match &recipe.cost {
+        None => out.row("A_t =", &advantage(ppo)),
+        Some(cost) => {
+            out.row("A_t =", "(A_R − λ·A_C)/(1 + λ), whitened together and not apart");
+            out.row("A_R =", &advantage(ppo));
+            out.row("A_C =", "the same of costs over their own critic, which pays +β·l_t");
+            let m = cost.multiplier;
+            let how = if m.lr == 0.0 {
+                num(m.init)
+            } else {
+                let (init, lr, limit) = (num(m.init), num(m.lr), num(cost.limit));
+                let bounds = format!("in [{}, {}]", num(m.min), num(m.max));
+                format!("{init} at first; ln λ moves by {lr}·λ·(mean cost − {limit}) a step, {bounds}")
+            };
+            out.row("λ =", &how);
+        }
+    }
     if ppo.kl_in.loss() {
         if ppo.ratio != Ratio::Token && ppo.kl_loss == KlLoss::Corrected {
             out.row("ρ_t =", "π(a_t)/π_old(a_t), the ratio of a token");
@@ -451,6 +467,16 @@ mod tests {
         assert!(text.contains("mean over pairs of −0.9·ln σ(0.2·h) − 0.1·ln σ(−0.2·h)\n"), "{text}");
         let ipo = self::text(&[("dpo.loss", "ipo"), ("dpo.beta", "0.25")]);
         assert!(ipo.contains("(h − 2)²\n") && ipo.contains("mean over the tokens of an answer"), "{ipo}");
+    }
+
+    #[test]
+    fn a_constraint_shows_its_multiplier() {
+        let rule = "[{ keyword = { words = ['x'] } }]";
+        let text = text(&[("model.value", "separate"), ("cost.limit", "0.25"), ("cost.rule", rule)]);
+        assert!(
+            text.contains("(A_R − λ·A_C)/(1 + λ)") && text.contains("0.1·λ·(mean cost − 0.25)"),
+            "{text}"
+        );
     }
 
     #[test]

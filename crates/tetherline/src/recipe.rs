@@ -7,6 +7,7 @@
 
 mod adapter;
 mod chat;
+mod cost;
 mod embedded;
 mod error;
 mod fault;
@@ -23,6 +24,7 @@ mod validate;
 
 pub use adapter::AdapterSection;
 pub use chat::ChatSection;
+pub use cost::{CostSection, Multiplier};
 pub use embedded::{EMBEDDED, Embedded, embedded};
 pub use error::RecipeError;
 pub use fault::{Fault, FaultKind};
@@ -70,6 +72,9 @@ pub struct Recipe {
     pub dpo: Option<DpoConfig>,
     /// The reward model, and rules that score.
     pub reward: RewardConfig,
+    /// A limit on what responses cost; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostSection>,
     /// How responses are drawn.
     pub sampling: SamplingConfig,
     /// Shaping and update.
@@ -101,6 +106,7 @@ impl Default for Recipe {
             sft: None,
             dpo: None,
             reward: RewardConfig::default(),
+            cost: None,
             sampling: SamplingConfig::default(),
             ppo: PpoConfig::default(),
             kl: KlConfig::fixed(0.05),

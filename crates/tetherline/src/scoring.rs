@@ -148,6 +148,23 @@ impl Scorer {
         Ok(Self { reward, rules, gold })
     }
 
+    /// What responses cost, by `model.cost` and the rules of `[cost]`; nothing where a recipe has no such section.
+    ///
+    /// # Errors
+    /// If the model or a rule cannot be used.
+    pub fn of_costs(recipe: &Recipe, policy: &Codec) -> Result<Option<Self>, Error> {
+        let Some(cost) = &recipe.cost else { return Ok(None) };
+        let reward = match &recipe.model.cost {
+            Some(text) => {
+                let files = crate::sources::open_model(text)?;
+                Some((RewardModel::load(&files)?.for_policy(policy), cost.model_weight))
+            }
+            None => None,
+        };
+        let rules = Rules::new(&cost.rule).map_err(|e| Error::input("the cost rules", e))?;
+        Ok(Some(Self { reward, rules, gold: None }))
+    }
+
     /// One part per scorer, weights applied.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use super::{Fault, ModelSource, Recipe, RecipeError, ValueModel};
 use crate::Stages;
 use tetherline_core::{FieldError, Stage};
+use tetherline_ppo::ScoreAt;
 
 impl Recipe {
     /// Checks every value that is given, and that every file and directory named exists.
@@ -42,6 +43,7 @@ impl Recipe {
         FieldError::require(weight.is_finite(), "reward.model_weight", weight, "a number")?;
         self.ppo.validate().map_err(under("ppo"))?;
         self.validate_algorithm()?;
+        self.validate_cost()?;
         self.kl.validate().map_err(|e| FieldError::new(format!("kl.{}", e.field), e.problem))?;
         self.trial.validate().map_err(under("trial"))?;
         self.fault.iter().try_for_each(Fault::validate).map_err(under("fault"))?;
@@ -157,6 +159,43 @@ impl Recipe {
         {
             let range = format!("at most sampling.max_new_tokens = {most}");
             return FieldError::require(false, "ppo.overlong.buffer", o.buffer, &range);
+        }
+        Ok(())
+    }
+
+    /// What a constraint on costs asks of the other sections.
+    fn validate_cost(&self) -> Result<(), FieldError> {
+        let refuse = |key: &str, problem: &str| Err(FieldError::new(key, problem));
+        let Some(cost) = &self.cost else {
+            return match &self.model.cost {
+                Some(_) => {
+                    refuse("model.cost", "scores costs for [cost], which is missing; add it, or leave it out")
+                }
+                None => Ok(()),
+            };
+        };
+        cost.validate().map_err(under("cost"))?;
+        if self.model.cost.is_none() && cost.rule.is_empty() {
+            return refuse("cost", "nothing says what a response costs: give model.cost or a [[cost.rule]]");
+        }
+        if self.dpo.is_some() {
+            return refuse("cost", "is a constraint of PPO; leave out [dpo] or [cost]");
+        }
+        if !self.ppo.advantages.needs_critic() || self.ppo.score_at == ScoreAt::AfterEos {
+            let problem = "costs have a critic of their own and stand at the last token: needs advantages = \"gae\" and \
+                           score_at = \"last_token\"";
+            return refuse("cost", problem);
+        }
+        if self.model.value == ValueModel::Shared {
+            return refuse(
+                "model.value",
+                "rewards and costs have a critic each with [cost]; use \"separate\"",
+            );
+        }
+        if self.judges_updates() {
+            let problem = "an update that is undone would leave the cost critic behind; with [cost] leave out \
+                           kl.trust_region, kl.guard and kl.ledger";
+            return refuse("cost", problem);
         }
         Ok(())
     }
