@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Run only the PPO of a recipe
     #[command(after_help = PPO_HELP)]
     Ppo(RunArgs),
+    /// Run only the direct preference optimisation of a recipe with [dpo]
+    #[command(after_help = DPO_HELP)]
+    Dpo(RunArgs),
     /// Run only the evaluation of a recipe
     #[command(after_help = EVAL_HELP)]
     Eval(RunArgs),
@@ -458,6 +461,12 @@ const PPO_HELP: &str = "\
 Example:
   tether ppo my.toml --out runs/a
       PPO from what `tether sft` and `tether reward` left in runs/a.";
+
+const DPO_HELP: &str = "\
+Example:
+  tether dpo my.toml --out runs/a
+      DPO (or IPO) on the preference pairs, from what `tether sft` left in runs/a. A recipe
+      with [dpo] has it in place of PPO.";
 
 const EVAL_HELP: &str = "\
 Example:

@@ -31,6 +31,7 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Sft(args) => run::run(cli, args, Stages::Only(Stage::Sft)),
         Command::Reward(args) => run::run(cli, args, Stages::Only(Stage::Reward)),
         Command::Ppo(args) => run::run(cli, args, Stages::Only(Stage::Ppo)),
+        Command::Dpo(args) => run::run(cli, args, Stages::Only(Stage::Dpo)),
         Command::Eval(args) => run::run(cli, args, Stages::Only(Stage::Eval)),
         Command::Generate(args) => generate::run(cli, args),
         Command::Score(args) => score::run(cli, args),

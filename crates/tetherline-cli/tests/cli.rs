@@ -51,6 +51,7 @@ fn every_command_teaches_with_an_example() {
         &["sft"],
         &["reward"],
         &["ppo"],
+        &["dpo"],
         &["eval"],
         &["generate"],
         &["score"],

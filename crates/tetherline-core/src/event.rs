@@ -24,6 +24,8 @@ pub enum Stage {
     Generate,
     /// Scoring the rows of a file (`tether score`).
     Score,
+    /// Direct preference optimisation. (Last: the order of stages names random streams.)
+    Dpo,
 }
 
 impl Stage {
@@ -38,6 +40,7 @@ impl Stage {
             Stage::Report => "report",
             Stage::Generate => "generate",
             Stage::Score => "score",
+            Stage::Dpo => "dpo",
         }
     }
 }

@@ -86,6 +86,39 @@ pub fn advantages_with_kl(
     })
 }
 
+/// Advantages under a constraint on costs (PPO-Lagrangian; Dai et al. 2023, Safe-RLHF): (A_R − λ·A_C)/(1 + λ), whitened
+/// together if configured. Returns them with the returns of the rewards, and those of the costs.
+///
+/// `costs` is the same rollout with costs for scores and the values of the cost critic. The KL penalty counts against both,
+/// in the reward as −β·k1 and in the cost as +β·k1, so that it stays β whatever λ is.
+///
+/// # Errors
+/// As [`advantages`], of either.
+pub fn constrained_advantages(
+    scored: &ScoredRollout,
+    costs: &ScoredRollout,
+    beta_per_row: &[f64],
+    lambda: f64,
+    config: &PpoConfig,
+) -> Result<(Advantages, Advantages), PpoError> {
+    let raw = PpoConfig { whiten_advantages: Some(false), ..config.clone() };
+    let mut of_rewards = advantages(scored, beta_per_row, &raw)?;
+    let against: Vec<f64> = beta_per_row.iter().map(|beta| -beta).collect();
+    let of_costs = advantages(costs, &against, &raw)?;
+    let both = of_rewards
+        .advantages
+        .zip_map(&of_costs.advantages, |&r, &c| (f64::from(r) - lambda * f64::from(c)) / (1.0 + lambda))?;
+    let mut rows: Vec<Vec<f64>> = both.rows().map(<[f64]>::to_vec).collect();
+    if config.whitens() {
+        let counted = of_rewards.counted.as_ref();
+        let masks: Vec<Option<Vec<bool>>> =
+            (0..rows.len()).map(|row| counted.map(|c| c.row(row).to_vec())).collect();
+        whiten_where(&mut rows, &masks, config, false)?;
+    }
+    of_rewards.advantages = Ragged::from_rows(rows.iter().map(|r| r.iter().map(|&x| x as f32)));
+    Ok((of_rewards, of_costs))
+}
+
 /// Rows of per-token numbers, before whitening.
 struct Estimates {
     rewards: Vec<Vec<f64>>,
@@ -452,6 +485,32 @@ mod tests {
         ));
         let odd = PpoConfig { samples_per_prompt: 3, ..config };
         assert!(matches!(advantages(&s, &[0.1, 0.1], &odd), Err(PpoError::Groups { rows: 2, size: 3 })));
+    }
+
+    /// GAE is linear: the combination is GAE of (S − λ·C)/(1 + λ) − β·k1 over (V_R − λ·V_C)/(1 + λ).
+    #[test]
+    fn constrained_advantages_are_those_of_the_combined_reward() {
+        let rewards = scored();
+        let mut costs = scored();
+        costs.scores = vec![-2.0, 5.0];
+        costs.rollout.values = Ragged::from_rows([vec![1.0, -0.5, 0.25], vec![2.0, 3.0]]);
+        for lambda in [0.0, 0.5, 4.0] {
+            let mix = |r: f32, c: f32| (r - lambda as f32 * c) / (1.0 + lambda as f32);
+            let mut both = scored();
+            both.scores = vec![mix(1.0, -2.0), mix(2.0, 5.0)];
+            both.rollout.values =
+                rewards.rollout.values.zip_map(&costs.rollout.values, |&r, &c| mix(r, c)).unwrap();
+            let beta = [0.3, 0.2];
+            for config in [raw(), PpoConfig::default()] {
+                let (a, of_costs) = constrained_advantages(&rewards, &costs, &beta, lambda, &config).unwrap();
+                let want = advantages(&both, &beta, &config).unwrap();
+                for (a, b) in a.advantages.flat().iter().zip(want.advantages.flat()) {
+                    assert!((a - b).abs() < 1e-5, "{lambda}: {a} {b}");
+                }
+                assert_eq!(a.returns, advantages(&rewards, &beta, &raw()).unwrap().returns);
+                assert_eq!(of_costs.rewards.row(1), [0.0, 5.0 + 0.2]);
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! 3. [`policy_loss_row`] and [`value_loss_row`] turn the numbers of one forward pass into the gradient
 //!    of the loss with respect to each of them, in closed form (`loss.rs`), and add to [`LossSums`].
 //!
+//! The losses of direct preference optimisation are in `dpo.rs`.
+//!
 //! What can be chosen is in `choices.rs`, what makes no sense together in `combinations.rs`.
 //!
 //! There is no tensor and no autograd here: a model's forward pass yields one log-prob, entropy and value
@@ -18,6 +20,7 @@ mod advantages;
 mod choices;
 mod combinations;
 mod config;
+mod dpo;
 mod error;
 mod gae;
 mod group;
@@ -28,12 +31,13 @@ mod stats;
 mod weights;
 mod whiten;
 
-pub use advantages::{GroupSpread, advantages, advantages_with_kl, old_values_row};
+pub use advantages::{GroupSpread, advantages, advantages_with_kl, constrained_advantages, old_values_row};
 pub use choices::{
     Advantage, Aggregation, Correction, EntropyTarget, GroupKl, KlIn, KlLoss, MissingEos, Overlong, Ratio,
     ScoreAt, Surrogate, WhitenVariance,
 };
 pub use config::PpoConfig;
+pub use dpo::{AnswerRatio, DpoConfig, DpoLoss, DpoTerm, dpo_pair};
 pub use error::PpoError;
 pub use gae::gae_row;
 pub use group::{GROUP_EPS, group_advantages, is_uniform, mean_and_std};

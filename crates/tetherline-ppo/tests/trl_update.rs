@@ -186,7 +186,18 @@ fn k1_with_score_after_eos() {
     let (rollout, a) = check_advantages(&update, &config, false);
     check_epochs(&update, &config, &rollout, &a);
     let kl_per_sequence = a.kl.flat().iter().map(|&x| f64::from(x)).sum::<f64>() / 4.0;
-    close(kl_per_sequence, update.metrics["objective/kl"].as_f64().unwrap(), TOL, "objective/kl");
+    let metric = |key: &str| update.metrics[key].as_f64().unwrap();
+    close(kl_per_sequence, metric("objective/kl"), TOL, "objective/kl");
+    let paid = -update.number("kl_coef") * kl_per_sequence;
+    close(paid, metric("objective/non_score_reward"), TOL, "objective/non_score_reward");
+    let rewards = a.rewards.flat().iter().map(|&x| f64::from(x)).sum::<f64>() / 4.0;
+    close(rewards, metric("objective/rlhf_reward"), TOL, "objective/rlhf_reward");
+    close(rewards - paid, metric("objective/scores"), TOL, "objective/scores");
+    // Before 1.12 each of the 11 pads took 1 nat from it.
+    let surprise = -rollout.logprobs.flat().iter().map(|&x| f64::from(x)).sum::<f64>();
+    close(surprise / 4.0, metric("objective/entropy"), TOL, "objective/entropy");
+    let ended = rollout.stop.iter().filter(|s| **s == StopReason::Eos).count() as f64;
+    assert_eq!(ended, metric("val/num_eos_tokens"));
 }
 
 #[test]

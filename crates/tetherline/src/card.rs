@@ -49,10 +49,14 @@ fn write(recipe: &Recipe, facts: &Facts) -> String {
     if let Ok(ModelSource::Hub { id, .. }) = ModelSource::parse(&recipe.model.policy) {
         let _ = writeln!(out, "base_model: {id}");
     }
-    out.push_str("pipeline_tag: text-generation\ntags:\n- tetherline\n- rlhf\n- ppo\n---\n\n");
+    let (tag, how) = match &recipe.dpo {
+        Some(_) => ("dpo", "on preference pairs"),
+        None => ("ppo", "against a reward under a KL controller"),
+    };
+    let _ = write!(out, "pipeline_tag: text-generation\ntags:\n- tetherline\n- rlhf\n- {tag}\n---\n\n");
     let _ = writeln!(
         out,
-        "# {}\n\nA policy trained against a reward under a KL controller, by Tetherline {}.\n",
+        "# {}\n\nA policy trained {how}, by Tetherline {}.\n",
         recipe.name,
         env!("CARGO_PKG_VERSION")
     );
@@ -119,6 +123,14 @@ fn regime(out: &mut String, recipe: &Recipe, steps: &[Value]) {
         kl: &'a KlConfig,
     }
     let ppo = &recipe.ppo;
+    if let Some(dpo) = &recipe.dpo {
+        let _ = writeln!(
+            out,
+            "## Training\n\nDirect preference optimisation, {} loss with β = {}, learning rate {:e}, {} pairs a step.\n",
+            dpo.loss, dpo.beta, dpo.lr, dpo.batch_size
+        );
+        return;
+    }
     let value = match recipe.model.value {
         _ if !ppo.advantages.needs_critic() => "no value function",
         ValueModel::Separate => "a value model of its own",

@@ -9,6 +9,7 @@ mod card;
 pub mod checkpoint;
 pub mod codec;
 pub mod control;
+pub mod dpo;
 pub mod drift;
 mod error;
 pub mod estimate;

@@ -6,8 +6,8 @@
 
 use crate::recipe::{Recipe, ValueModel};
 use tetherline_ppo::{
-    Advantage, Aggregation, Correction, GroupKl, KlLoss, MissingEos, PpoConfig, Ratio, ScoreAt, Surrogate,
-    WhitenVariance,
+    Advantage, Aggregation, Correction, DpoConfig, DpoLoss, GroupKl, KlLoss, MissingEos, PpoConfig, Ratio,
+    ScoreAt, Surrogate, WhitenVariance,
 };
 
 /// Widest line.
@@ -57,6 +57,10 @@ fn num(x: f64) -> String {
 pub fn objective(recipe: &Recipe) -> String {
     let mut out = Text::default();
     let ppo = &recipe.ppo;
+    if let Some(dpo) = &recipe.dpo {
+        preferences(&mut out, recipe, dpo);
+        return out.0;
+    }
     out.heading(&format!("{}: {}", if recipe.name.is_empty() { "recipe" } else { &recipe.name }, title(ppo)));
     policy(&mut out, recipe);
     rewards(&mut out, recipe);
@@ -69,6 +73,37 @@ pub fn objective(recipe: &Recipe) -> String {
         warnings.iter().for_each(|w| out.row("", w));
     }
     out.0
+}
+
+/// Direct preference optimisation.
+fn preferences(out: &mut Text, recipe: &Recipe, dpo: &DpoConfig) {
+    let name = if recipe.name.is_empty() { "recipe" } else { &recipe.name };
+    out.heading(&format!("{name}: direct preference optimisation ({})", dpo.loss));
+    out.heading("The policy minimises");
+    let (beta, gap) = (num(dpo.beta), num(0.5 / dpo.beta));
+    let loss = match (dpo.loss, dpo.label_smoothing) {
+        (DpoLoss::Sigmoid, 0.0) => format!("−ln σ({beta}·h)"),
+        (DpoLoss::Sigmoid, e) => format!("−{}·ln σ({beta}·h) − {}·ln σ(−{beta}·h)", num(1.0 - e), num(e)),
+        (DpoLoss::Ipo | DpoLoss::IpoSum, _) => format!("(h − {gap})²"),
+    };
+    out.row("L =", &format!("mean over pairs of {loss}"));
+    let over = if dpo.loss == DpoLoss::Ipo { "mean" } else { "sum" };
+    out.row("h =", "r(chosen) − r(rejected)");
+    out.row("r =", &format!("{over} over the tokens of an answer of ln π − ln π_ref"));
+    out.row("π_ref =", reference(recipe));
+    out.heading("Learning");
+    let (n, lr) = (dpo.batch_size, num(dpo.lr));
+    let clip = if dpo.max_grad_norm > 0.0 { num(dpo.max_grad_norm) } else { "no norm".to_owned() };
+    out.row("steps", &format!("{n} pairs each, AdamW at {lr}, gradients clipped at {clip}"));
+}
+
+/// The policy that log-ratios are taken to.
+fn reference(recipe: &Recipe) -> &str {
+    match &recipe.model.reference {
+        Some(name) => name,
+        None if recipe.runs_sft() => "the policy after SFT",
+        None => "the policy that the run starts from",
+    }
 }
 
 /// The algorithm by the name that people know it by, where it has one.
@@ -139,7 +174,23 @@ fn policy(out: &mut Text, recipe: &Recipe) {
             out.row("s_i =", &text);
         }
     }
-    out.row("A_t =", &advantage(ppo));
+    match &recipe.cost {
+        None => out.row("A_t =", &advantage(ppo)),
+        Some(cost) => {
+            out.row("A_t =", "(A_R − λ·A_C)/(1 + λ), whitened together and not apart");
+            out.row("A_R =", &advantage(ppo));
+            out.row("A_C =", "the same of costs over their own critic, which pays +β·l_t");
+            let m = cost.multiplier;
+            let how = if m.lr == 0.0 {
+                num(m.init)
+            } else {
+                let (init, lr, limit) = (num(m.init), num(m.lr), num(cost.limit));
+                let bounds = format!("in [{}, {}]", num(m.min), num(m.max));
+                format!("{init} at first; ln λ moves by {lr}·λ·(mean cost − {limit}) a step, {bounds}")
+            };
+            out.row("λ =", &how);
+        }
+    }
     if ppo.kl_in.loss() {
         if ppo.ratio != Ratio::Token && ppo.kl_loss == KlLoss::Corrected {
             out.row("ρ_t =", "π(a_t)/π_old(a_t), the ratio of a token");
@@ -248,11 +299,9 @@ fn rewards(out: &mut Text, recipe: &Recipe) {
         MissingEos::Replace(x) => out.row("", &format!("{} in its place without EOS", num(x))),
     }
     let t = num(recipe.sampling.temperature);
-    let reference = match (&recipe.model.reference, recipe.kl.reference) {
-        (_, Some(_)) => "moves with the policy (kl.reference)",
-        (Some(name), None) => name,
-        (None, None) if recipe.runs_sft() => "the policy after SFT",
-        (None, None) => "the policy that the run starts from",
+    let reference = match recipe.kl.reference {
+        Some(_) => "moves with the policy (kl.reference)",
+        None => reference(recipe),
     };
     out.row("π_ref =", &format!("{reference}; the logits of both are divided by {t}"));
 }
@@ -404,6 +453,24 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}in\n{text}");
         }
+    }
+
+    #[test]
+    fn preferences_have_an_objective_of_their_own() {
+        let text = text(&[("dpo.beta", "0.2"), ("dpo.label_smoothing", "0.1")]);
+        assert!(text.contains("mean over pairs of −0.9·ln σ(0.2·h) − 0.1·ln σ(−0.2·h)\n"), "{text}");
+        let ipo = self::text(&[("dpo.loss", "ipo"), ("dpo.beta", "0.25")]);
+        assert!(ipo.contains("(h − 2)²\n") && ipo.contains("mean over the tokens of an answer"), "{ipo}");
+    }
+
+    #[test]
+    fn a_constraint_shows_its_multiplier() {
+        let rule = "[{ keyword = { words = ['x'] } }]";
+        let text = text(&[("model.value", "separate"), ("cost.limit", "0.25"), ("cost.rule", rule)]);
+        assert!(
+            text.contains("(A_R − λ·A_C)/(1 + λ)") && text.contains("0.1·λ·(mean cost − 0.25)"),
+            "{text}"
+        );
     }
 
     #[test]

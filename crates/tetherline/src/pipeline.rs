@@ -1,4 +1,4 @@
-//! The stages in order, each on what the last one left in the run directory: sft → reward → ppo → eval →
+//! The stages in order, each on what the last one left in the run directory: sft → reward → ppo (or dpo) → eval →
 //! report. A finished stage is a directory or file that is there whole; a resumed run skips it.
 
 use crate::checkpoint::{save_dir, save_file};
@@ -9,7 +9,7 @@ use crate::recipe::{Dtype, Recipe};
 use crate::rounds::{self, DriftLedger, FirstReference, Round, Spending};
 use crate::run_dir::RunDir;
 use crate::scoring::{RewardModel, Scorer};
-use crate::{Error, RunOptions, RunSummary, Stages, audit, card, report, reward, sft, sources};
+use crate::{Error, RunOptions, RunSummary, Stages, audit, card, dpo, report, reward, sft, sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::seeds::Purpose;
@@ -78,9 +78,13 @@ impl Run<'_> {
             self.reward(observer)?;
             audit::stage_done(&self.dir, Stage::Reward, &self.dir.reward())?;
         }
-        if wanted.include(Stage::Ppo) && !self.dir.policy().is_dir() {
-            self.ppo(observer)?;
-            audit::stage_done(&self.dir, Stage::Ppo, &self.dir.policy())?;
+        let aligned = if recipe.dpo.is_some() { Stage::Dpo } else { Stage::Ppo };
+        if wanted.include(aligned) && !self.dir.policy().is_dir() {
+            match aligned {
+                Stage::Dpo => self.dpo(observer)?,
+                _ => self.ppo(observer)?,
+            }
+            audit::stage_done(&self.dir, aligned, &self.dir.policy())?;
         }
         if wanted.include(Stage::Eval) && recipe.eval.prompts > 0 {
             let file = self.eval(observer)?;
@@ -100,7 +104,10 @@ impl Run<'_> {
             Stage::Reward => {
                 (self.recipe.trains_reward_model(), "no reward model to train", self.dir.reward())
             }
-            Stage::Ppo => (true, "", self.dir.policy()),
+            Stage::Ppo => {
+                (self.recipe.dpo.is_none(), "[dpo], which stands in place of PPO", self.dir.policy())
+            }
+            Stage::Dpo => (self.recipe.dpo.is_some(), "no [dpo] section", self.dir.policy()),
             _ => (self.recipe.eval.prompts > 0, "eval.prompts = 0", self.dir.root().join("no such file")),
         };
         if !wanted {
@@ -321,11 +328,30 @@ impl Run<'_> {
         name
     }
 
+    fn dpo(&self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let (start, codec) = self.load_to_train(&self.start_files()?)?;
+        let reference = self.reference(&start)?;
+        let trained = dpo::dpo(self.recipe, start, &reference, &codec, &self.engine, &self.dir, observer)?;
+        self.write_log("dpo.jsonl", &trained.log)?;
+        if let Some(held_out) = &trained.held_out {
+            let text = serde_json::to_vec_pretty(held_out).map_err(Error::stage(Stage::Dpo))?;
+            save_file(&self.dir.root().join("dpo_held_out.json"), &text)?;
+        }
+        let card = card::text(self.recipe, &self.dir)?;
+        save_dir(&self.dir.policy(), |d| {
+            trained.model.save(d, SaveType::F32)?;
+            Ok(std::fs::write(d.join(card::CARD), card)?)
+        })?;
+        Ok(self.dir.clear_stage_checkpoints(Stage::Dpo)?)
+    }
+
     fn eval(&self, observer: &mut dyn Observer) -> Result<EvaluationFile, Error> {
         let (baseline, codec) = self.load(&self.start_files()?)?;
         let policy_dir = self.dir.policy();
         if !policy_dir.is_dir() {
-            let problem = "there is none yet: run `tether ppo` with the same recipe and --out first";
+            let stage = if self.recipe.dpo.is_some() { "dpo" } else { "ppo" };
+            let problem =
+                format!("there is none yet: run `tether {stage}` with the same recipe and --out first");
             return Err(Error::input(format!("the aligned policy {}", policy_dir.display()), problem));
         }
         let files = sources::open_dir(policy_dir).map_err(|e| Error::input("the aligned policy", e))?;

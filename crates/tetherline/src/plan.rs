@@ -58,7 +58,18 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
         plan.push(PlannedStage { stage: Stage::Reward, what });
     }
     let ppo = &recipe.ppo;
-    plan.push(PlannedStage {
+    if let Some(dpo) = &recipe.dpo {
+        let what = format!(
+            "{} loss, β = {}, {} of {} over {}",
+            dpo.loss,
+            dpo.beta,
+            dpo.steps.map_or_else(|| format!("{} epochs", dpo.epochs), |n| format!("{n} steps")),
+            dpo.batch_size,
+            named(pairs, "pairs")
+        );
+        plan.push(PlannedStage { stage: Stage::Dpo, what });
+    }
+    let of_ppo = PlannedStage {
         stage: Stage::Ppo,
         what: format!(
             "{} steps of {} responses of up to {} tokens, from {}; {}",
@@ -68,7 +79,8 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
             named(prompts, "prompts"),
             kl(recipe)
         ),
-    });
+    };
+    plan.extend(recipe.dpo.is_none().then_some(of_ppo));
     if recipe.eval.prompts > 0 {
         let what = format!(
             "before and after, {} prompts × {} samples, from {}",

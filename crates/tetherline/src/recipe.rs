@@ -7,6 +7,7 @@
 
 mod adapter;
 mod chat;
+mod cost;
 mod embedded;
 mod error;
 mod fault;
@@ -23,6 +24,7 @@ mod validate;
 
 pub use adapter::AdapterSection;
 pub use chat::ChatSection;
+pub use cost::{CostSection, Multiplier};
 pub use embedded::{EMBEDDED, Embedded, embedded};
 pub use error::RecipeError;
 pub use fault::{Fault, FaultKind};
@@ -38,7 +40,7 @@ pub use trial::TrialConfig;
 use serde::{Deserialize, Serialize};
 use tetherline_kl::KlConfig;
 use tetherline_models::Device;
-use tetherline_ppo::PpoConfig;
+use tetherline_ppo::{DpoConfig, PpoConfig};
 use tetherline_reward::RewardConfig;
 use tetherline_rollout::SamplingConfig;
 
@@ -65,8 +67,14 @@ pub struct Recipe {
     /// Supervised fine-tuning; absent: skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<SftConfig>,
+    /// Direct preference optimisation in place of PPO; absent: PPO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<DpoConfig>,
     /// The reward model, and rules that score.
     pub reward: RewardConfig,
+    /// A limit on what responses cost; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostSection>,
     /// How responses are drawn.
     pub sampling: SamplingConfig,
     /// Shaping and update.
@@ -96,7 +104,9 @@ impl Default for Recipe {
             model: ModelSection::default(),
             data: DataSection::default(),
             sft: None,
+            dpo: None,
             reward: RewardConfig::default(),
+            cost: None,
             sampling: SamplingConfig::default(),
             ppo: PpoConfig::default(),
             kl: KlConfig::fixed(0.05),

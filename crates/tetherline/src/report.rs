@@ -40,6 +40,7 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
         stages: [
             steps("sft", sft.len(), "steps"),
             steps("reward", reward.len(), "steps"),
+            steps("dpo", lines(&root.join("dpo.jsonl"))?.len(), "steps"),
             steps("ppo", metrics.len(), "steps"),
             comparison.as_ref().and_then(|c| steps("eval", c.aligned.overall.n, "held-out responses")),
         ]

@@ -1,7 +1,7 @@
 //! Reward-model training: preference pairs and rankings, then mean 0 and standard deviation 1 on the reference policy's
 //! samples, so that β means the same thing in every run.
 
-mod data;
+pub(crate) mod data;
 pub(crate) mod held_out;
 mod loss;
 

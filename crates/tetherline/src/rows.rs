@@ -142,3 +142,69 @@ pub(crate) fn encode_prompts(
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tetherline_core::StopReason;
+    use tetherline_ppo::{PpoConfig, advantages, score_rollout};
+
+    /// Two responses; a tool wrote the second token of the first.
+    fn rollout(tool: bool) -> Rollout {
+        let mut prompts = PromptBatch::default();
+        for id in 0..2 {
+            let messages = &[];
+            prompts.push(PromptRef {
+                tokens: &[1],
+                id,
+                sample: 0,
+                domain: "all",
+                user: "",
+                text: "",
+                messages,
+            });
+        }
+        let rows = |first: [f32; 3], second: [f32; 2]| {
+            let first = if tool { first.to_vec() } else { vec![first[0], first[2]] };
+            Ragged::from_rows([first, second.to_vec()])
+        };
+        let logprobs = rows([-1.0, -50.0, -2.0], [-0.5, -0.25]);
+        Rollout {
+            prompts,
+            responses: logprobs.map(|_| 7),
+            stop: vec![StopReason::Eos; 2],
+            ref_logprobs: rows([-1.5, 9.0, -2.25], [-1.0, -0.5]),
+            kl_exact: Some(rows([0.25, 80.0, 0.5], [0.125, 0.75])),
+            entropy: rows([1.0, 90.0, 2.0], [3.0, 2.0]),
+            values: rows([0.5, 70.0, 0.25], [0.0, 0.5]),
+            written: tool.then(|| Ragged::from_rows([vec![true, false, true], vec![true, true]])),
+            logprobs,
+            ..Rollout::default()
+        }
+    }
+
+    /// What a tool wrote changes no KL, entropy, advantage or weight of a token that the policy wrote.
+    #[test]
+    fn a_turn_of_a_tool_changes_nothing_for_the_policys_own_tokens() {
+        let of = |tool| {
+            let r = rollout(tool);
+            let entropy = mean_written(&r.entropy, r.written.as_ref());
+            let parts = vec![tetherline_core::NamedScore { name: "rule".into(), values: vec![1.0, -1.0] }];
+            let scored = score_rollout(r, parts, tetherline_ppo::MissingEos::None).unwrap();
+            let adv = advantages(&scored, &[0.1, 0.1], &PpoConfig::default()).unwrap();
+            let (k1, exact) = measure_kl(&scored.rollout, &adv);
+            let groups = vec![vec![tetherline_kl::ALL.to_owned()]; 2];
+            let seen = crate::ppo::observed(&scored, &groups);
+            let totals = tetherline_ppo::MinibatchTotals::of(&adv, adv.counted.as_ref(), &[0, 1]);
+            (entropy, k1, exact, seen, totals, adv)
+        };
+        let (with, without) = (of(true), of(false));
+        assert_eq!(with.0, 2.0);
+        assert_eq!((&with.1, &with.2), (&without.1, &without.2));
+        assert_eq!((with.3, with.4), (without.3, without.4));
+        let (a, b) = (&with.5.advantages, &without.5.advantages);
+        assert_eq!([a.row(0)[0], a.row(0)[1], a.row(0)[2]], [b.row(0)[0], 0.0, b.row(0)[1]]);
+        assert_eq!(a.row(1), b.row(1));
+        assert_eq!(with.2.overall.mean().0, (0.75 + 0.875) / 2.0);
+    }
+}

@@ -155,6 +155,24 @@ impl Scorer {
         Ok(Self { reward, rules, renders, gold })
     }
 
+    /// What responses cost, by `model.cost` and the rules of `[cost]`; nothing where a recipe has no such section.
+    ///
+    /// # Errors
+    /// If the model or a rule cannot be used.
+    pub fn of_costs(recipe: &Recipe, policy: &Codec) -> Result<Option<Self>, Error> {
+        let Some(cost) = &recipe.cost else { return Ok(None) };
+        let reward = match &recipe.model.cost {
+            Some(text) => {
+                let files = crate::sources::open_model(text)?;
+                Some((RewardModel::load(&files)?.for_policy(policy), cost.model_weight))
+            }
+            None => None,
+        };
+        let rules = Rules::new(&cost.rule).map_err(|e| Error::input("the cost rules", e))?;
+        let renders = cost.rule.iter().any(RuleConfig::wants_rendered).then(|| policy.tokenizer.clone());
+        Ok(Some(Self { reward, rules, renders, gold: None }))
+    }
+
     /// One part per scorer, weights applied.
     ///
     /// # Errors

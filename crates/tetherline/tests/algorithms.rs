@@ -267,6 +267,49 @@ fn the_entropy_coefficient_follows_its_target_and_survives_a_resume() {
     assert_eq!(lines(&straight, "metrics.jsonl"), lines(&resumed, "metrics.jsonl"));
 }
 
+/// Words that pay also cost: the multiplier rises while the mean cost is above its limit, and the policy gives them up.
+#[test]
+fn a_limit_on_costs_is_held_by_its_multiplier() {
+    let costly: Sets<'_> = &[
+        ("cost.rule", "[{ keyword = { words = ['e', 'o'], cap = 5 } }]"),
+        ("cost.limit", "0.5"),
+        ("ppo.steps", "20"),
+        ("ppo.batch_size", "32"),
+        ("ppo.lr", "3e-3"),
+        ("kl", "{ fixed = { init = 0.0 } }"),
+    ];
+    let (rows, _) = metrics(&[costly, &[("cost.multiplier", "{ init = 3.0, lr = 0.0 }")]].concat());
+    let costs = all(&rows, "cost/mean");
+    let mean = |c: &[f64]| c.iter().sum::<f64>() / c.len() as f64;
+    assert!(mean(&costs[15..]) < 0.6 * mean(&costs[..3]), "{costs:?}");
+    assert_eq!(all(&rows, "cost/lambda"), [3.0; 20]);
+    assert!(all(&rows, "loss/cost_value_avg")[19] < all(&rows, "loss/cost_value_avg")[0]);
+    // Reward and cost are the same number here, so an advantage is (1 − λ)/(1 + λ) of one.
+    assert_eq!(all(&rows, "cost/rule.keyword"), costs);
+
+    let (rows, _) = metrics(&[costly, &[("cost.multiplier", "{ window = 1, lr = 0.2 }")]].concat());
+    let (costs, lambda) = (all(&rows, "cost/above_limit"), all(&rows, "cost/lambda"));
+    for t in 1..20 {
+        let want = (lambda[t - 1].ln() + 0.2 * lambda[t - 1] * costs[t - 1]).exp().min(5.0);
+        assert!((lambda[t] - want).abs() < 1e-6, "step {t}: {} and {want}", lambda[t]);
+    }
+}
+
+#[test]
+fn a_run_with_costs_is_resumed_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets: Sets<'_> =
+        &[("cost.rule", "[{ keyword = { words = ['e'] } }]"), ("cost.limit", "0.1"), ("ppo.steps", "4")];
+    let recipe = recipe(dir.path(), sets).unwrap();
+    let (straight, resumed) = (dir.path().join("straight"), dir.path().join("resumed"));
+    run(&recipe, &options(&straight, false), &mut Silent).unwrap();
+    assert!(run(&recipe, &options(&resumed, false), &mut Stop(false)).is_err());
+    run(&recipe, &options(&resumed, true), &mut Silent).unwrap();
+    assert_eq!(lines(&straight, "metrics.jsonl"), lines(&resumed, "metrics.jsonl"));
+    let critic = |out: &Path| std::fs::read(out.join("checkpoints/step-000004/cost_value.bin")).unwrap();
+    assert!(critic(&straight) == critic(&resumed));
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_at_its_key() {
     let dir = tempfile::tempdir().unwrap();
@@ -280,6 +323,8 @@ fn what_makes_no_sense_is_refused_at_its_key() {
         (&[("ppo.overlong", "{ buffer = 9, penalty = 1.0 }")], "at most sampling.max_new_tokens = 8"),
         (&[("ppo.kl_in", "loss"), ("ppo.kl_loss", "k1")], "expected gradient is zero"),
         (&[("ppo.kl_in", "both")], "unknown variant `both`"),
+        (&[("cost.limit", "0.1")], "nothing says what a response costs"),
+        (&[("model.cost", "frontdesk")], "which is missing"),
     ] {
         let error = recipe(dir.path(), sets).unwrap_err().to_string();
         assert!(error.contains(says), "{sets:?}: {error}");

@@ -201,8 +201,8 @@ fn nothing_that_was_given_is_dropped() {
     assert!((pair_loss(1.0, 0.0, 2.0, 0.0).loss - pair_loss(-1.0, 0.0, 0.0, 0.0).loss).abs() < 1e-12);
 }
 
-/// TRL's `policy/approxkl_avg` and `val/ratio` are means over pads too, and INVALID_LOGPROB = 1 at pads makes
-/// `objective/entropy` negative for short responses. There are no pads here; a masked token counts nowhere.
+/// TRL's `policy/approxkl_avg` and `val/ratio` are means over pads too, and INVALID_LOGPROB = 1 at pads made
+/// `objective/entropy` negative for short responses before 1.12. There are no pads here; a masked token counts nowhere.
 #[test]
 fn tokens_that_do_not_count_are_in_no_mean() {
     let written = [true, true, false, false];

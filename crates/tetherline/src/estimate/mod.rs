@@ -114,6 +114,14 @@ pub fn estimate(recipe: &Recipe, options: &EstimateOptions) -> Result<Estimate, 
         let problem = "its memory and speed are known for device = \"cpu\" alone; try --set device=cpu";
         return Err(Error::input(format!("the plan for device {}", recipe.device), problem));
     }
+    if recipe.dpo.is_some() {
+        let problem = "memory and time of direct preference optimisation are not predicted yet";
+        return Err(Error::input("the plan of a recipe with [dpo]", problem));
+    }
+    if recipe.cost.is_some() {
+        let problem = "memory and time of a cost model and its critic are not predicted yet";
+        return Err(Error::input("the plan of a recipe with [cost]", problem));
+    }
     crate::plan(recipe, Stages::All)?;
     let engine = crate::pipeline::training_engine(recipe, recipe.threads)?;
     let models = Models::of(recipe)?;

@@ -108,6 +108,7 @@ impl Ppo<'_> {
         if self.config.entropy_target.is_some() {
             put("policy/entropy_coef", self.entropy_coef);
         }
+        self.put_costs(&mut put);
         if self.config.advantages.needs_group() {
             let spread = GroupSpread::of(&scored.scores, self.config.samples_per_prompt);
             put("group/std", spread.std);

@@ -11,6 +11,7 @@
 //!     trials     → accept, scale back, reject, roll back or halt (`guarded.rs`), where the recipe has a guard
 //! ```
 
+mod constraint;
 mod extras;
 mod faults;
 mod guarded;
@@ -37,6 +38,7 @@ use crate::run_dir::{RunDir, RunLogs};
 use crate::scoring::{RewardTokens, Scorer};
 use crate::train::Trainer;
 use crate::{Error, audit, sources};
+use constraint::{Constraint, Costs};
 use faults::Presence;
 use guarded::{Guarded, Judged};
 use log::{Measured, StepOutput};
@@ -92,6 +94,8 @@ pub struct Ppo<'a> {
     decision: ControlDecision,
     guarded: Option<Guarded>,
     presence: Presence,
+    constraint: Option<Constraint>,
+    costs: Option<Costs>,
     /// Weight of the entropy bonus, which may follow a target, and what of it is in force this step.
     entropy_coef: f64,
     entropy_bonus: f64,
@@ -222,6 +226,8 @@ impl<'a> Ppo<'a> {
             decision,
             guarded,
             presence: Presence::default(),
+            constraint: Constraint::new(recipe, codec, start, adam)?,
+            costs: None,
             entropy_coef: config.entropy_coef,
             entropy_bonus: config.entropy_coef,
             linked: BTreeMap::new(),
@@ -405,7 +411,11 @@ impl<'a> Ppo<'a> {
         let rows = scored.rollout.responses.len();
         let prompts = &scored.rollout.prompts;
         let groups = observe::groups_of_rows(&self.recipe.kl, &prompts.domains, &prompts.users);
-        let mut adv = advantages(&scored, &self.betas(&groups), self.config).map_err(not_finite(step))?;
+        let betas = self.betas(&groups);
+        let mut adv = match self.constrained(step, &scored, &full, &betas)? {
+            Some(adv) => adv,
+            None => advantages(&scored, &betas, self.config).map_err(not_finite(step))?,
+        };
         adv.weights = weights;
         // 4. The controller sees the KL and decides on the next β and on this batch.
         let (k1, exact) = measure_kl(&scored.rollout, &adv);
@@ -493,6 +503,15 @@ impl<'a> Ppo<'a> {
         }
         Ok(weights)
     }
+}
+
+/// What the controller is told of KL in a rollout: mean and variance per group.
+#[cfg(test)]
+pub(crate) fn observed(
+    scored: &tetherline_core::ScoredRollout,
+    groups: &[Vec<String>],
+) -> Vec<tetherline_kl::DomainKl> {
+    observe::observe(1, scored, groups).domains
 }
 
 fn not_finite(step: u64) -> impl Fn(PpoError) -> Error {

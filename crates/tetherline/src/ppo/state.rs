@@ -38,6 +38,9 @@ pub(super) struct Saved {
     entropy_coef: Option<f64>,
     #[serde(default)]
     linked: BTreeMap<String, f64>,
+    /// The multiplier of a constraint on costs.
+    #[serde(default)]
+    multiplier: Option<ControllerState>,
 }
 
 /// What resuming needs of a checkpoint beside the loop's own state.
@@ -69,6 +72,9 @@ impl Ppo<'_> {
         if let Some(v) = &self.value {
             v.save(&dir.join("value.bin"))?;
         }
+        if let Some(constraint) = &self.constraint {
+            constraint.critic.save(&dir.join("cost_value.bin"))?;
+        }
         self.save_reference(dir)?;
         let saved = Saved {
             step: self.done,
@@ -84,6 +90,7 @@ impl Ppo<'_> {
             presence: self.presence.clone(),
             entropy_coef: self.config.entropy_target.map(|_| self.entropy_coef),
             linked: self.linked.clone(),
+            multiplier: self.constraint.as_ref().map(|c| c.multiplier.state()),
         };
         std::fs::write(dir.join("state.json"), serde_json::to_vec_pretty(&saved)?)?;
         Ok(())
@@ -95,6 +102,9 @@ impl Ppo<'_> {
         self.restore_weights(dir)?;
         self.reference_ledger = saved.reference;
         self.controller.restore(&saved.controller).map_err(|e| Error::input(what(), e))?;
+        if let (Some(constraint), Some(state)) = (&mut self.constraint, &saved.multiplier) {
+            constraint.multiplier.restore(state).map_err(|e| Error::input(what(), e))?;
+        }
         self.decision = saved.decision;
         self.done = saved.step;
         self.episodes = saved.episodes;
@@ -114,6 +124,10 @@ impl Ppo<'_> {
         self.policy.restore(self.engine, &read("policy.bin")?).map_err(|e| Error::input(what(), e))?;
         if let Some(v) = &mut self.value {
             v.restore(self.engine, &read("value.bin")?).map_err(|e| Error::input(what(), e))?;
+        }
+        if let Some(constraint) = &mut self.constraint {
+            let bytes = read("cost_value.bin")?;
+            constraint.critic.restore(self.engine, &bytes).map_err(|e| Error::input(what(), e))?;
         }
         self.restore_reference(dir).map_err(|e| Error::input(what(), e))
     }

@@ -20,7 +20,6 @@ const LENGTHS: [usize; 4] = [9, 6, 8, 2];
 /// TRL divides by T + 1e-7.
 const TEMPERATURE: f32 = 0.7;
 
-#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
 fn oracle() -> Option<PathBuf> {
     let path = std::env::var_os("TETHER_ORACLE")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/oracle"), PathBuf::from);

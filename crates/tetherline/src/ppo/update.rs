@@ -31,6 +31,7 @@ impl Ppo<'_> {
         let critic = config.advantages.needs_critic();
         let policy_learns = step > config.critic_warmup;
         let (mut sums, mut norms, mut steps) = (LossSums::default(), 0.0, 0u64);
+        let mut of_costs = LossSums::default();
         'epochs: for epoch in 0..self.config.epochs {
             let mut order: Vec<usize> = (0..n).collect();
             stream(self.recipe.seed, Purpose::Shuffle, step, epoch as u64, 0).shuffle(&mut order);
@@ -48,6 +49,18 @@ impl Ppo<'_> {
                         let loss = PpoLoss { what: Part::Value, ..loss };
                         let stats = accumulate(value, self.engine, micro, &scalar, &loss, rollout)?;
                         merge(&mut of_epoch, stats, step)?;
+                        if let (Some(constraint), Some(costs)) = (&mut self.constraint, &self.costs) {
+                            let loss = PpoLoss { rollout: &costs.scored.rollout, adv: &costs.adv, ..loss };
+                            let stats = accumulate(
+                                &mut constraint.critic,
+                                self.engine,
+                                micro,
+                                &scalar,
+                                &loss,
+                                rollout,
+                            )?;
+                            merge(&mut of_costs, stats, step)?;
+                        }
                     } else if critic {
                         let both: Vec<Row<'_>> = lm
                             .iter()
@@ -75,11 +88,13 @@ impl Ppo<'_> {
                 if let Some(value) = &mut self.value {
                     value.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
                 }
+                if let Some(constraint) = &mut self.constraint {
+                    constraint.critic.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                }
                 steps += 1;
             }
             let per_token = of_epoch.approx_kl_mean();
-            let per_sequence =
-                NatsPerSequence(per_token * rollout.responses.total() as f64 / n.max(1) as f64);
+            let per_sequence = NatsPerSequence(of_epoch.approx_kl / n.max(1) as f64);
             let region = self.recipe.kl.trust_region;
             let stop =
                 self.config.stops_early(per_token) || region.is_some_and(|r| r.early_stop(per_sequence));
@@ -89,6 +104,9 @@ impl Ppo<'_> {
             }
         }
         self.spoil_values(step);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.value_loss = of_costs.means(steps).value_loss;
+        }
         let mut stats = sums.means(steps);
         stats.grad_norm = norms / steps.max(1) as f64;
         let (mut returns, mut values) = (Vec::new(), Vec::new());

@@ -21,6 +21,9 @@ pub struct ModelSection {
     /// A reward-model directory or hub id; given, no reward model is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<String>,
+    /// A cost-model directory or hub id, for `[cost]`: a sequence-classification model whose score is a cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<String>,
     /// Whether the value function has its own network.
     pub value: ValueModel,
     /// Longest sequence (prompt and response) in tokens; 0: what the model's config says.
@@ -65,6 +68,7 @@ impl Default for ModelSection {
             policy: String::new(),
             reference: None,
             reward: None,
+            cost: None,
             value: ValueModel::Separate,
             max_context: 0,
             gradient_checkpointing: false,
@@ -186,6 +190,7 @@ impl ModelSection {
             ("model.policy", Some(&self.policy).filter(|text| !text.is_empty())),
             ("model.reference", self.reference.as_ref()),
             ("model.reward", self.reward.as_ref()),
+            ("model.cost", self.cost.as_ref()),
         ];
         all.into_iter().filter_map(|(key, text)| Some((key, text?)))
     }

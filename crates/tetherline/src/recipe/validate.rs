@@ -3,6 +3,7 @@
 use super::{Fault, ModelSource, Recipe, RecipeError, ValueModel};
 use crate::Stages;
 use tetherline_core::{FieldError, Stage};
+use tetherline_ppo::ScoreAt;
 
 impl Recipe {
     /// Checks every value that is given, and that every file and directory named exists.
@@ -28,12 +29,21 @@ impl Recipe {
         if let Some(sft) = &self.sft {
             sft.validate().map_err(under("sft"))?;
         }
+        if let Some(dpo) = &self.dpo {
+            dpo.validate().map_err(under("dpo"))?;
+            if self.kl.reference.is_some_and(|r| r.moves()) {
+                let problem =
+                    "moves the reference after updates of PPO; with [dpo] it stands still, leave it out";
+                return Err(FieldError::new("kl.reference", problem));
+            }
+        }
         self.data.chat.validate().map_err(under("data.chat"))?;
         self.reward.validate().map_err(under("reward"))?;
         let weight = self.reward.model_weight;
         FieldError::require(weight.is_finite(), "reward.model_weight", weight, "a number")?;
         self.ppo.validate().map_err(under("ppo"))?;
         self.validate_algorithm()?;
+        self.validate_cost()?;
         self.kl.validate().map_err(|e| FieldError::new(format!("kl.{}", e.field), e.problem))?;
         self.trial.validate().map_err(under("trial"))?;
         self.fault.iter().try_for_each(Fault::validate).map_err(under("fault"))?;
@@ -60,7 +70,9 @@ impl Recipe {
             return missing("model.policy", format!("missing: {form}"));
         }
         let trains = self.trains_reward_model();
-        if stages.include(Stage::Ppo) && !self.uses_reward_model() && self.reward.rule.is_empty() {
+        let samples = self.dpo.is_none() && stages.include(Stage::Ppo);
+        let evaluates = self.dpo.is_some() && stages.include(Stage::Eval) && self.eval.prompts > 0;
+        if (samples || evaluates) && !self.uses_reward_model() && self.reward.rule.is_empty() {
             let problem =
                 "nothing scores the responses: reward.model_weight is 0 and there is no [[reward.rule]]";
             return missing("reward", problem.to_owned());
@@ -71,9 +83,10 @@ impl Recipe {
         let data = &self.data;
         let sft = stages.include(Stage::Sft) && self.runs_sft();
         let reward = stages.include(Stage::Reward) && trains;
-        let ppo = stages.include(Stage::Ppo);
+        let ppo = samples;
+        let dpo = self.dpo.is_some() && stages.include(Stage::Dpo);
         let eval = stages.include(Stage::Eval) && data.eval_prompts.is_none() && self.eval.prompts > 0;
-        let needed = [
+        let needed: [(&str, bool, &str); 4] = [
             ("data.sft", sft && data.sft.is_none(), "supervised fine-tuning"),
             (
                 "data.pairs",
@@ -81,6 +94,7 @@ impl Recipe {
                 "training a reward model (or give model.reward, or set reward.model_weight = 0 and add a \
                  [[reward.rule]])",
             ),
+            ("data.pairs", dpo && data.pairs.is_none(), "direct preference optimisation"),
             ("data.prompts", (ppo || eval) && data.prompts.is_none(), "PPO and evaluation"),
         ];
         match needed.into_iter().find(|(_, is_missing, _)| *is_missing) {
@@ -145,6 +159,43 @@ impl Recipe {
         {
             let range = format!("at most sampling.max_new_tokens = {most}");
             return FieldError::require(false, "ppo.overlong.buffer", o.buffer, &range);
+        }
+        Ok(())
+    }
+
+    /// What a constraint on costs asks of the other sections.
+    fn validate_cost(&self) -> Result<(), FieldError> {
+        let refuse = |key: &str, problem: &str| Err(FieldError::new(key, problem));
+        let Some(cost) = &self.cost else {
+            return match &self.model.cost {
+                Some(_) => {
+                    refuse("model.cost", "scores costs for [cost], which is missing; add it, or leave it out")
+                }
+                None => Ok(()),
+            };
+        };
+        cost.validate().map_err(under("cost"))?;
+        if self.model.cost.is_none() && cost.rule.is_empty() {
+            return refuse("cost", "nothing says what a response costs: give model.cost or a [[cost.rule]]");
+        }
+        if self.dpo.is_some() {
+            return refuse("cost", "is a constraint of PPO; leave out [dpo] or [cost]");
+        }
+        if !self.ppo.advantages.needs_critic() || self.ppo.score_at == ScoreAt::AfterEos {
+            let problem = "costs have a critic of their own and stand at the last token: needs advantages = \"gae\" and \
+                           score_at = \"last_token\"";
+            return refuse("cost", problem);
+        }
+        if self.model.value == ValueModel::Shared {
+            return refuse(
+                "model.value",
+                "rewards and costs have a critic each with [cost]; use \"separate\"",
+            );
+        }
+        if self.judges_updates() {
+            let problem = "an update that is undone would leave the cost critic behind; with [cost] leave out \
+                           kl.trust_region, kl.guard and kl.ledger";
+            return refuse("cost", problem);
         }
         Ok(())
     }

@@ -156,7 +156,7 @@ fn encode(codec: &Codec, rows: &[ComparisonRow], fit: &mut Fit) -> Result<Vec<Co
 
 /// Takes the comparisons of a tenth of the prompts out of `rows`: a prompt is either trained or tested on. None
 /// where there are fewer than ten prompts.
-fn hold_out(rows: &mut Vec<ComparisonRow>, seed: u64) -> Vec<ComparisonRow> {
+pub(crate) fn hold_out(rows: &mut Vec<ComparisonRow>, seed: u64) -> Vec<ComparisonRow> {
     // In the file's order: that of a hash set is not the same in every run.
     let mut seen = HashSet::new();
     let mut prompts: Vec<_> =
