@@ -1,4 +1,4 @@
-//! Which choices go together, and the objective as a formula.
+//! Which choices go together, and what may surprise about those that do.
 //!
 //! A combination is refused where it does not do what its words say: a group of one, a clip without a ratio, a penalty
 //! without a gradient. What merely differs from a paper is allowed.
