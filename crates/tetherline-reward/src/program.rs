@@ -9,7 +9,7 @@
 
 use crate::exact::no_answer;
 use crate::sandbox::{self, Ended};
-use crate::source::{Answers, Settled};
+use crate::source::{Answers, Settled, part};
 use crate::{ProgramConfig, RewardError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Mutex;
@@ -102,9 +102,8 @@ fn code(response: &str) -> &str {
 
 impl Score for ProgramRule {
     fn score(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, BoxError> {
-        let weight = self.config.weight;
-        let values = self.run(samples)?.into_iter().map(|x| (weight * x) as f32).collect();
-        Ok(vec![NamedScore { name: format!("rule.{}", self.config.name), values }])
+        let scores = self.run(samples)?;
+        Ok(part(&self.config.name, self.config.weight, scores))
     }
 
     fn fallbacks(&self) -> Vec<Fallback> {

@@ -155,6 +155,9 @@ fn single_scores_that_are_no_numbers_are_replaced() {
     let mut ours = rule(&url, STAND_IN);
     assert_eq!(ours.run(&samples(3)).unwrap(), [1.0, -1.0, -1.0]);
     assert_eq!(ours.fallbacks()[0].rows, [1, 2]);
+    // The server lives: the next request is sent.
+    let (again, _) = serve(vec![say("[null]"), say("[4]")]);
+    assert_eq!(rule(&again, &format!("batch = 1\n{STAND_IN}")).run(&samples(2)).unwrap(), [-1.0, 4.0]);
     let error = rule(&url, "").run(&samples(3)).unwrap_err().to_string();
     assert!(error.contains("gave no finite score for sample 1 of its 3"), "{error}");
 }

@@ -116,7 +116,7 @@ pub(super) fn of(
         epoch += clock.step(value, &scalars) + ppo.minibatches as f64 * clock.optimizer(value);
     }
     if let Some((reward, _)) = &models.reward {
-        scoring += clock.forward(reward, &scalars);
+        scoring += models.members as f64 * clock.forward(reward, &scalars);
     }
     let rollout = clock.decode(policy, &rows, ppo.samples_per_prompt);
     (stages, StepTime { rollout, scoring, update: ppo.epochs as f64 * epoch })
