@@ -125,7 +125,6 @@ mod tests {
     }
 
     /// A rule over `sh`; none, and said so, where there is no sandbox.
-    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
     fn rule(more: &str) -> Option<ProgramRule> {
         let toml = format!("argv = [\"sh\", \"main.sh\"]\nfile = \"main.sh\"\n{more}");
         match ProgramRule::new(toml::from_str(&toml).unwrap()) {
@@ -196,7 +195,7 @@ mod tests {
             sample("x=x; while :; do x=$x$x; done", "true"),
         ];
         assert_eq!(rule.run(&samples).unwrap(), [0.0; 4]);
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
     }
 
     #[test]

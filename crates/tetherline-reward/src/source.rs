@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn answers(scores: &[Option<f64>]) -> Answers {
-        let why = scores.contains(&None).then(|| RewardError::NonFiniteScore { index: 0, value: f32::NAN });
+        let why = scores.contains(&None).then_some(RewardError::NonFiniteScore { index: 0, value: f32::NAN });
         Answers { scores: scores.to_vec(), why }
     }
 
