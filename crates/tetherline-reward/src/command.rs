@@ -16,7 +16,7 @@
 //! or read nothing at all, whatever the size of the system's pipes. After `timeout_s` it is killed. The
 //! clock decides about nothing but that.
 
-use crate::source::{Answers, Settled};
+use crate::source::{Answers, Settled, is_usable, part, shorten};
 use crate::{CommandConfig, RewardError};
 use serde::{Deserialize, Serialize};
 use std::io::{BufWriter, Read, Write};
@@ -103,11 +103,10 @@ impl CommandRule {
         let text = String::from_utf8_lossy(whole);
         let mut scores = Vec::with_capacity(samples.len());
         for (line, reply) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-            let at = format!("wrote `{}` on line {}", shorten(reply), line + 1);
-            let finite = |x: &f64| x.is_finite() && ((x * self.config.weight) as f32).is_finite();
+            let at = format!("wrote `{}` on line {}", shorten(reply, 80), line + 1);
             let score = match parse_reply(reply) {
                 None => Err(format!("{at}, expected a number or {{\"score\": NUMBER}}")),
-                Some(x) if !finite(&x) => Err(format!("{at}: the score is not finite")),
+                Some(x) if !is_usable(x, self.config.weight) => Err(format!("{at}: the score is not finite")),
                 Some(x) => Ok(x),
             };
             scores.push(score.as_ref().ok().copied());
@@ -237,18 +236,10 @@ fn read_to_end(pipe: Option<impl Read + Send + 'static>) -> Reading {
     Reading { bytes, closed }
 }
 
-fn shorten(line: &str) -> String {
-    match line.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
-    }
-}
-
 impl Score for CommandRule {
     fn score(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, BoxError> {
-        let weight = self.config.weight;
-        let values = self.run(samples)?.into_iter().map(|x| (weight * x) as f32).collect();
-        Ok(vec![NamedScore { name: format!("rule.{}", self.config.name), values }])
+        let scores = self.run(samples)?;
+        Ok(part(&self.config.name, self.config.weight, scores))
     }
 
     fn fallbacks(&self) -> Vec<Fallback> {

@@ -5,7 +5,7 @@
 //!
 //! Rules: `rule_config.rs`.
 
-use crate::{Ranking, RuleConfig};
+use crate::{EnsembleConfig, Ranking, RuleConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use tetherline_core::{FieldError, LrSchedule};
@@ -49,6 +49,9 @@ pub struct RewardConfig {
     pub model_weight: f64,
     /// Reference samples that mean and standard deviation are fitted on.
     pub normalize_samples: usize,
+    /// Several reward models instead of one.
+    #[serde(skip_serializing_if = "EnsembleConfig::is_default")]
+    pub ensemble: EnsembleConfig,
     /// Rules, added to the reward model or used alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<RuleConfig>,
@@ -74,6 +77,7 @@ impl Default for RewardConfig {
             length_debias: false,
             model_weight: 1.0,
             normalize_samples: 256,
+            ensemble: EnsembleConfig::default(),
             rule: Vec::new(),
         }
     }
@@ -103,6 +107,8 @@ impl RewardConfig {
         need((0.0..0.5).contains(&smoothing), "label_smoothing", &smoothing, "in [0, 0.5)")?;
         let enough = self.normalize_samples != 1;
         need(enough, "normalize_samples", &self.normalize_samples, "0 (not at all) or at least 2")?;
+        let within = |e: FieldError| FieldError::new(format!("ensemble.{}", e.field), e.problem);
+        self.ensemble.validate().map_err(within)?;
         for (i, rule) in self.rule.iter().enumerate() {
             rule.validate().map_err(|e| FieldError::new(format!("rule[{i}].{}", e.field), e.problem))?;
             if let Some(first) = self.rule[..i].iter().position(|other| other.name() == rule.name()) {
@@ -181,6 +187,7 @@ mod tests {
             ("center_coef = inf", "center_coef"),
             ("label_smoothing = 0.5", "label_smoothing"),
             ("label_smoothing = nan", "label_smoothing"),
+            ("ensemble = { members = 0 }", "ensemble.members"),
             ("normalize_samples = 1", "normalize_samples"),
             ("rule = [{ keyword = { words = [] } }]", "rule[0].words"),
             ("rule = [{ keyword = { words = [\"\"] } }]", "rule[0].words"),

@@ -17,7 +17,7 @@
 //! Once a request has failed for good, the rest of that call's samples are not asked for: a dead server costs a step one
 //! round of attempts, not one per request.
 
-use crate::source::{Answers, Settled};
+use crate::source::{Answers, Settled, is_usable, part, shorten};
 use crate::{HttpConfig, Protocol, RewardError};
 use serde_json::{Value, json};
 use tetherline_core::{BoxError, Fallback, NamedScore, Score, TextSample};
@@ -73,23 +73,24 @@ impl HttpRule {
     /// # Errors
     /// [`RewardError::Source`], which says what the server did.
     pub fn run(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<f64>, RewardError> {
-        let mut answers = Answers::default();
+        let (mut answers, mut dead) = (Answers::default(), false);
         for chunk in samples.chunks(self.config.batch) {
-            if answers.why.is_some() {
+            if dead {
                 answers.scores.resize(samples.len(), None);
                 break;
             }
             let (scores, why) = match self.ask(chunk) {
                 Ok(scores) => {
-                    let usable = |x: &Option<f64>| {
-                        x.filter(|x| x.is_finite() && ((x * self.config.weight) as f32).is_finite())
-                    };
+                    let usable = |x: &Option<f64>| x.filter(|x| is_usable(*x, self.config.weight));
                     let scores: Vec<Option<f64>> = scores.iter().map(usable).collect();
                     let missing = scores.iter().position(Option::is_none);
                     let problem = |i| format!("gave no finite score for sample {i} of its {}", chunk.len());
                     (scores, missing.map(problem))
                 }
-                Err(problem) => (vec![None; chunk.len()], Some(problem)),
+                Err(problem) => {
+                    dead = true;
+                    (vec![None; chunk.len()], Some(problem))
+                }
             };
             answers.scores.extend(scores);
             answers.why = answers.why.or(why.map(|p| error(&self.config, p)));
@@ -137,7 +138,7 @@ impl HttpRule {
             return Ok(text);
         }
         let again = status.as_u16() == 429 || status.is_server_error();
-        Err(Failed { problem: format!("answered with status {status}: {}", shorten(&text)), again })
+        Err(Failed { problem: format!("answered with status {status}: {}", shorten(&text, 120)), again })
     }
 
     #[cfg(not(feature = "http"))]
@@ -183,12 +184,13 @@ fn parse(text: &str, expected: usize) -> Result<Vec<Option<f64>>, String> {
         Err(e) => {
             quoted =
                 ["-Infinity", "Infinity", "NaN"].iter().fold(text.to_owned(), |t, w| t.replace(w, "null"));
-            serde_json::from_str(&quoted).map_err(|_| format!("answered no JSON ({e}): {}", shorten(text)))?
+            serde_json::from_str(&quoted)
+                .map_err(|_| format!("answered no JSON ({e}): {}", shorten(text, 120)))?
         }
     };
     let list = ["rewards", "scores", "reward"].iter().find_map(|key| value.get(key)).unwrap_or(&value);
     let Value::Array(list) = list else {
-        return Err(format!("answered without a list `rewards`: {}", shorten(text)));
+        return Err(format!("answered without a list `rewards`: {}", shorten(text, 120)));
     };
     if list.len() != expected {
         return Err(format!("answered with {} scores for {expected} samples", list.len()));
@@ -200,19 +202,10 @@ fn parse(text: &str, expected: usize) -> Result<Vec<Option<f64>>, String> {
     Ok(list.iter().map(number).collect())
 }
 
-fn shorten(text: &str) -> String {
-    let text = text.trim();
-    match text.char_indices().nth(120) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 impl Score for HttpRule {
     fn score(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, BoxError> {
-        let weight = self.config.weight;
-        let values = self.run(samples)?.into_iter().map(|x| (weight * x) as f32).collect();
-        Ok(vec![NamedScore { name: format!("rule.{}", self.config.name), values }])
+        let scores = self.run(samples)?;
+        Ok(part(&self.config.name, self.config.weight, scores))
     }
 
     fn fallbacks(&self) -> Vec<Fallback> {

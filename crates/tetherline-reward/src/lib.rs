@@ -3,6 +3,7 @@
 //! - [`pair_loss`] and [`batch_loss`]: Bradley–Terry loss with soft labels, ties, margin, smoothing and centring, gradients
 //!   in closed form (`loss.rs`); [`ranking_loss`] of more than two answers (`ranking.rs`); [`fit_length`], to hold length out
 //!   of the score (`length_debias.rs`);
+//! - [`EnsembleConfig`]: several reward models as one, and how far they disagree (`ensemble.rs`);
 //! - [`RewardNorm`]: mean 0 and standard deviation 1 on the reference policy's samples, so that a KL
 //!   coefficient means the same in every run (`normalize.rs`);
 //! - [`HeldOut`]: accuracy, margin, calibration, accuracy per domain, by length and by agreement of labelers, beside length
@@ -15,6 +16,7 @@
 mod baseline;
 mod command;
 mod config;
+mod ensemble;
 mod error;
 mod exact;
 mod groups;
@@ -36,6 +38,7 @@ mod source;
 pub use baseline::{BagOfWords, MIN_ANSWERS, TextPair};
 pub use command::CommandRule;
 pub use config::RewardConfig;
+pub use ensemble::{Combine, EnsembleConfig, Variance};
 pub use error::RewardError;
 pub use exact::ExactRule;
 pub use http::HttpRule;

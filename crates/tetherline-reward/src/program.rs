@@ -9,7 +9,7 @@
 
 use crate::exact::no_answer;
 use crate::sandbox::{self, Ended};
-use crate::source::{Answers, Settled};
+use crate::source::{Answers, Settled, part};
 use crate::{ProgramConfig, RewardError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Mutex;
@@ -102,9 +102,8 @@ fn code(response: &str) -> &str {
 
 impl Score for ProgramRule {
     fn score(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, BoxError> {
-        let weight = self.config.weight;
-        let values = self.run(samples)?.into_iter().map(|x| (weight * x) as f32).collect();
-        Ok(vec![NamedScore { name: format!("rule.{}", self.config.name), values }])
+        let scores = self.run(samples)?;
+        Ok(part(&self.config.name, self.config.weight, scores))
     }
 
     fn fallbacks(&self) -> Vec<Fallback> {
@@ -126,7 +125,6 @@ mod tests {
     }
 
     /// A rule over `sh`; none, and said so, where there is no sandbox.
-    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
     fn rule(more: &str) -> Option<ProgramRule> {
         let toml = format!("argv = [\"sh\", \"main.sh\"]\nfile = \"main.sh\"\n{more}");
         match ProgramRule::new(toml::from_str(&toml).unwrap()) {
@@ -197,7 +195,7 @@ mod tests {
             sample("x=x; while :; do x=$x$x; done", "true"),
         ];
         assert_eq!(rule.run(&samples).unwrap(), [0.0; 4]);
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
     }
 
     #[test]

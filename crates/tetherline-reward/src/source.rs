@@ -5,7 +5,7 @@
 //! than bad luck: it stops the run whatever `on_failure` says.
 
 use crate::{OnFailure, RewardError};
-use tetherline_core::Fallback;
+use tetherline_core::{Fallback, NamedScore};
 
 /// Scores of a call, some of which may be missing for the reasons given.
 #[derive(Debug, Default)]
@@ -50,12 +50,32 @@ impl Settled {
     }
 }
 
+/// Weighted scores as the part of a rule.
+pub(crate) fn part(rule: &str, weight: f64, scores: Vec<f64>) -> Vec<NamedScore> {
+    let values = scores.into_iter().map(|x| (weight * x) as f32).collect();
+    vec![NamedScore { name: format!("rule.{rule}"), values }]
+}
+
+/// Whether a score is finite, weighted too.
+pub(crate) fn is_usable(score: f64, weight: f64) -> bool {
+    score.is_finite() && ((score * weight) as f32).is_finite()
+}
+
+/// The beginning of what a source said, for a message.
+pub(crate) fn shorten(text: &str, most: usize) -> String {
+    let text = text.trim();
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn answers(scores: &[Option<f64>]) -> Answers {
-        let why = scores.contains(&None).then(|| RewardError::NonFiniteScore { index: 0, value: f32::NAN });
+        let why = scores.contains(&None).then_some(RewardError::NonFiniteScore { index: 0, value: f32::NAN });
         Answers { scores: scores.to_vec(), why }
     }
 

@@ -28,8 +28,15 @@ use tetherline_core::Stage;
 use tetherline_models::Device;
 
 /// The logs whose hashes an `end` record has.
-const LOGS: [&str; 6] =
-    ["metrics.jsonl", "control.jsonl", "samples.jsonl", "events.jsonl", "sft.jsonl", "reward.jsonl"];
+const LOGS: [&str; 7] = [
+    "metrics.jsonl",
+    "control.jsonl",
+    "samples.jsonl",
+    "events.jsonl",
+    "sft.jsonl",
+    "reward.jsonl",
+    "dpo.jsonl",
+];
 
 /// Appends `value`, an object, to a log.
 pub(crate) fn append(log: &mut AuditLog, value: Value) -> Result<(), Error> {

@@ -96,7 +96,11 @@ fn lineage(out: &mut String, recipe: &Recipe, inputs: &BTreeMap<String, String>)
         None => row("reference of the KL", "the base policy", ""),
     }
     match &recipe.model.reward {
-        Some(text) => row("reward model", &model(text), "model.reward"),
+        Some(given) => {
+            for (i, text) in given.0.iter().enumerate() {
+                row("reward model", &model(text), &crate::inputs::numbered("model.reward", i));
+            }
+        }
         None if recipe.trains_reward_model() => row("reward model", "trained on the pairs below", ""),
         None => row("reward", "rules alone", ""),
     }

@@ -163,6 +163,7 @@ pub fn dpo(
     let adam = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: config.weight_decay };
     let training = Supervised {
         stage: Stage::Dpo,
+        member: 0,
         seed: recipe.seed,
         items: pairs.len(),
         batch_size: config.batch_size,

@@ -27,14 +27,24 @@ pub(crate) fn hashes(recipe: &Recipe) -> Result<BTreeMap<String, String>, Error>
         for path in files {
             hash = hash_file(hash, &path).map_err(|source| Error::Io { action: "read", path, source })?;
         }
-        out.insert(key.to_owned(), format!("{hash:016x}"));
+        out.insert(key, format!("{hash:016x}"));
     }
     Ok(out)
 }
 
-fn files(recipe: &Recipe) -> Vec<(&'static str, Vec<PathBuf>)> {
-    let mut out: Vec<_> = recipe.data.files().map(|(key, path)| (key, vec![path.clone()])).collect();
+/// The key of entry `i` of a list: that of the list itself for the first, which may be the only one.
+pub(crate) fn numbered(key: &str, i: usize) -> String {
+    if i == 0 { key.to_owned() } else { format!("{key}[{i}]") }
+}
+
+fn files(recipe: &Recipe) -> Vec<(String, Vec<PathBuf>)> {
+    let mut out: Vec<_> =
+        recipe.data.files().map(|(key, path)| (key.to_owned(), vec![path.clone()])).collect();
+    let mut seen = BTreeMap::new();
     for (key, text) in recipe.model.named() {
+        let count: &mut usize = seen.entry(key).or_default();
+        let name = numbered(key, *count);
+        *count += 1;
         if let Ok(ModelSource::Dir(dir)) = ModelSource::parse(text) {
             let mut files = model_files(&dir);
             // An adapter is nothing without its base.
@@ -43,7 +53,7 @@ fn files(recipe: &Recipe) -> Vec<(&'static str, Vec<PathBuf>)> {
             {
                 files.extend(model_files(base));
             }
-            out.push((key, files));
+            out.push((name, files));
         }
     }
     out

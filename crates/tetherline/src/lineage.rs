@@ -179,13 +179,14 @@ fn named(kind: &'static str, how: &str, name: &str) -> Known {
 
 /// The models that the recipe names.
 fn add_models(out: &mut Lineage, recipe: &Recipe, run: usize) -> Result<(), Error> {
-    let given = [
-        ("base", "policy", Some(&recipe.model.policy)),
-        ("reference", "policy", recipe.model.reference.as_ref()),
-        ("reward", "reward_model", recipe.model.reward.as_ref()),
-    ];
+    let model = &recipe.model;
+    let rewards = model.reward.iter().flat_map(|r| &r.0);
+    let given = [("base", "policy", &model.policy)]
+        .into_iter()
+        .chain(model.reference.iter().map(|text| ("reference", "policy", text)))
+        .chain(rewards.map(|text| ("reward", "reward_model", text)))
+        .chain(model.cost.iter().map(|text| ("cost", "reward_model", text)));
     for (role, kind, text) in given {
-        let Some(text) = text else { continue };
         let known = match ModelSource::parse(text) {
             Ok(ModelSource::Dir(dir)) => of_dir(kind, &dir)?,
             Ok(ModelSource::Frontdesk) => named(kind, "embedded", text),

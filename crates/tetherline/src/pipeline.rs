@@ -7,7 +7,7 @@ use crate::evaluate::{self, evaluate};
 use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::{Dtype, Recipe};
 use crate::rounds::{self, DriftLedger, FirstReference, Round, Spending};
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, member_name};
 use crate::scoring::{RewardModel, Scorer};
 use crate::{Error, RunOptions, RunSummary, Stages, audit, card, dpo, report, reward, sft, sources};
 use serde::{Deserialize, Serialize};
@@ -181,38 +181,70 @@ impl Run<'_> {
         let (model, log) = sft::sft(self.recipe, model, &codec, &self.engine, &self.dir, observer)?;
         self.write_log("sft.jsonl", &log)?;
         save_dir(&self.sft_dir(), |d| Ok(model.save(d, SaveType::F32)?))?;
-        Ok(self.dir.clear_stage_checkpoints(Stage::Sft)?)
+        Ok(self.dir.clear_stage_checkpoints(Stage::Sft, 0)?)
     }
 
     fn reward(&self, observer: &mut dyn Observer) -> Result<(), Error> {
         let files = self.start_files()?;
         let (start, codec) = self.load_to_train(&files)?;
-        let trained = reward::reward(self.recipe, &start, &codec, &self.engine, &self.dir, observer)?;
-        self.write_log("reward.jsonl", &trained.log)?;
-        if let Some(held_out) = &trained.held_out {
-            let text = serde_json::to_vec_pretty(held_out).map_err(Error::stage(Stage::Reward))?;
-            save_file(&self.dir.root().join("reward_held_out.json"), &text)?;
-            observer.on_event(&Event::Note(&reward::held_out::one_line(held_out)));
+        let data = reward::Preferences::load(self.recipe, &codec, start.context(), observer)?;
+        let ensemble = &self.recipe.reward.ensemble;
+        let samples = self.norm_samples(&start, &codec, observer)?;
+        let mut members = Vec::new();
+        // The first one last: with its directory the stage is done.
+        for i in (0..ensemble.members).rev() {
+            let dir = self.dir.reward_member(i);
+            if dir.is_dir() {
+                let files = sources::open_dir(&dir).map_err(|e| Error::input("the reward model", e))?;
+                let rm = RewardModel::load(&files)?;
+                members.push((reward::held_out_scores(&data, &rm.model, &self.engine)?, rm.norm));
+                continue;
+            }
+            if ensemble.members > 1 {
+                let done = members.len() + 1;
+                observer.on_event(&Event::Note(&format!("reward model {done} of {}", ensemble.members)));
+            }
+            let (model, log) =
+                reward::train(self.recipe, &start, &data, i, &self.engine, &self.dir, observer)?;
+            self.write_log(&format!("{}.jsonl", member_name("reward", i)), &log)?;
+            let scores = reward::held_out_scores(&data, &model, &self.engine)?;
+            let norm = self.fit_norm(&samples, model.clone(), &files)?;
+            members.push((scores, norm));
+            if i == 0 {
+                self.held_out_report(&data, &members, observer)?;
+            }
+            save_dir(&dir, |d| reward::save(d, &model, norm))?;
+            self.dir.clear_stage_checkpoints(Stage::Reward, i)?;
         }
-        let norm = self.fit_norm(&start, &codec, trained.model.clone(), &files, observer)?;
-        save_dir(&self.dir.reward(), |d| reward::save(d, &trained.model, norm))?;
-        Ok(self.dir.clear_stage_checkpoints(Stage::Reward)?)
+        Ok(())
     }
 
-    /// Mean and standard deviation of the raw scores of the reference policy's own samples.
-    fn fit_norm(
+    fn held_out_report(
+        &self,
+        data: &reward::Preferences,
+        members: &[reward::held_out::Member],
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        // In the order of the directories.
+        let members: Vec<_> = members.iter().rev().cloned().collect();
+        let report = reward::held_out::measure_members(data, &members, &self.recipe.reward.ensemble)?;
+        if let Some(report) = report {
+            let text = serde_json::to_vec_pretty(&report).map_err(Error::stage(Stage::Reward))?;
+            save_file(&self.dir.root().join("reward_held_out.json"), &text)?;
+            observer.on_event(&Event::Note(&reward::held_out::one_line(&report)));
+        }
+        Ok(())
+    }
+
+    /// Responses of the reference policy to the first prompts, with them; none where scores are not normalised.
+    fn norm_samples(
         &self,
         start: &Model,
         codec: &Codec,
-        model: Model,
-        files: &ModelFiles,
         observer: &mut dyn Observer,
-    ) -> Result<RewardNorm, Error> {
+    ) -> Result<Vec<Vec<u32>>, Error> {
         let wanted = self.recipe.reward.normalize_samples;
-        let Some(rows) = sources::prompts(self.recipe)? else { return Ok(RewardNorm::IDENTITY) };
-        if wanted == 0 {
-            return Ok(RewardNorm::IDENTITY);
-        }
+        let Some(rows) = sources::prompts(self.recipe)?.filter(|_| wanted > 0) else { return Ok(Vec::new()) };
         let context = start.context();
         let rows = &rows.rows[..rows.rows.len().min(wanted)];
         let prompts =
@@ -222,8 +254,15 @@ impl Run<'_> {
         let engine = &self.engine;
         let r = generate(&reference, &codec.tokenizer, prompts, &self.recipe.sampling, name, engine, 0)
             .map_err(Error::stage(Stage::Reward))?;
-        let scorer = reward::as_scorer(model, files)?;
-        let scores = scorer.raw_scores(&self.engine, &crate::rows::full_rows(&r))?;
+        Ok(crate::rows::full_rows(&r))
+    }
+
+    /// Mean and standard deviation of the raw scores of the reference policy's own samples.
+    fn fit_norm(&self, samples: &[Vec<u32>], model: Model, files: &ModelFiles) -> Result<RewardNorm, Error> {
+        if samples.is_empty() {
+            return Ok(RewardNorm::IDENTITY);
+        }
+        let scores = reward::as_scorer(model, files)?.raw_scores(&self.engine, samples)?;
         RewardNorm::fit(&scores).map_err(Error::stage(Stage::Reward))
     }
 
@@ -231,11 +270,10 @@ impl Run<'_> {
         let (start, codec) = self.load_to_train(&self.start_files()?)?;
         let reference = self.reference(&start)?;
         let mut scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
-        if let Some((rm, _)) = &mut scorer.reward {
+        for rm in scorer.models_mut() {
             rm.model.share_frozen(&start);
         }
-        let as_it_is = |(rm, _): &(RewardModel, f64)| rm.norm == RewardNorm::IDENTITY;
-        if scorer.reward.as_ref().is_some_and(as_it_is) {
+        if scorer.models_mut().any(|rm| rm.norm == RewardNorm::IDENTITY) {
             observer.on_event(&Event::Note(
                 "the reward model's scores are not normalised (it has no reward_norm.json): β counts in its units",
             ));
@@ -342,7 +380,7 @@ impl Run<'_> {
             trained.model.save(d, SaveType::F32)?;
             Ok(std::fs::write(d.join(card::CARD), card)?)
         })?;
-        Ok(self.dir.clear_stage_checkpoints(Stage::Dpo)?)
+        Ok(self.dir.clear_stage_checkpoints(Stage::Dpo, 0)?)
     }
 
     fn eval(&self, observer: &mut dyn Observer) -> Result<EvaluationFile, Error> {
@@ -359,7 +397,7 @@ impl Run<'_> {
         let baseline = sources::sharing(baseline, &aligned, &self.engine)?;
         let reference = self.reference(&baseline)?;
         let mut scorer = Scorer::new(self.recipe, &codec, &self.dir.reward())?;
-        if let Some((rm, _)) = &mut scorer.reward {
+        for rm in scorer.models_mut() {
             rm.model.share_frozen(&aligned);
         }
         observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total: 2 });

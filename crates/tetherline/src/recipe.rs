@@ -15,6 +15,7 @@ mod fingerprint;
 mod load;
 mod locate;
 mod paths;
+mod reward_models;
 mod sections;
 mod set;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use fault::{Fault, FaultKind};
 pub use fingerprint::Difference;
 pub use locate::Place;
 pub(crate) use locate::key_span;
+pub use reward_models::RewardModels;
 pub use sections::{
     CheckpointConfig, DataSection, Dtype, EvalConfig, ModelSection, ModelSource, SftConfig, Turns,
     ValueModel, World,

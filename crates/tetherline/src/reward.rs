@@ -16,38 +16,33 @@ use std::path::Path;
 use tetherline_core::{Metrics, Observer, Schedule, Stage};
 use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Model, ModelFiles, Row, SaveType};
-use tetherline_reward::{HeldOut, RewardNorm};
+use tetherline_reward::RewardNorm;
 
-use data::{Comparison, Preferences};
+use data::Comparison;
+pub(crate) use data::Preferences;
 use loss::{Part, PreferenceLoss};
 
-/// What training left behind.
-#[derive(Debug)]
-pub struct Trained {
-    /// The model, before normalisation.
-    pub model: Model,
-    /// One log row per step.
-    pub log: Vec<serde_json::Value>,
-    /// The held-out report, where there are held-out pairs.
-    pub held_out: Option<HeldOut>,
-}
+/// Between the seeds of members; odd, so that they are all different.
+const MEMBER_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Trains a reward model from `policy`'s trunk.
+/// Trains member `member` of a recipe's reward models from `policy`'s trunk; returns the model, not normalised yet, and one
+/// log row per step. Members differ in their head and in the order of the data.
 ///
 /// # Errors
-/// If the data cannot be used, a loss is not finite, or the observer asked to stop.
-pub fn reward(
+/// If a loss is not finite, or the observer asked to stop.
+pub(crate) fn train(
     recipe: &Recipe,
     policy: &Model,
-    codec: &Codec,
+    data: &Preferences,
+    member: usize,
     engine: &Engine,
     run: &RunDir,
     observer: &mut dyn Observer,
-) -> Result<Trained, Error> {
+) -> Result<(Model, Vec<serde_json::Value>), Error> {
     let config = &recipe.reward;
     let fail = |e: tetherline_models::ModelError| Error::input("the reward model", e);
-    let model = policy.with_heads(REWARD_HEADS, recipe.seed).map_err(fail)?;
-    let data = Preferences::load(recipe, codec, model.context(), observer)?;
+    let seed = recipe.seed.wrapping_add((member as u64).wrapping_mul(MEMBER_SEED));
+    let model = policy.with_heads(REWARD_HEADS, seed).map_err(fail)?;
     let pairs = &data.train;
     let per_epoch = pairs.len().div_ceil(config.batch_size) as u64;
     let total = config.steps.unwrap_or(u64::MAX).min(per_epoch * config.epochs as u64);
@@ -61,7 +56,8 @@ pub fn reward(
         Schedule { peak: config.lr, warmup: config.warmup_steps, total, decay: config.lr_schedule };
     let training = Supervised {
         stage: Stage::Reward,
-        seed: recipe.seed,
+        member,
+        seed,
         items: pairs.len(),
         batch_size: config.batch_size,
         schedule,
@@ -71,7 +67,7 @@ pub fn reward(
         checkpoint: &recipe.checkpoint,
     };
     let gamma = if config.length_debias { data.gamma } else { 0.0 };
-    let (model, log) = training.train(Trainer::new(model, adam), observer, |trainer, batch| {
+    training.train(Trainer::new(model, adam), observer, |trainer, batch| {
         let batch: Vec<&Comparison> = batch.iter().map(|&i| &pairs[i]).collect();
         let loss = PreferenceLoss { batch: &batch, config, gamma };
         let units: Vec<Vec<Row<'_>>> = batch.iter().map(|c| c.rows()).collect();
@@ -83,10 +79,16 @@ pub fn reward(
             metrics.insert("accuracy".to_owned(), sum(|s| s.right) / ordered);
         }
         Ok(metrics)
-    })?;
-    let scores = held_out::scores(&model, engine, &data.held_out)?;
-    let held_out = held_out::measure(&data, &scores)?;
-    Ok(Trained { model, log, held_out })
+    })
+}
+
+/// Scores of the held-out answers by a member, as they are.
+pub(crate) fn held_out_scores(
+    data: &Preferences,
+    model: &Model,
+    engine: &Engine,
+) -> Result<Vec<Vec<f32>>, Error> {
+    held_out::scores(model, engine, &data.held_out)
 }
 
 /// Writes a reward model as a Hugging Face directory with its normalisation.

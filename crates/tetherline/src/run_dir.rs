@@ -275,6 +275,11 @@ impl RunDir {
         self.root.join("reward")
     }
 
+    /// The directory of member `i` (from 0) of an ensemble of trained reward models: `reward/`, `reward-2/`, `reward-3/`, …
+    pub fn reward_member(&self, i: usize) -> PathBuf {
+        self.root.join(member_name("reward", i))
+    }
+
     /// `report.html`.
     pub fn report(&self) -> PathBuf {
         self.root.join("report.html")
@@ -292,24 +297,24 @@ impl RunDir {
     ///
     /// # Errors
     /// [`RunDirError::Checkpoint`].
-    pub fn stage_checkpoints(&self, stage: Stage) -> Result<Checkpoints, RunDirError> {
-        Ok(Checkpoints::open(self.stage_checkpoint_dir(stage))?)
+    pub fn stage_checkpoints(&self, stage: Stage, member: usize) -> Result<Checkpoints, RunDirError> {
+        Ok(Checkpoints::open(self.stage_checkpoint_dir(stage, member))?)
     }
 
     /// Removes the checkpoints of a stage whose result is saved.
     ///
     /// # Errors
     /// [`RunDirError::Io`].
-    pub fn clear_stage_checkpoints(&self, stage: Stage) -> Result<(), RunDirError> {
-        let dir = self.stage_checkpoint_dir(stage);
+    pub fn clear_stage_checkpoints(&self, stage: Stage, member: usize) -> Result<(), RunDirError> {
+        let dir = self.stage_checkpoint_dir(stage, member);
         match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir)(e)),
             _ => Ok(()),
         }
     }
 
-    fn stage_checkpoint_dir(&self, stage: Stage) -> PathBuf {
-        self.root.join("checkpoints").join(stage.name())
+    fn stage_checkpoint_dir(&self, stage: Stage, member: usize) -> PathBuf {
+        self.root.join("checkpoints").join(member_name(stage.name(), member))
     }
 
     /// The four logs, cut back to what a checkpoint recorded (`None`: emptied, for a run that starts), and the audit, which
@@ -401,6 +406,11 @@ fn lock(root: &Path) -> Result<File, RunDirError> {
         // Some file systems have no locks; a run is possible there all the same.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
+}
+
+/// `name` of the first member (or of what has no members), `name-2` of the next.
+pub(crate) fn member_name(name: &str, member: usize) -> String {
+    if member == 0 { name.to_owned() } else { format!("{name}-{}", member + 1) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tetherline_core::{Fallback, NamedScore, Score, Stage, TextSample};
 use tetherline_data::Text;
 use tetherline_frontdesk::{GoldScorer, World};
 use tetherline_models::{Engine, Heads, Model, ModelFiles, Row, Tokenizer};
-use tetherline_reward::{RewardNorm, RuleConfig, Rules};
+use tetherline_reward::{EnsembleConfig, RewardNorm, RuleConfig, Rules};
 
 /// The file with mean and standard deviation beside a reward model.
 pub const NORM_FILE: &str = "reward_norm.json";
@@ -90,6 +90,12 @@ impl RewardModel {
         Ok(out.into_iter().map(|r| r.scalars[0]).collect())
     }
 
+    /// Normalised scores of samples.
+    fn normalised(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<f32>, Error> {
+        let raw = self.raw_scores(engine, &self.sequences(samples)?)?;
+        Ok(raw.into_iter().map(|x| self.norm.apply(x)).collect())
+    }
+
     /// Token sequences of samples.
     pub(crate) fn sequences(&self, samples: &[TextSample<'_>]) -> Result<Vec<Vec<u32>>, Error> {
         samples
@@ -109,10 +115,26 @@ impl RewardModel {
     }
 }
 
+/// The files of a reward model that this run trained: `trained` is the directory of the first.
+fn trained_member(trained: &Path, i: usize) -> Result<ModelFiles, Error> {
+    let name = trained.file_name().unwrap_or_default().to_string_lossy();
+    let dir = trained.with_file_name(crate::run_dir::member_name(&name, i));
+    if !dir.is_dir() {
+        let problem = "there is none yet: run `tether reward` with the same recipe and --out first";
+        return Err(Error::input(format!("the reward model {}", dir.display()), problem));
+    }
+    crate::sources::open_dir(dir).map_err(|e| Error::input("the reward model", e))
+}
+
 /// Everything that scores, with weights.
 pub struct Scorer {
-    /// The reward model and its weight.
+    /// The reward model (of an ensemble the first member) and its weight.
     pub reward: Option<(RewardModel, f64)>,
+    /// The other members.
+    others: Vec<RewardModel>,
+    ensemble: EnsembleConfig,
+    /// How far members were apart on each sample of the last call.
+    disagreement: Vec<f32>,
     rules: Rules,
     /// The policy's tokenizer, where a rule wants prompts as the policy reads them.
     renders: Option<Tokenizer>,
@@ -126,22 +148,17 @@ impl Scorer {
     /// # Errors
     /// If a model or a rule cannot be used.
     pub fn new(recipe: &Recipe, policy: &Codec, trained: &Path) -> Result<Self, Error> {
-        let reward = if recipe.uses_reward_model() {
+        let mut models = Vec::new();
+        for i in 0..recipe.reward_members() {
             let files = match &recipe.model.reward {
-                Some(text) => crate::sources::open_model(text)?,
-                None if trained.is_dir() => {
-                    crate::sources::open_dir(trained).map_err(|e| Error::input("the reward model", e))?
-                }
-                None => {
-                    let problem =
-                        "there is none yet: run `tether reward` with the same recipe and --out first";
-                    return Err(Error::input(format!("the reward model {}", trained.display()), problem));
-                }
+                Some(given) => crate::sources::open_model(&given.0[i])?,
+                None => trained_member(trained, i)?,
             };
-            Some((RewardModel::load(&files)?.for_policy(policy), recipe.reward.model_weight))
-        } else {
-            None
-        };
+            models.push(RewardModel::load(&files)?.for_policy(policy));
+        }
+        let others = models.split_off(models.len().min(1));
+        let reward = models.pop().map(|first| (first, recipe.reward.model_weight));
+        let ensemble = recipe.reward.ensemble;
         let rules = Rules::new(&recipe.reward.rule).map_err(|e| Error::input("the reward rules", e))?;
         let renders =
             recipe.reward.rule.iter().any(RuleConfig::wants_rendered).then(|| policy.tokenizer.clone());
@@ -152,7 +169,7 @@ impl Scorer {
             }
             None => None,
         };
-        Ok(Self { reward, rules, renders, gold })
+        Ok(Self { reward, others, ensemble, disagreement: Vec::new(), rules, renders, gold })
     }
 
     /// What responses cost, by `model.cost` and the rules of `[cost]`; nothing where a recipe has no such section.
@@ -170,7 +187,8 @@ impl Scorer {
         };
         let rules = Rules::new(&cost.rule).map_err(|e| Error::input("the cost rules", e))?;
         let renders = cost.rule.iter().any(RuleConfig::wants_rendered).then(|| policy.tokenizer.clone());
-        Ok(Some(Self { reward, rules, renders, gold: None }))
+        let (others, ensemble, disagreement) = (Vec::new(), recipe.reward.ensemble, Vec::new());
+        Ok(Some(Self { reward, others, ensemble, disagreement, rules, renders, gold: None }))
     }
 
     /// One part per scorer, weights applied.
@@ -180,8 +198,19 @@ impl Scorer {
     pub fn score(&mut self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, Error> {
         let mut parts = Vec::new();
         if let Some((rm, weight)) = &self.reward {
-            let raw = rm.raw_scores(engine, &rm.sequences(samples)?)?;
-            let values = raw.into_iter().map(|x| (f64::from(rm.norm.apply(x)) * weight) as f32).collect();
+            let mut scores = rm.normalised(engine, samples)?;
+            self.disagreement.clear();
+            if !self.others.is_empty() {
+                let others = self.others.iter().map(|m| m.normalised(engine, samples));
+                let others = others.collect::<Result<Vec<_>, _>>()?;
+                for (i, score) in scores.iter_mut().enumerate() {
+                    let all: Vec<f32> = std::iter::once(*score).chain(others.iter().map(|o| o[i])).collect();
+                    let (combined, apart) = self.ensemble.combine(&all);
+                    *score = combined;
+                    self.disagreement.push(apart);
+                }
+            }
+            let values = scores.into_iter().map(|x| (f64::from(x) * weight) as f32).collect();
             parts.push(NamedScore { name: "reward_model".into(), values });
         }
         if !self.rules.is_empty() {
@@ -193,6 +222,17 @@ impl Scorer {
             parts.extend(self.rules.score(&whole).map_err(Error::stage(Stage::Ppo))?);
         }
         Ok(parts)
+    }
+
+    /// Every reward model.
+    pub fn models_mut(&mut self) -> impl Iterator<Item = &mut RewardModel> {
+        self.reward.iter_mut().map(|(rm, _)| rm).chain(&mut self.others)
+    }
+
+    /// Standard deviation between the members' normalised scores, for each sample of the last call; empty without an
+    /// ensemble.
+    pub fn disagreement(&self) -> &[f32] {
+        &self.disagreement
     }
 
     /// The prompts of conversations with template and special tokens written out, where a rule wants them.

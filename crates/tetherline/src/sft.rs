@@ -54,6 +54,7 @@ pub fn sft(
     let adam = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: config.weight_decay };
     let training = Supervised {
         stage: Stage::Sft,
+        member: 0,
         seed: recipe.seed,
         items: examples.len(),
         batch_size: config.batch_size,

@@ -15,6 +15,8 @@ use tetherline_models::{Engine, Model};
 /// A stage that walks over its data.
 pub(crate) struct Supervised<'a> {
     pub(crate) stage: Stage,
+    /// Which member of an ensemble, from 0.
+    pub(crate) member: usize,
     pub(crate) seed: u64,
     /// Examples in the data.
     pub(crate) items: usize,
@@ -52,7 +54,7 @@ impl Supervised<'_> {
         mut loss: impl FnMut(&mut Trainer, &[usize]) -> Result<Metrics, BoxError>,
     ) -> Result<(Model, Vec<Value>), Error> {
         let (stage, total) = (self.stage, self.schedule.total);
-        let checkpoints = self.run.stage_checkpoints(stage)?;
+        let checkpoints = self.run.stage_checkpoints(stage, self.member)?;
         let mut place = Place::default();
         let mut last_checkpoint = None;
         let found = checkpoints.restore(|path| {

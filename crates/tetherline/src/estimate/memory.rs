@@ -191,10 +191,12 @@ pub(super) fn stages(
         let Some((shape, shares)) = &models.reward else { return };
         let (weights, panels) = (shape.weight_bytes(), shape.spec().panel_bytes(is_frozen, precision));
         let own = if *shares { 0 } else { 1 };
+        // The frozen part of other members is shared as that of the first is.
+        let others = models.members.saturating_sub(1);
         parts.model(
             "reward model",
-            weights.trained + own * weights.frozen,
-            panels.trained + own * panels.frozen,
+            (1 + others) * (weights.trained + own * weights.frozen),
+            (1 + others) * (panels.trained + own * panels.frozen),
         );
         let last: Vec<RowSize> = rows.iter().map(|r| RowSize { lm: 0, scalar: 1, ..*r }).collect();
         pools.forward(shape, &last, threads);

@@ -31,6 +31,8 @@ pub(super) struct Models {
     pub(super) value: Option<(ModelShape, bool)>,
     /// The reward model, if there is one; and whether its frozen part is the policy's.
     pub(super) reward: Option<(ModelShape, bool)>,
+    /// How many reward models there are, all taken to be like the first.
+    pub(super) members: usize,
 }
 
 /// As trained: with the recipe's adapter, or its lowest blocks frozen.
@@ -75,7 +77,7 @@ impl Models {
             (_, false) => None,
             // One that is trained by this run stands on the policy's frozen weights.
             (None, true) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
-            (Some(text), true) => Some((open(text, REWARD_HEADS)?.1, false)),
+            (Some(given), true) => Some((open(&given.0[0], REWARD_HEADS)?.1, false)),
         };
         let value = match (&reward, shared) {
             _ if !critic => None,
@@ -90,6 +92,6 @@ impl Models {
             (_, reward) => reward,
         };
         let moves = recipe.kl.reference.is_some_and(|r| r.moves());
-        Ok(Self { files, start, policy, reference, moves, value, reward })
+        Ok(Self { files, start, policy, reference, moves, value, reward, members: recipe.reward_members() })
     }
 }

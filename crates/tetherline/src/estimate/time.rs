@@ -132,7 +132,7 @@ pub(super) fn of(
         None => {}
     }
     if let Some((reward, _)) = &models.reward {
-        scoring += clock.forward(reward, &scalars)?;
+        scoring += models.members as f64 * clock.forward(reward, &scalars)?;
     }
     let rollout = clock.decode(policy, &rows, ppo.samples_per_prompt)?;
     let mut trial = 0.0;

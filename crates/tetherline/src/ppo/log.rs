@@ -191,6 +191,10 @@ impl Ppo<'_> {
         for NamedScore { name, values } in &scored.parts {
             put(&format!("score/{name}"), sum(values) / rows as f64);
         }
+        let apart = self.scorer.disagreement();
+        if !apart.is_empty() {
+            put("reward/disagreement", sum(apart) / rows as f64);
+        }
         let fallbacks = self.scorer.fallbacks();
         for f in &fallbacks {
             put(&format!("fallback/{}", f.source), f.rows.len() as f64 / rows as f64);
@@ -219,9 +223,13 @@ impl Ppo<'_> {
         }));
         let samples = (0..rows.min(3))
             .map(|i| {
-                json!({"step": step, "prompt_id": r.prompts.ids[i], "domain": r.prompts.domains[i],
+                let mut sample = json!({"step": step, "prompt_id": r.prompts.ids[i], "domain": r.prompts.domains[i],
                     "prompt": r.prompts.texts[i], "response": r.texts[i], "score": scored.scores[i],
-                    "kl": sum(adv.kl.row(i)), "stop_reason": r.stop[i], "gold": golds[i]})
+                    "kl": sum(adv.kl.row(i)), "stop_reason": r.stop[i], "gold": golds[i]});
+                if let Some(apart) = apart.get(i) {
+                    sample["disagreement"] = json!(apart);
+                }
+                sample
             })
             .collect();
         // The gravest: without an update there are no trials, and a rollout that lets it happen is grave no more.

@@ -22,13 +22,21 @@ pub(super) fn resolve(table: &mut Table, base: &Path) {
     }
     if let Some(Value::Table(model)) = table.get_mut("model") {
         for key in MODEL {
-            if let Some(Value::String(text)) = model.get_mut(*key)
-                && text != "frontdesk"
-                && (text.starts_with('.') || base.join(&text).is_dir())
-            {
-                *text = absolute(base, text);
+            match model.get_mut(*key) {
+                Some(Value::Array(several)) => several.iter_mut().for_each(|one| resolve_model(one, base)),
+                Some(one) => resolve_model(one, base),
+                None => {}
             }
         }
+    }
+}
+
+fn resolve_model(value: &mut Value, base: &Path) {
+    if let Value::String(text) = value
+        && text != "frontdesk"
+        && (text.starts_with('.') || base.join(&text).is_dir())
+    {
+        *text = absolute(base, text);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every key has a default, so that a recipe says only what is special about it; the resolved recipe
 //! in the run directory says everything.
 
-use super::{AdapterSection, ChatSection};
+use super::{AdapterSection, ChatSection, RewardModels};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tetherline_core::{FieldError, LrSchedule};
@@ -18,9 +18,9 @@ pub struct ModelSection {
     /// The reference the KL is measured to; absent: the policy after SFT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// A reward-model directory or hub id; given, no reward model is trained.
+    /// A reward-model directory or hub id, or several as an ensemble; given, no reward model is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reward: Option<String>,
+    pub reward: Option<RewardModels>,
     /// A cost-model directory or hub id, for `[cost]`: a sequence-classification model whose score is a cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<String>,
@@ -189,10 +189,10 @@ impl ModelSection {
         let all = [
             ("model.policy", Some(&self.policy).filter(|text| !text.is_empty())),
             ("model.reference", self.reference.as_ref()),
-            ("model.reward", self.reward.as_ref()),
             ("model.cost", self.cost.as_ref()),
         ];
-        all.into_iter().filter_map(|(key, text)| Some((key, text?)))
+        let rewards = self.reward.iter().flat_map(|r| &r.0).map(|text| ("model.reward", text));
+        all.into_iter().filter_map(|(key, text)| Some((key, text?))).chain(rewards)
     }
 }
 

@@ -115,6 +115,15 @@ impl Recipe {
         self.reward.model_weight != 0.0
     }
 
+    /// How many reward models score.
+    pub fn reward_members(&self) -> usize {
+        match &self.model.reward {
+            _ if !self.uses_reward_model() => 0,
+            Some(given) => given.0.len(),
+            None => self.reward.ensemble.members,
+        }
+    }
+
     /// Whether a reward model is trained (rather than loaded, or not used).
     pub fn trains_reward_model(&self) -> bool {
         self.uses_reward_model() && self.model.reward.is_none()
@@ -124,6 +133,11 @@ impl Recipe {
         let model = &self.model;
         for (key, text) in model.named() {
             ModelSource::parse(text).map_err(|problem| FieldError::new(key, problem))?;
+        }
+        if model.reward.is_some() && self.reward.ensemble.members > 1 {
+            let problem = "says how many reward models to train, and model.reward names models that are trained; leave \
+                           one of them out";
+            return Err(FieldError::new("reward.ensemble.members", problem));
         }
         if let Some(adapter) = &model.adapter {
             adapter.validate().map_err(under("model.adapter"))?;

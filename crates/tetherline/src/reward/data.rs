@@ -61,7 +61,7 @@ fn order(a: u32, b: u32) -> f64 {
 }
 
 /// What a reward model is trained and tested on.
-pub(super) struct Preferences {
+pub(crate) struct Preferences {
     pub(super) train: Vec<Comparison>,
     pub(super) held_out: Vec<Comparison>,
     /// What length alone says of the training pairs, nats of log-odds per unit of ln(1 + tokens).
@@ -70,7 +70,7 @@ pub(super) struct Preferences {
 
 impl Preferences {
     /// Reads, splits and encodes the preferences of a recipe.
-    pub(super) fn load(
+    pub(crate) fn load(
         recipe: &Recipe,
         codec: &Codec,
         context: usize,
