@@ -72,16 +72,29 @@ impl CommandRule {
     /// # Errors
     /// [`RewardError::Command`], which says what the program did.
     pub fn run(&self, samples: &[TextSample<'_>]) -> Result<Vec<f64>, RewardError> {
-        if samples.is_empty() {
+        let request = |i: usize| {
+            let TextSample { prompt, response, domain, .. } = samples[i];
+            Request { prompt, response, domain }
+        };
+        self.ask(&(0..samples.len()).map(request).collect::<Vec<_>>())
+    }
+
+    /// The numbers that the program answers to these rows, one JSON object a line: what [`CommandRule::run`] does with
+    /// samples.
+    ///
+    /// # Errors
+    /// As [`CommandRule::run`].
+    pub fn ask<T: Serialize>(&self, rows: &[T]) -> Result<Vec<f64>, RewardError> {
+        if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let (status, stdout, stderr) = self.exchange(self.requests(samples)?)?;
+        let (status, stdout, stderr) = self.exchange(self.requests(rows)?)?;
         let fail = |problem: String| self.error(problem, &stderr);
         if !status.success() {
             return Err(fail(format!("failed: {status}")));
         }
         let text = String::from_utf8_lossy(&stdout);
-        let mut scores = Vec::with_capacity(samples.len());
+        let mut scores = Vec::with_capacity(rows.len());
         for (line, reply) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let at = format!("wrote `{}` on line {}", shorten(reply), line + 1);
             let score = parse_reply(reply)
@@ -91,8 +104,8 @@ impl CommandRule {
             }
             scores.push(score);
         }
-        if scores.len() != samples.len() {
-            let (got, expected) = (scores.len(), samples.len());
+        if scores.len() != rows.len() {
+            let (got, expected) = (scores.len(), rows.len());
             return Err(fail(format!(
                 "wrote {got} scores for {expected} samples; one line each is expected"
             )));
@@ -100,11 +113,10 @@ impl CommandRule {
         Ok(scores)
     }
 
-    fn requests(&self, samples: &[TextSample<'_>]) -> Result<Vec<u8>, RewardError> {
+    fn requests<T: Serialize>(&self, rows: &[T]) -> Result<Vec<u8>, RewardError> {
         let mut lines = Vec::new();
-        for s in samples {
-            let request = Request { prompt: s.prompt, response: s.response, domain: s.domain };
-            serde_json::to_writer(&mut lines, &request)
+        for row in rows {
+            serde_json::to_writer(&mut lines, row)
                 .map_err(|e| self.error(format!("was given a sample that is no JSON: {e}"), b""))?;
             lines.push(b'\n');
         }

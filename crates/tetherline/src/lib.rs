@@ -7,6 +7,7 @@
 mod card;
 pub mod checkpoint;
 pub mod codec;
+pub mod compare;
 pub mod control;
 mod error;
 pub mod estimate;
@@ -33,6 +34,7 @@ pub mod scoring;
 pub mod sft;
 pub mod sources;
 mod supervised;
+pub mod sweep;
 pub mod train;
 mod typed;
 

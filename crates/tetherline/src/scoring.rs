@@ -87,6 +87,12 @@ impl RewardModel {
         Ok(out.into_iter().map(|r| r.scalars[0]).collect())
     }
 
+    /// Normalised scores of samples.
+    pub(crate) fn scores(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<f32>, Error> {
+        let raw = self.raw_scores(engine, &self.sequences(samples)?)?;
+        Ok(raw.into_iter().map(|x| self.norm.apply(x)).collect())
+    }
+
     /// Token sequences of samples.
     fn sequences(&self, samples: &[TextSample<'_>]) -> Result<Vec<Vec<u32>>, Error> {
         samples
@@ -155,8 +161,8 @@ impl Scorer {
     pub fn score(&mut self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, Error> {
         let mut parts = Vec::new();
         if let Some((rm, weight)) = &self.reward {
-            let raw = rm.raw_scores(engine, &rm.sequences(samples)?)?;
-            let values = raw.into_iter().map(|x| (f64::from(rm.norm.apply(x)) * weight) as f32).collect();
+            let scores = rm.scores(engine, samples)?;
+            let values = scores.into_iter().map(|x| (f64::from(x) * weight) as f32).collect();
             parts.push(NamedScore { name: "reward_model".into(), values });
         }
         if !self.rules.is_empty() {
