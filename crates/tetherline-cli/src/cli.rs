@@ -1,5 +1,9 @@
 //! The names of commands and flags. They are a contract.
 
+mod compare;
+
+pub(crate) use compare::{CompareArgs, SweepArgs};
+
 use crate::exit_codes;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -57,6 +61,12 @@ pub(crate) enum Command {
     /// KL controllers for other trainers: decide, replay a log, simulate
     #[command(subcommand, after_help = CONTROL_HELP)]
     Kl(KlCommand),
+    /// Test policies against each other on the same prompts: win rate, score, gold
+    #[command(after_help = compare::COMPARE_HELP)]
+    Compare(CompareArgs),
+    /// Run a recipe under several regimes and draw reward against KL
+    #[command(after_help = compare::SWEEP_HELP)]
+    Sweep(SweepArgs),
     /// Write the report of a run again
     #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),
@@ -471,7 +481,10 @@ the controller in step with it; the newest 8 are kept:
       < {\"checkpoint\": 40}     after the trainer has saved one
       > {\"checkpoint\": 40, \"kept\": [20, 40]}
       < {\"rollback\": 40}       after the trainer has restored it
-      > {\"rollback\": 40, \"beta\": {\"all\": 0.23}}";
+      > {\"rollback\": 40, \"beta\": {\"all\": 0.23}}
+The verdict `halt` stays until someone has looked and says so:
+      < {\"release\": 57}
+      > {\"release\": 57, \"beta\": {\"all\": 0.23}}";
 
 const REPLAY_HELP: &str = "\
 Example:

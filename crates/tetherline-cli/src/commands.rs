@@ -1,5 +1,6 @@
 //! What each command does with its flags.
 
+mod compare;
 mod data;
 mod export;
 mod generate;
@@ -10,6 +11,7 @@ mod report;
 mod run;
 mod score;
 mod simulate;
+mod sweep;
 
 use crate::cli::{Cli, Command, DataCommand, KlCommand};
 use tetherline::Stages;
@@ -31,6 +33,8 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Kl(KlCommand::Control(args)) => kl::control(args),
         Command::Kl(KlCommand::Replay(args)) => kl::replayed(args),
         Command::Kl(KlCommand::Simulate(args)) => simulate::simulated(args),
+        Command::Compare(args) => compare::run(cli, args),
+        Command::Sweep(args) => sweep::run(cli, args),
         Command::Report(args) => report::run(args),
         Command::Init(args) => init::run(args),
     }
