@@ -1,6 +1,7 @@
 //! The names of commands and flags. They are a contract.
 
 mod analyse;
+mod compare;
 mod govern;
 
 use crate::exit_codes;
@@ -10,6 +11,7 @@ use std::sync::LazyLock;
 use tetherline::Device;
 
 pub(crate) use analyse::{DriftArgs, ExplainArgs, Judge, LabelArgs, ShowArgs};
+pub(crate) use compare::{CompareArgs, SweepArgs};
 pub(crate) use govern::*;
 
 /// Align language models under a KL controller.
@@ -87,6 +89,12 @@ pub(crate) enum Command {
     /// Which policy is in production, how it came there and from what
     #[command(subcommand, after_help = POLICY_HELP)]
     Policy(PolicyCommand),
+    /// Test policies against each other on the same prompts: win rate, score, gold
+    #[command(after_help = compare::COMPARE_HELP)]
+    Compare(CompareArgs),
+    /// Run a recipe under several regimes and draw reward against KL
+    #[command(after_help = compare::SWEEP_HELP)]
+    Sweep(SweepArgs),
     /// Write the report of a run again
     #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),
@@ -528,7 +536,10 @@ the controller in step with it; the newest 8 are kept:
       < {\"checkpoint\": 40}     after the trainer has saved one
       > {\"checkpoint\": 40, \"kept\": [20, 40]}
       < {\"rollback\": 40}       after the trainer has restored it
-      > {\"rollback\": 40, \"beta\": {\"all\": 0.23}}";
+      > {\"rollback\": 40, \"beta\": {\"all\": 0.23}}
+The verdict `halt` stays until someone has looked and says so:
+      < {\"release\": 57}
+      > {\"release\": 57, \"beta\": {\"all\": 0.23}}";
 
 const REPLAY_HELP: &str = "\
 Example:

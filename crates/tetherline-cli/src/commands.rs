@@ -1,6 +1,7 @@
 //! What each command does with its flags.
 
 mod audit;
+mod compare;
 mod data;
 mod drift;
 mod explain;
@@ -17,6 +18,7 @@ mod report;
 mod run;
 mod score;
 mod simulate;
+mod sweep;
 
 use crate::cli::{AuditCommand, Cli, Command, DataCommand, KlCommand};
 use tetherline::Stages;
@@ -47,6 +49,8 @@ pub(crate) fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Audit(AuditCommand::Verify(args)) => audit::verify(args),
         Command::Audit(AuditCommand::Replay(args)) => audit::replay(args),
         Command::Policy(command) => policy::run(command),
+        Command::Compare(args) => compare::run(cli, args),
+        Command::Sweep(args) => sweep::run(cli, args),
         Command::Report(args) => report::run(args),
         Command::Init(args) => init::run(args),
     }

@@ -48,6 +48,8 @@ fn every_command_teaches_with_an_example() {
         &[],
         &["run"],
         &["plan"],
+        &["compare"],
+        &["sweep"],
         &["sft"],
         &["reward"],
         &["ppo"],

@@ -135,11 +135,7 @@ impl Frontier {
         let mut out = String::new();
         let cell = |p: Option<Point>| p.map_or_else(|| "-".to_owned(), |p| interval(p.mean, p.ci, false));
         let cut = |text: &str| text.chars().take(width).collect::<String>();
-        let _ = writeln!(
-            out,
-            "{:<width$}  {:<21} {:<20} {:<20}",
-            "regime", "KL, nats/seq [95%]", "gold", "score"
-        );
+        let _ = writeln!(out, "{:<width$}  {:<21} {:<20} score", "regime", "KL, nats/seq [95%]", "gold");
         for (i, regime) in self.regimes.iter().enumerate() {
             let (kl, gold, score) = (cell(regime.kl), cell(regime.gold), cell(regime.score));
             let _ = writeln!(out, "{:<width$}  {kl:<21} {gold:<20} {score}", cut(&regime.name));

@@ -81,14 +81,34 @@ impl CommandRule {
         if samples.is_empty() {
             return Ok(Vec::new());
         }
-        let mut answers = self.answers(samples)?;
+        let requests: Vec<Request<'_>> = samples
+            .iter()
+            .map(|s| Request { prompt: s.prompt, response: s.response, domain: s.domain })
+            .collect();
+        let mut answers = self.answers(&requests)?;
         answers.scores.resize(samples.len(), None);
         self.settled.settle(&self.config.name, self.config.on_failure, answers)
     }
 
+    /// The numbers that the program answers to these rows, one JSON object a line: what [`CommandRule::run`] does with
+    /// samples, with no stand-in for a number that does not come.
+    ///
+    /// # Errors
+    /// As [`CommandRule::run`].
+    pub fn ask<T: Serialize>(&self, rows: &[T]) -> Result<Vec<f64>, RewardError> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Answers { scores, why } = self.answers(rows)?;
+        match why {
+            Some(why) => Err(why),
+            None => Ok(scores.into_iter().flatten().collect()),
+        }
+    }
+
     /// The scores that came, and why no more did.
-    fn answers(&self, samples: &[TextSample<'_>]) -> Result<Answers, RewardError> {
-        let Exchange { ended, stdout, stderr } = self.exchange(self.requests(samples)?)?;
+    fn answers<T: Serialize>(&self, rows: &[T]) -> Result<Answers, RewardError> {
+        let Exchange { ended, stdout, stderr } = self.exchange(self.requests(rows)?)?;
         let fail = |problem: String| self.error(problem, &stderr);
         let mut why = match ended {
             Ok(status) if status.success() => None,
@@ -101,7 +121,7 @@ impl CommandRule {
             Some(_) => &stdout[..stdout.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1)],
         };
         let text = String::from_utf8_lossy(whole);
-        let mut scores = Vec::with_capacity(samples.len());
+        let mut scores = Vec::with_capacity(rows.len());
         for (line, reply) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let at = format!("wrote `{}` on line {}", shorten(reply, 80), line + 1);
             let score = match parse_reply(reply) {
@@ -112,7 +132,7 @@ impl CommandRule {
             scores.push(score.as_ref().ok().copied());
             why = why.or(score.err().map(fail));
         }
-        let (got, expected) = (scores.len(), samples.len());
+        let (got, expected) = (scores.len(), rows.len());
         if got > expected {
             // Which line belongs to which sample cannot be told.
             scores.clear();
@@ -124,11 +144,10 @@ impl CommandRule {
         Ok(Answers { scores, why })
     }
 
-    fn requests(&self, samples: &[TextSample<'_>]) -> Result<Vec<u8>, RewardError> {
+    fn requests<T: Serialize>(&self, rows: &[T]) -> Result<Vec<u8>, RewardError> {
         let mut lines = Vec::new();
-        for s in samples {
-            let request = Request { prompt: s.prompt, response: s.response, domain: s.domain };
-            serde_json::to_writer(&mut lines, &request)
+        for row in rows {
+            serde_json::to_writer(&mut lines, row)
                 .map_err(|e| self.error(format!("was given a sample that is no JSON: {e}"), b""))?;
             lines.push(b'\n');
         }

@@ -6,7 +6,7 @@ use crate::rows::{encode_prompts, full_rows, lm_rows, samples};
 use crate::scoring::Scorer;
 use crate::{Error, sources};
 use tetherline_core::seeds::Purpose;
-use tetherline_core::{Event, Observer, PromptBatch, PromptRef, Stage, StopReason};
+use tetherline_core::{Event, NamedScore, Observer, PromptBatch, PromptRef, Rollout, Stage, StopReason};
 use tetherline_eval::ResponseRecord;
 use tetherline_models::{Engine, Model};
 use tetherline_rollout::{SamplingConfig, StreamName, generate};
@@ -34,6 +34,13 @@ pub fn prompts(
     Ok(out)
 }
 
+/// Responses, what was measured on each, and the parts of their scores.
+pub(crate) struct Responses {
+    pub(crate) records: Vec<ResponseRecord>,
+    pub(crate) parts: Vec<NamedScore>,
+    pub(crate) rollout: Rollout,
+}
+
 /// Samples a response to every prompt and measures it. Baseline and aligned policy use the same streams.
 ///
 /// # Errors
@@ -47,6 +54,19 @@ pub fn evaluate(
     engine: &Engine,
     prompts: PromptBatch,
 ) -> Result<Vec<ResponseRecord>, Error> {
+    Ok(respond(recipe, policy, reference, codec, scorer, engine, prompts)?.records)
+}
+
+/// As [`evaluate`], with what the records leave out.
+pub(crate) fn respond(
+    recipe: &Recipe,
+    policy: &Model,
+    reference: &Model,
+    codec: &Codec,
+    scorer: &mut Scorer,
+    engine: &Engine,
+    prompts: PromptBatch,
+) -> Result<Responses, Error> {
     let sampling = SamplingConfig { temperature: recipe.eval.temperature, ..recipe.sampling.clone() };
     let name = StreamName { seed: recipe.seed, purpose: Purpose::Eval, step: 1 };
     let fail = Error::stage(Stage::Eval);
@@ -57,7 +77,7 @@ pub fn evaluate(
         .map_err(Error::stage(Stage::Eval))?;
     let parts = scorer.score(engine, &samples(&r))?;
     let sum = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>();
-    Ok((0..r.responses.len())
+    let records = (0..r.responses.len())
         .map(|i| ResponseRecord {
             prompt_id: r.prompts.ids[i],
             domain: r.prompts.domains[i].clone(),
@@ -73,7 +93,8 @@ pub fn evaluate(
             refused: tetherline_frontdesk::is_refusal(&r.texts[i]),
             unsafe_prompt: r.prompts.domains[i] == "unsafe",
         })
-        .collect())
+        .collect();
+    Ok(Responses { records, parts, rollout: r })
 }
 
 /// Tells the observer that a part of the evaluation is done.

@@ -8,6 +8,7 @@ pub mod audit;
 mod card;
 pub mod checkpoint;
 pub mod codec;
+pub mod compare;
 pub mod control;
 pub mod dpo;
 pub mod drift;
@@ -41,6 +42,7 @@ pub mod scoring;
 pub mod sft;
 pub mod sources;
 mod supervised;
+pub mod sweep;
 pub mod train;
 mod typed;
 

@@ -91,7 +91,7 @@ impl RewardModel {
     }
 
     /// Normalised scores of samples.
-    fn normalised(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<f32>, Error> {
+    pub(crate) fn scores(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<f32>, Error> {
         let raw = self.raw_scores(engine, &self.sequences(samples)?)?;
         Ok(raw.into_iter().map(|x| self.norm.apply(x)).collect())
     }
@@ -198,10 +198,10 @@ impl Scorer {
     pub fn score(&mut self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, Error> {
         let mut parts = Vec::new();
         if let Some((rm, weight)) = &self.reward {
-            let mut scores = rm.normalised(engine, samples)?;
+            let mut scores = rm.scores(engine, samples)?;
             self.disagreement.clear();
             if !self.others.is_empty() {
-                let others = self.others.iter().map(|m| m.normalised(engine, samples));
+                let others = self.others.iter().map(|m| m.scores(engine, samples));
                 let others = others.collect::<Result<Vec<_>, _>>()?;
                 for (i, score) in scores.iter_mut().enumerate() {
                     let all: Vec<f32> = std::iter::once(*score).chain(others.iter().map(|o| o[i])).collect();

@@ -63,7 +63,7 @@ fn dry_run(recipe: &Recipe, stages: Stages, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say_how_to_resume(checkpoint: Option<&Path>, out: &Path) {
+pub(super) fn say_how_to_resume(checkpoint: Option<&Path>, out: &Path) {
     if let Some(path) = checkpoint {
         output::line(&format!("the state is saved in {}", path.display()));
     }

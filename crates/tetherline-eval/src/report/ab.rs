@@ -85,11 +85,11 @@ fn numbers(result: &AbResult) -> String {
             table("numbers wide", "Differences", &head, &rows)
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<p class=\"note\">Who wins: {}; ties count ½. <b>Always valid</b>: intervals at {} % and p-values that hold whenever \
          one stops. <b>Bootstrap</b>: 95 % over prompts, for a number of prompts fixed beforehand. Holm corrects over every \
-         metric and candidate on this page.</p>\n",
+         metric and candidate on this page.</p>",
         escape(&result.judge),
         num(100.0 * (1.0 - result.alpha))
     );
