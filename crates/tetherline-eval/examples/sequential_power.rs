@@ -6,6 +6,7 @@
 //!
 //! Each run looks after every prompt from the 20th to the 1 000th. "Peeking" is the ordinary two-sided z-test at the same
 //! looks, which is not meant for that; "fixed" looks once, at the end. α is 0.05.
+#![expect(clippy::print_stdout, reason = "an example that prints a table")]
 
 use tetherline_core::seeds::{Purpose, Stream, stream};
 use tetherline_eval::ab::FIRST_LOOK;

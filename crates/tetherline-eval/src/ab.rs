@@ -131,7 +131,7 @@ pub struct AbResult {
     pub candidates: Vec<Candidate>,
 }
 
-/// Prompts before the first decision: what the prior on effects and the normality of means need.
+/// Prompts before the first decision; one on scores needs [`crate::sequential::SETTLED`].
 pub const FIRST_LOOK: usize = 20;
 
 /// A comparison under way.

@@ -14,8 +14,8 @@
 //!   This is the t-test's Bayes factor of Gönen, Johnson, Lu & Westfall (2005, *Am. Stat.* 59, 252–257); that it is an
 //!   e-process for every σ at once is Pérez-Ortiz, Lardy, de Heide & Grünwald (2024, *Ann. Stat.* 52, 1410–1432). For many
 //!   prompts it is the mixture SPRT of Robbins (1970) as used by Johari, Koomen, Pekelis & Walsh (2022, *Oper. Res.* 70,
-//!   1806–1821) with the variance estimated. Exact for normal differences, nearly so for others (`docs/compare.md` has
-//!   simulations).
+//!   1806–1821) with the variance estimated. Exact for normal differences. For others it leans on the central limit theorem,
+//!   so nothing counts before [`SETTLED`] differences (`docs/compare.md` has simulations).
 //! - [`BoundedMean`], for numbers in 0..=1 (wins, ties ½): betting. For each λ of a grid the capital Π (1 + λ·(x_i − m)) is a
 //!   non-negative martingale if the mean is m; E is their average (Waudby-Smith & Ramdas 2024, *J. R. Stat. Soc. B* 86, 1–27,
 //!   "discretised Kelly"). Exact for every distribution in 0..=1.
@@ -24,6 +24,9 @@ use std::collections::BTreeMap;
 
 /// Standard deviation of the prior on μ/σ: effects of about a fifth of a standard deviation are looked for.
 pub const EFFECT: f64 = 0.2;
+
+/// Differences before the t-test may reject: fewer of a skewed kind do not have the t distribution that it assumes.
+pub const SETTLED: usize = 50;
 
 /// The anytime-valid t-test of H₀: μ = 0.
 #[derive(Clone, Debug)]
@@ -48,7 +51,9 @@ impl TTest {
         let before = x - self.mean;
         self.mean += before / self.n;
         self.squares += before * (x - self.mean);
-        self.best = self.best.max(self.log_e());
+        if self.n() >= SETTLED {
+            self.best = self.best.max(self.log_e());
+        }
     }
 
     /// Differences seen.
@@ -68,14 +73,14 @@ impl TTest {
         0.5 * self.n * ratio.ln() - 0.5 * spread.ln()
     }
 
-    /// The always-valid p-value.
+    /// The always-valid p-value: of the looks from [`SETTLED`] differences on.
     pub fn p(&self) -> f64 {
         (-self.best).exp().min(1.0)
     }
 
-    /// The 1 − α confidence sequence for μ at this look; `None` while it is the whole line.
+    /// The 1 − α confidence sequence for μ at this look; `None` while it is the whole line, or said nothing of by [`SETTLED`].
     pub fn interval(&self, alpha: f64) -> Option<(f64, f64)> {
-        if self.n < 2.0 {
+        if self.n() < SETTLED {
             return None;
         }
         // E(μ) = 1/α solved for u = n(x̄ − μ)²/SS.

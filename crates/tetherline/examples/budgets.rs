@@ -12,6 +12,7 @@
 //!   of 64; and a text does not show who wrote it, so a user's budget cannot differ much from what the domains' budgets make of
 //!   that user's prompts.
 //! - `tiny`: `fixtures/models/tiny-llama` under a keyword rule, in a minute or two. Domain and user both show in the prompt.
+#![expect(clippy::print_stdout, reason = "an example that prints a table")]
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
