@@ -48,7 +48,7 @@ impl Observer for StopAt {
     }
 }
 
-/// Everything a run left but its checkpoints and its lock.
+/// Everything a run left but its checkpoints, its lock and its audit, which says that it was interrupted.
 fn contents(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut out = BTreeMap::new();
     let mut todo = vec![root.to_owned()];
@@ -57,7 +57,7 @@ fn contents(root: &Path) -> BTreeMap<String, Vec<u8>> {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
             match name.as_str() {
-                "checkpoints" | ".lock" => {}
+                "checkpoints" | ".lock" | "audit.jsonl" => {}
                 _ if path.is_dir() => todo.push(path),
                 _ => drop(out.insert(name, std::fs::read(&path).unwrap())),
             }
