@@ -138,7 +138,10 @@ impl HttpRule {
             return Ok(text);
         }
         let again = status.as_u16() == 429 || status.is_server_error();
-        Err(Failed { problem: format!("answered with status {status}: {}", shorten(&text, 120)), again })
+        Err(Failed {
+            problem: format!("answered with status {}: {}", status.as_u16(), shorten(&text, 120)),
+            again,
+        })
     }
 
     #[cfg(not(feature = "http"))]
