@@ -3,6 +3,7 @@
 //! PostgreSQL is found (`initdb` and `pg_ctl` on the path or where Debian puts them), started for the test in a directory of
 //! its own on a Unix socket, and stopped. Where it is not, or the feature `postgres` is off, its tests are skipped by name.
 #![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
+#![expect(clippy::print_stdout, reason = "a skipped test says so, and a child that waits to be killed")]
 
 #[path = "all/checks.rs"]
 mod checks;
