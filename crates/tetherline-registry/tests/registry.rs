@@ -7,7 +7,7 @@
 
 #[path = "all/checks.rs"]
 mod checks;
-#[cfg(feature = "postgres")]
+#[cfg(all(feature = "postgres", unix))]
 #[path = "all/server.rs"]
 mod server;
 
@@ -20,7 +20,7 @@ fn on_sqlite() {
 }
 
 #[test]
-#[cfg(feature = "postgres")]
+#[cfg(all(feature = "postgres", unix))]
 fn on_postgres() {
     match server::Server::start() {
         Ok(server) => run("postgres", &mut |name| server.database(name)),
@@ -29,9 +29,9 @@ fn on_postgres() {
 }
 
 #[test]
-#[cfg(not(feature = "postgres"))]
+#[cfg(not(all(feature = "postgres", unix)))]
 fn on_postgres() {
-    skip("built without the feature `postgres`");
+    skip("built without the feature `postgres`, or on a system without Unix sockets");
 }
 
 fn skip(why: &str) {
