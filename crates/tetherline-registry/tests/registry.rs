@@ -3,10 +3,11 @@
 //! PostgreSQL is found (`initdb` and `pg_ctl` on the path or where Debian puts them), started for the test in a directory of
 //! its own on a Unix socket, and stopped. Where it is not, or the feature `postgres` is off, its tests are skipped by name.
 #![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
+#![expect(clippy::print_stdout, reason = "a skipped test says so, and a child that waits to be killed")]
 
 #[path = "all/checks.rs"]
 mod checks;
-#[cfg(feature = "postgres")]
+#[cfg(all(feature = "postgres", unix))]
 #[path = "all/server.rs"]
 mod server;
 
@@ -19,7 +20,7 @@ fn on_sqlite() {
 }
 
 #[test]
-#[cfg(feature = "postgres")]
+#[cfg(all(feature = "postgres", unix))]
 fn on_postgres() {
     match server::Server::start() {
         Ok(server) => run("postgres", &mut |name| server.database(name)),
@@ -28,9 +29,9 @@ fn on_postgres() {
 }
 
 #[test]
-#[cfg(not(feature = "postgres"))]
+#[cfg(not(all(feature = "postgres", unix)))]
 fn on_postgres() {
-    skip("built without the feature `postgres`");
+    skip("built without the feature `postgres`, or on a system without Unix sockets");
 }
 
 fn skip(why: &str) {

@@ -87,13 +87,13 @@ pub(crate) fn evaluated(run: &RunDir, file: &Path) -> Result<(), Error> {
 }
 
 /// The end of a process that ends by itself, well or not.
-pub(crate) fn ended(run: &RunDir, outcome: Result<(), &Error>) -> Result<(), Error> {
-    let (word, step) = match outcome {
-        Ok(()) => ("done", None),
-        Err(Error::Halted { step, .. }) => ("halted", Some(*step)),
-        Err(Error::NotFinite { step, .. }) => ("not_finite", Some(*step)),
-        Err(Error::Interrupted { step, .. }) => ("interrupted", Some(*step)),
-        Err(_) => ("failed", None),
+pub(crate) fn ended(run: &RunDir, failed: Option<&Error>) -> Result<(), Error> {
+    let (word, step) = match failed {
+        None => ("done", None),
+        Some(Error::Halted { step, .. }) => ("halted", Some(*step)),
+        Some(Error::NotFinite { step, .. }) => ("not_finite", Some(*step)),
+        Some(Error::Interrupted { step, .. }) => ("interrupted", Some(*step)),
+        Some(_) => ("failed", None),
     };
     let mut hashes = BTreeMap::new();
     for name in LOGS {

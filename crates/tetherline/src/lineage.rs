@@ -20,7 +20,7 @@ use crate::recipe::{ModelSource, Recipe};
 use crate::report::EVALUATION;
 use crate::run_dir::RunDir;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tetherline_audit::{dir_sha256, file_sha256, sha256};
 
 /// One thing, known by its contents.
@@ -201,7 +201,7 @@ fn add_models(out: &mut Lineage, recipe: &Recipe, run: usize) -> Result<(), Erro
     Ok(())
 }
 
-fn of_dir(kind: &'static str, dir: &PathBuf) -> Result<Known, Error> {
+fn of_dir(kind: &'static str, dir: &Path) -> Result<Known, Error> {
     if !dir.is_dir() {
         return Ok(named(kind, "gone", &absolute(dir)));
     }

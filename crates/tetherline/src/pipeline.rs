@@ -52,7 +52,7 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
     audit::started(&run.dir, recipe)?;
     let outcome = run.stages(&mut summary, observer);
     // What ended the run matters more than that its end could not be recorded.
-    let recorded = audit::ended(&run.dir, outcome.as_ref().map(|()| ()));
+    let recorded = audit::ended(&run.dir, outcome.as_ref().err());
     outcome?;
     recorded?;
     Ok(summary)

@@ -27,7 +27,7 @@ pub(super) fn count(x: f64) -> String {
 
 impl Rule {
     fn text(self, limit: Option<f64>) -> String {
-        let limit = limit.map_or_else(|| "none".to_owned(), |l| short(l));
+        let limit = limit.map_or_else(|| "none".to_owned(), short);
         match self {
             Rule::Max => format!("≤ {limit}"),
             Rule::Min => format!("≥ {limit}"),
@@ -57,8 +57,8 @@ impl GateReport {
         let bound = format!("{} % bound", short(100.0 * self.confidence).trim_end_matches(".0"));
         let _ = writeln!(
             text,
-            "{:<30}{:>14}{:>14}{:>16}{:>15}  {}",
-            "gate", "candidate", "baseline", bound, "limit", "verdict"
+            "{:<30}{:>14}{:>14}{:>16}{:>15}  verdict",
+            "gate", "candidate", "baseline", bound, "limit"
         );
         let _ = writeln!(text, "{}", "─".repeat(WIDTH));
         for check in &self.checks {
