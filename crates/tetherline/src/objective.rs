@@ -177,8 +177,9 @@ fn policy(out: &mut Text, recipe: &Recipe) {
     match &recipe.cost {
         None => out.row("A_t =", &advantage(ppo)),
         Some(cost) => {
-            out.row("A_t =", "(A_R − λ·A_C)/(1 + λ), whitened together and not apart");
-            out.row("A_R =", &advantage(ppo));
+            let whitened = if ppo.whitens() { "; then to mean 0 and variance 1 over the batch" } else { "" };
+            out.row("A_t =", &format!("(A_R − λ·A_C)/(1 + λ){whitened}"));
+            out.row("A_R =", &advantage(&PpoConfig { whiten_advantages: Some(false), ..ppo.clone() }));
             out.row("A_C =", "the same of costs over their own critic, which pays +β·l_t");
             let m = cost.multiplier;
             let how = if m.lr == 0.0 {

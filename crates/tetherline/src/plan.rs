@@ -63,7 +63,7 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
             "{} loss, β = {}, {} of {} over {}",
             dpo.loss,
             dpo.beta,
-            dpo.steps.map_or_else(|| format!("{} epochs", dpo.epochs), |n| format!("{n} steps")),
+            dpo.steps.map_or_else(|| format!("{} epoch(s)", dpo.epochs), |n| format!("{n} steps")),
             dpo.batch_size,
             named(pairs, "pairs")
         );
