@@ -111,7 +111,7 @@ fn updates(e: &Explanation, rows: usize) -> String {
 }
 
 fn decisions(d: &Decisions, rows: usize) -> String {
-    let mut out = format!("\ncontroller {}", one_line(&d.law));
+    let mut out = format!("\ncontroller {}", cut(&one_line(&d.law), 40));
     if let Some(target) = d.target_nats {
         let _ = write!(out, ", target {} nats per sequence", interval(target, None, false));
     }
@@ -141,7 +141,7 @@ fn decisions(d: &Decisions, rows: usize) -> String {
     let _ = writeln!(
         out,
         "  verdicts: {}",
-        if counts.is_empty() { "none logged".into() } else { one_line(&counts.join(", ")) }
+        if counts.is_empty() { "none logged".into() } else { cut(&one_line(&counts.join(", ")), 80) }
     );
     for line in d.lines.iter().take(rows) {
         let kl = line.kl_nats.map_or_else(String::new, |kl| format!(" (KL {})", interval(kl, None, false)));
