@@ -356,7 +356,8 @@ impl Run<'_> {
     fn reference_name(&self) -> String {
         let name = match &self.recipe.model.reference {
             Some(text) => text.clone(),
-            None if self.recipe.runs_sft() => self.sft_dir().display().to_string(),
+            // Relative: two runs of one recipe leave the same bytes, wherever they are.
+            None if self.recipe.runs_sft() => return "../sft".to_owned(),
             None => self.recipe.model.policy.clone(),
         };
         let dir = Path::new(&name);

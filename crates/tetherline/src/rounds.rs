@@ -39,7 +39,7 @@ pub struct DriftLedger {
 /// The reference of the first round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstReference {
-    /// A directory, a hub id or `frontdesk`.
+    /// A directory, a hub id or `frontdesk`; `../sft`, seen from the ledger, where the run fine-tuned it itself.
     pub model: String,
     /// Hash of its weights (FNV-1a over their bits, hexadecimal).
     pub hash: String,
@@ -83,7 +83,12 @@ impl DriftLedger {
     pub fn of(files: &ModelFiles) -> Result<Option<Self>, Error> {
         let what = || format!("{FILE} in {}", files.root().display());
         let Some(json) = files.json(FILE).map_err(|e| Error::input(what(), e))? else { return Ok(None) };
-        serde_json::from_value(json).map(Some).map_err(|e| Error::input(what(), e))
+        let mut ledger: Self = serde_json::from_value(json).map_err(|e| Error::input(what(), e))?;
+        // Of the run that left it: seen from here.
+        if ledger.first.model.starts_with("../") {
+            ledger.first.model = files.root().join(&ledger.first.model).display().to_string();
+        }
+        Ok(Some(ledger))
     }
 
     /// KL spent by all rounds, nats per sequence.
