@@ -4,7 +4,8 @@
 //! the goldens of Python transformers, every stage, a whole run, a run killed in the middle of PPO and
 //! continued bit for bit, a disk that fills up; the same with LoRA, whose base must not change. Then what a
 //! user can get wrong, each of which must end in a clear error, and the loading path from a hub, served on the
-//! loopback interface; what `tether plan` predicts beside what runs take (`--only plan`). And a short run of one model per
+//! loopback interface; every command of `docs/tour.md` (`--only tour`); what `tether plan` predicts beside what runs take
+//! (`--only plan`). And a short run of one model per
 //! architecture (`--only architectures`).
 //!
 //! Nothing here links the crates under test: what is checked is the command line's contract.
@@ -26,6 +27,7 @@ mod plan;
 mod safetensors;
 mod stages;
 mod tether;
+mod tour;
 mod world;
 
 use crate::process;
@@ -101,6 +103,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let first = models.iter().find(|m| !m.is_reward).context("fixtures/models has no language model")?;
     bad_input::check(&mut checks, &Tether::new(&exe, &work.join("bad-input"))?, first)?;
     hub::check(&mut checks, &Tether::new(&exe, &work.join("hub"))?, first)?;
+    tour::check(&mut checks, &Tether::new(&exe, &work.join("tour"))?);
     plan::check(&mut checks, &Tether::new(&exe, &work.join("plan"))?);
     architectures::check(&mut checks, &Tether::new(&exe, &work.join("architectures"))?);
     if options.hub {

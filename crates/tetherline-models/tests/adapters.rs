@@ -418,19 +418,22 @@ fn an_adapter_on_the_head_of_gpt_neox_has_the_name_that_peft_gives_it() {
     let path = dir.path().join("adapter_model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let rename = |to: &str, extra: bool| {
+    let rename = |to: &str, extra: Option<&str>| {
         let mut tensors: Vec<_> =
             file.tensors().into_iter().map(|(n, view)| (n.replace("lm_head", to), view)).collect();
-        if extra {
+        if let Some(name) = extra {
             let view = tensors[0].1.clone();
-            tensors.push(("base_model.model.lm_head.weight".to_owned(), view));
+            tensors.push((format!("base_model.model.lm_head.{name}"), view));
         }
         std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
     };
-    rename("embed_out", false);
+    rename("embed_out", None);
+    assert_eq!(again(LM).unwrap().trained(), model.trained());
+    // peft writes the frozen weight of an adapted head beside it.
+    rename("lm_head", Some("base_layer.weight"));
     assert_eq!(again(LM).unwrap().trained(), model.trained());
     // A whole head beside the adapter would change the model: it is not left out in silence.
-    rename("lm_head", true);
+    rename("lm_head", Some("weight"));
     let error = again(LM).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("lm_head.weight"), "{error}");
 }

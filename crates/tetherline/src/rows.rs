@@ -162,6 +162,7 @@ mod tests {
                 user: "",
                 text: "",
                 messages,
+                answer: "",
             });
         }
         let rows = |first: [f32; 3], second: [f32; 2]| {

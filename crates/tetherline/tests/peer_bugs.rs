@@ -11,7 +11,7 @@ use tetherline_ppo::{
     WhitenVariance, advantages, gae_row, group_advantages, kl_term, policy_loss_row, score_rollout,
     shape_row, whiten,
 };
-use tetherline_reward::pair_loss;
+use tetherline_reward::{PairTarget, pair_loss};
 
 fn kl(step: u64, n: u64, kl: f64) -> KlObservation {
     KlObservation::rollout(step, vec![DomainKl::new(ALL, NatsPerSequence(kl), 1.0, n)])
@@ -198,7 +198,9 @@ fn a_constant_length_divides_by_the_sequences_too() {
 #[test]
 fn nothing_that_was_given_is_dropped() {
     assert_eq!(shape_row(&[0.5], None, -0.1, 0.0, false), [0.05]);
-    assert!((pair_loss(1.0, 0.0, 2.0, 0.0).loss - pair_loss(-1.0, 0.0, 0.0, 0.0).loss).abs() < 1e-12);
+    let margin = PairTarget { margin: 2.0, ..PairTarget::default() };
+    let without = pair_loss(-1.0, 0.0, &PairTarget::default()).loss;
+    assert!((pair_loss(1.0, 0.0, &margin).loss - without).abs() < 1e-12);
 }
 
 /// TRL's `policy/approxkl_avg` and `val/ratio` are means over pads too, and INVALID_LOGPROB = 1 at pads made

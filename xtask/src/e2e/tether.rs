@@ -179,7 +179,7 @@ impl Outcome {
         Ok(())
     }
 
-    fn panicked(&self) -> bool {
+    pub(super) fn panicked(&self) -> bool {
         self.text.contains("panicked at")
     }
 }

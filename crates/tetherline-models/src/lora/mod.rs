@@ -72,8 +72,8 @@ impl LoraConfig {
     /// The same with each module as transformers 5 calls it.
     #[must_use]
     pub(crate) fn with_modules(self) -> Self {
-        let exclude_modules = self.exclude_modules.map(TargetModules::as_modules);
-        Self { target_modules: self.target_modules.as_modules(), exclude_modules, ..self }
+        let exclude_modules = self.exclude_modules.map(TargetModules::into_modules);
+        Self { target_modules: self.target_modules.into_modules(), exclude_modules, ..self }
     }
 
     /// Rank and factor of a module.

@@ -233,8 +233,9 @@ pub(crate) fn read_weights(
             missing.retain(|s| s.name != slot.name);
             return Ok(Some((slot, slot.offset - frozen)));
         }
-        // A head that this model was not asked for.
-        if short == SCORE || (short.starts_with("lm_head.") && !has_head) {
+        // A head that this model was not asked for; of one with an adapter peft saves the frozen weight too.
+        let of_base = short == "lm_head.base_layer.weight";
+        if short == SCORE || of_base || (short.starts_with("lm_head.") && !has_head) {
             return Ok(None);
         }
         let (name, shape) = (name.to_owned(), shape.to_vec());

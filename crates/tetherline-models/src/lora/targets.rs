@@ -18,7 +18,7 @@ pub enum TargetModules {
 impl TargetModules {
     /// The same with each module as transformers 5 calls it: GPT-NeoX's head was `embed_out` before.
     #[must_use]
-    pub(crate) fn as_modules(self) -> Self {
+    pub(crate) fn into_modules(self) -> Self {
         match self {
             Self::Names(names) => Self::Names(names.iter().map(|n| super::module(n).to_owned()).collect()),
             other => other,

@@ -511,7 +511,7 @@ pub(crate) fn observed(
     scored: &tetherline_core::ScoredRollout,
     groups: &[Vec<String>],
 ) -> Vec<tetherline_kl::DomainKl> {
-    observe::observe(1, scored, groups).domains
+    observe::observe(1, scored, groups, false).domains
 }
 
 fn not_finite(step: u64) -> impl Fn(PpoError) -> Error {

@@ -59,6 +59,7 @@ fn rollout(golden: &serde_json::Value) -> Rollout {
             user: "",
             text: "",
             messages: &[],
+            answer: "",
         });
         responses.push(row[5..5 + length].to_vec());
     }
