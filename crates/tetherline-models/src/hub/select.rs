@@ -179,9 +179,10 @@ mod tests {
             "model.safetensors",
         ];
         assert_eq!(choose(all).unwrap().files, want);
-        let sharded =
-            choose("config.json tokenizer.json model.safetensors.index.json model.safetensors").unwrap();
+        let sharded = choose("config.json tokenizer.json model.safetensors.index.json").unwrap();
         assert_eq!((sharded.index, sharded.files.len()), (Some(INDEX), 3));
+        let left_over = choose("config.json tokenizer.json model.safetensors.index.json model.safetensors");
+        assert_eq!(left_over.unwrap().files, ["config.json", "tokenizer.json", "model.safetensors"]);
         let both = choose("config.json tokenizer.json model.safetensors adapter_config.json").unwrap();
         assert_eq!(both.files, ["config.json", "tokenizer.json", "model.safetensors"]);
         let adapter = choose("adapter_config.json adapter_model.safetensors README.md").unwrap();

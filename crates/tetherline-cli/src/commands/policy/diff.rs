@@ -103,9 +103,9 @@ mod tests {
             out
         };
         let mut text = String::new();
-        let a = side(r#"{"seed": 1, "ppo": {"lr": 1e-5, "steps": 3}, "sft": null}"#);
-        section(&mut text, "recipe", &a, &side(r#"{"seed": 1, "ppo": {"lr": 2e-5}, "kl": [1]}"#));
-        assert_eq!(text, "\n\nrecipe\n  kl: - → [1]\n  ppo.lr: 1e-5 → 2e-5\n  ppo.steps: 3 → -");
+        let a = side(r#"{"seed": 1, "ppo": {"lr": 0.5, "steps": 3}, "sft": null}"#);
+        section(&mut text, "recipe", &a, &side(r#"{"seed": 1, "ppo": {"lr": 0.25}, "kl": [1]}"#));
+        assert_eq!(text, "\n\nrecipe\n  kl: - → [1]\n  ppo.lr: 0.5 → 0.25\n  ppo.steps: 3 → -");
         text.clear();
         section(&mut text, "recipe", &a, &a);
         assert_eq!(text, "\n\nrecipe: the same");
