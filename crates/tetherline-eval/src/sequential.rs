@@ -1,6 +1,6 @@
 //! Tests that may be looked at after every prompt, and stopped at any look.
 //!
-//! Both keep an *e-process* E₁, E₂, …: under the null hypothesis a non-negative process with E[E_τ] ≤ 1 at every stopping
+//! Both keep an *e-process* E₁, E₂, …: under the null hypothesis a non-negative process with E\[E_τ\] ≤ 1 at every stopping
 //! time τ, so that P(ever E_n ≥ 1/α) ≤ α (Ville 1939). `p` = 1 / max E is then a p-value that is valid at every look, and
 //! the parameters that are not rejected at level α form a *confidence sequence*: an interval that covers at all looks at once.
 //!

@@ -2,7 +2,7 @@
 //!
 //! Every prompt is answered by every policy from the stream (seed, evaluation, prompt, sample), scored by one scorer, and
 //! judged against the answer of the first policy; [`tetherline_eval::ab`] tests while the answers come in and says when to
-//! stop. Prompts come in an order of their own (a file may be sorted), [`LOOK`] at a time.
+//! stop. Prompts come in an order of their own (a file may be sorted), `LOOK` at a time.
 //!
 //! What the policies are compared on (prompts, reward, reference, sampling, seed) is a recipe's: one that is given, else that
 //! of the first run directory named. Its reward model is trained by that run where the recipe trains one, and its reference
