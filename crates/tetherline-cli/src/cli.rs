@@ -441,7 +441,7 @@ Examples:
       The same for a program.
 
 Reads config.json, the tokenizer and the data, but no weights. Speed is measured here,
-for about two seconds, on a small random decoder of like width: it is that of the machine
+for some seconds, on a small random decoder of like width: it is that of the machine
 as busy as it is now.";
 
 const EXPLAIN_CONFIG_HELP: &str = "\
