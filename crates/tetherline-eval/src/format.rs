@@ -68,7 +68,7 @@ pub(crate) fn interval_with(decimals: usize, mean: f64, ci: Option<(f64, f64)>, 
 }
 
 /// `mean [low, high]`, or the mean alone.
-pub(crate) fn interval(mean: f64, ci: Option<(f64, f64)>, plus: bool) -> String {
+pub fn interval(mean: f64, ci: Option<(f64, f64)>, plus: bool) -> String {
     interval_with(interval_decimals(mean, ci), mean, ci, plus)
 }
 

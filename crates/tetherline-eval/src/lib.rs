@@ -32,6 +32,7 @@ pub use bootstrap::Change;
 pub use comparison::{Changes, Comparison};
 pub use error::EvalError;
 pub use estimate::Estimate;
+pub use format::interval;
 pub use evaluation::{Evaluation, ResponseRecord, Summary, by_domain};
 pub use share::Share;
 pub use sparkline::sparkline;
