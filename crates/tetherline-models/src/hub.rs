@@ -1,7 +1,7 @@
 //! Models from the Hugging Face Hub. The only code that touches the network.
 //!
-//! The client is hf-hub, with its cache, its locks and its resuming of partial files. Around it stand what it
-//! lacks: the revision is resolved to a commit once, so that all files are of one commit; only the files that are
+//! The client is hf-hub, with its cache. Around it stands what it
+//! lacks: the token goes to no other host that a file is redirected to; the revision is resolved to a commit once, so that all files are of one commit; only the files that are
 //! needed are fetched; names and headers from the server are checked before they become paths; sizes and hashes are compared;
 //! what may pass (429, 5xx, a broken connection) is tried again; a server that falls silent is given up.
 //! The cache is the one of Python's `huggingface_hub`, in both directions.
@@ -10,6 +10,7 @@ mod client;
 mod hash;
 mod select;
 mod settings;
+mod transfer;
 
 use crate::error::{ModelError, Result};
 use client::{Client, Trouble};

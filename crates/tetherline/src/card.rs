@@ -34,6 +34,24 @@ pub(crate) fn text(recipe: &Recipe, run: &RunDir) -> Result<String, Error> {
     Ok(write(recipe, &facts))
 }
 
+/// The card of an adapter's weights folded into its base: what the adapter's own card says, and that it was merged.
+pub(crate) fn merged(adapter: Option<&str>, base: &str, classifier: bool) -> String {
+    let local = Path::new(base).is_dir();
+    let note = format!(
+        "\n## Merged\n\nThese are plain weights: an adapter was folded into those of its base, `{}`, by Tetherline {} \
+         (W + s·B·A). No peft is needed to load them.\n",
+        if local { last(Path::new(base)) } else { base.to_owned() },
+        env!("CARGO_PKG_VERSION")
+    );
+    if let Some(card) = adapter {
+        let card = card.replacen("library_name: peft\n", "library_name: transformers\n", 1);
+        return format!("{}\n{note}", card.trim_end());
+    }
+    let of_hub = if local { String::new() } else { format!("base_model: {base}\n") };
+    let task = if classifier { "text-classification" } else { "text-generation" };
+    format!("---\nlibrary_name: transformers\n{of_hub}pipeline_tag: {task}\ntags:\n- tetherline\n---\n{note}")
+}
+
 /// What the card tells besides the recipe.
 struct Facts {
     /// Key of the recipe → hash.

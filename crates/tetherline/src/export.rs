@@ -3,7 +3,7 @@
 use crate::checkpoint::save_dir;
 use crate::ppo::POLICY_HEADS;
 use crate::scoring::{NORM_FILE, REWARD_HEADS};
-use crate::{Error, sources};
+use crate::{Error, card, sources};
 use std::path::PathBuf;
 use tetherline_models::{Heads, Model, ModelConfig, ModelFiles, SaveType};
 
@@ -29,8 +29,8 @@ pub struct ExportSummary {
     pub base: String,
 }
 
-/// Writes the merged model as a Hugging Face directory, with tokenizer and, where the adapter has them beside it,
-/// value head and reward normalisation.
+/// Writes the merged model as a Hugging Face directory, with tokenizer, model card and, where the adapter has them
+/// beside it, value head and reward normalisation.
 ///
 /// # Errors
 /// [`Error::Input`] where there is no adapter, its base cannot be opened, or `out` is there already.
@@ -53,12 +53,15 @@ pub fn export(options: &ExportOptions) -> Result<ExportSummary, Error> {
     let merged = model.merged();
     let dtype = if options.bf16 { SaveType::Bf16 } else { SaveType::F32 };
     let norm = files.read(NORM_FILE).map_err(|e| input(e.into()))?;
+    let before = files.read(card::CARD).map_err(|e| input(e.into()))?;
+    let before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let card = card::merged(before.as_deref(), name, config.sequence_classification);
     save_dir(&options.out, |dir| {
         merged.save(dir, dtype)?;
         if let Some(norm) = &norm {
             std::fs::write(dir.join(NORM_FILE), norm)?;
         }
-        Ok(())
+        Ok(std::fs::write(dir.join(card::CARD), card)?)
     })?;
     Ok(ExportSummary {
         parameters: merged.n_params(),

@@ -1,18 +1,21 @@
 //! hf-hub with a watch on silent servers, further attempts, and errors in plain words.
 
+use super::transfer::Transfer;
 use super::{Download, Settings, hash, select, size, tell};
-use hf_hub::api::Progress;
 use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 /// Why something could not be had.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// The server answered with this status.
-    Status(u16),
+    /// The server answered with this status, and may have said how long to wait.
+    Status { code: u16, wait: Option<Duration> },
     /// There is no connection, or it broke.
     Unreachable(String),
     /// The server was silent for too long.
@@ -29,7 +32,7 @@ impl Trouble {
     /// Whether another attempt may help.
     fn passes(&self) -> bool {
         match self {
-            Self::Status(code) => matches!(code, 408 | 429 | 500..=599),
+            Self::Status { code, .. } => matches!(code, 408 | 429 | 500..=599),
             Self::Unreachable(_) | Self::Size { .. } => true,
             // A part from before may have been damaged; what has just come whole would come again as it is.
             Self::Hash { resumed, .. } => *resumed,
@@ -42,27 +45,26 @@ impl From<ApiError> for Trouble {
     fn from(e: ApiError) -> Self {
         match e {
             ApiError::RequestError(inner) => match *inner {
-                ureq::Error::StatusCode(code) => Self::Status(code),
+                ureq::Error::StatusCode(code) => Self::Status { code, wait: None },
                 other => Self::Unreachable(other.to_string()),
             },
-            // The body is read with std::io: a connection that breaks there looks like this.
-            ApiError::IoError(e) if e.raw_os_error().is_none_or(|_| connection(&e)) => {
-                Self::Unreachable(e.to_string())
-            }
-            ApiError::LockAcquisition(path) => Self::Other(format!(
-                "another process is fetching it (it holds {}); wait for it, and try again",
-                path.display()
-            )),
-            ApiError::MissingHeader(name) | ApiError::InvalidHeader(name) => Self::Other(format!(
-                "the server does not answer as a hub does (header {name}); check HF_ENDPOINT"
-            )),
             other => Self::Other(other.to_string()),
         }
     }
 }
 
-fn connection(e: &std::io::Error) -> bool {
-    use std::io::ErrorKind as K;
+impl From<io::Error> for Trouble {
+    /// Of reading a body and writing it: a connection that breaks there has no number of the system, or one of those.
+    fn from(e: io::Error) -> Self {
+        if e.raw_os_error().is_none_or(|_| connection(&e)) {
+            return Self::Unreachable(e.to_string());
+        }
+        Self::Other(e.to_string())
+    }
+}
+
+fn connection(e: &io::Error) -> bool {
+    use io::ErrorKind as K;
     matches!(
         e.kind(),
         K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::TimedOut | K::UnexpectedEof
@@ -71,29 +73,16 @@ fn connection(e: &std::io::Error) -> bool {
 
 /// A sign of life of a request in its own thread, or its outcome.
 enum Beat<T> {
-    Start(u64),
+    Start { bytes: u64, have: u64 },
     Bytes(u64),
     Done(Result<T, Trouble>),
-}
-
-/// Sends every read of a download to the thread that waits for it.
-struct Beats<T>(Sender<Beat<T>>);
-
-impl<T> Progress for Beats<T> {
-    fn init(&mut self, size: usize, _: &str) {
-        // Nobody listens any more after a silence; the download ends with the process.
-        let _ = self.0.send(Beat::Start(size as u64));
-    }
-    fn update(&mut self, bytes: usize) {
-        let _ = self.0.send(Beat::Bytes(bytes as u64));
-    }
-    fn finish(&mut self) {}
 }
 
 /// One repository at one revision.
 pub(super) struct Client<'a> {
     settings: &'a Settings,
     api: Api,
+    transfer: Transfer,
     cache: Cache,
     name: &'a str,
     revision: &'a str,
@@ -108,7 +97,8 @@ impl<'a> Client<'a> {
             .with_progress(false)
             .build()
             .map_err(|e| e.to_string())?;
-        Ok(Self { settings, api, cache, name, revision })
+        let transfer = Transfer::new(settings.token.clone());
+        Ok(Self { settings, api, transfer, cache, name, revision })
     }
 
     fn repo(&self, revision: &str) -> Repo {
@@ -139,29 +129,18 @@ impl<'a> Client<'a> {
     fn watched<T: Send + 'static>(
         &self,
         file: &str,
-        have: u64,
-        run: impl FnOnce(Beats<T>) -> Result<T, Trouble> + Send + 'static,
+        run: impl FnOnce(&Sender<Beat<T>>) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T, Trouble> {
         let (send, receive) = mpsc::channel();
-        let beats = Beats(send.clone());
         std::thread::spawn(move || {
-            let _ = send.send(Beat::Done(run(beats)));
+            let outcome = run(&send);
+            // Nobody listens any more after a silence; the request ends with the process.
+            let _ = send.send(Beat::Done(outcome));
         });
-        // hf-hub says how much there is from before as its first bytes.
-        let mut skip = have;
         loop {
             match receive.recv_timeout(self.settings.silence) {
-                Ok(Beat::Start(bytes)) if skip == have => {
-                    tell(Download::Start { file, bytes, have });
-                }
-                Ok(Beat::Start(_)) => {}
-                Ok(Beat::Bytes(n)) => {
-                    let old = skip.min(n);
-                    skip -= old;
-                    if n > old {
-                        tell(Download::Advance(n - old));
-                    }
-                }
+                Ok(Beat::Start { bytes, have }) => tell(Download::Start { file, bytes, have }),
+                Ok(Beat::Bytes(n)) => tell(Download::Advance(n)),
                 Ok(Beat::Done(outcome)) => return outcome,
                 Err(RecvTimeoutError::Timeout) => return Err(Trouble::Silent),
                 Err(RecvTimeoutError::Disconnected) => {
@@ -171,7 +150,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Tries again while that may help, with growing pauses.
+    /// Tries again while that may help, with growing pauses, or those that the server asks for.
     fn patiently<T>(
         &self,
         passes: impl Fn(&Trouble) -> bool,
@@ -181,9 +160,11 @@ impl<'a> Client<'a> {
         for n in 1.. {
             match attempt() {
                 Err(trouble) if passes(&trouble) && n < self.settings.attempts => {
-                    let note = format!("{}; trying again in {pause:?}", self.explain(&trouble, None));
+                    let wait =
+                        if let Trouble::Status { wait: Some(wait), .. } = trouble { wait } else { pause };
+                    let note = format!("{}; trying again in {wait:?}", self.explain(&trouble, None));
                     tell(Download::Note(&self.settings.redact(&note)));
-                    std::thread::sleep(pause);
+                    std::thread::sleep(wait);
                     pause *= 2;
                 }
                 outcome => return outcome,
@@ -198,7 +179,7 @@ impl<'a> Client<'a> {
         let passes = |t: &Trouble| t.passes() && !matches!(t, Trouble::Unreachable(_));
         self.patiently(passes, || {
             let (api, repo) = (self.api.clone(), self.repo(self.revision));
-            self.watched("", 0, move |_| Ok(api.repo(repo).info()?))
+            self.watched("", move |_| Ok(api.repo(repo).info()?))
         })
     }
 
@@ -212,49 +193,59 @@ impl<'a> Client<'a> {
     }
 
     fn download(&self, commit: &str, file: &str) -> Result<(), Trouble> {
-        let repo = self.repo(commit);
-        let url = self.api.repo(repo.clone()).url(file);
-        let api = self.api.clone();
-        let meta = self.watched(file, 0, move |_: Beats<_>| Ok(api.metadata(&url)?))?;
+        let url = self.api.repo(self.repo(commit)).url(file);
+        let (transfer, address) = (self.transfer.clone(), url.clone());
+        let meta = self.watched(file, move |_| transfer.metadata(&address))?;
         // Both become paths.
-        select::etag(meta.etag()).map_err(Trouble::Other)?;
-        if meta.commit_hash() != commit {
-            let other = meta.commit_hash();
+        select::etag(&meta.etag).map_err(Trouble::Other)?;
+        if meta.commit != commit {
+            let other = &meta.commit;
             return Err(Trouble::Other(format!(
                 "the server sent it of commit {other:?} instead of {commit}"
             )));
         }
-        let (blob, expected) = (self.cache.repo(repo.clone()).blob_path(meta.etag()), meta.size() as u64);
-        let part = blob.with_extension("part");
-        let have = size(&part);
-        // hf-hub asks for what is behind the end of a part, which is an error where nothing is.
-        if have >= expected && have > 0 {
-            let keep = if have == expected { expected - 1 } else { 0 };
-            let cut = std::fs::OpenOptions::new().write(true).open(&part).and_then(|f| f.set_len(keep));
-            cut.map_err(|e| Trouble::Other(format!("{}: {e}", part.display())))?;
+        let (path, expected) = (self.snapshot(commit).join(file), meta.size);
+        let blob = self.cache.repo(self.repo(commit)).blob_path(&meta.etag);
+        let in_cache =
+            |e: io::Error| Trouble::Other(format!("cannot write to the cache, {}: {e}", blob.display()));
+        for folder in [&blob, &path].into_iter().filter_map(|p| p.parent()) {
+            std::fs::create_dir_all(folder).map_err(in_cache)?;
         }
-        let (api, name, have) = (self.api.clone(), file.to_owned(), size(&part));
-        let path = self
-            .watched(file, have, move |beats| Ok(api.repo(repo).download_with_progress(&name, beats)?))?;
+        let _lock = lock(&blob)?;
+        let part = blob.with_extension("part");
+        let mut have = size(&part);
+        if have > expected {
+            std::fs::remove_file(&part).map_err(in_cache)?;
+            have = 0;
+        }
+        let mut to = OpenOptions::new().create(true).append(true).open(&part).map_err(in_cache)?;
+        if have < expected {
+            let transfer = self.transfer.clone();
+            self.watched(file, move |beats| {
+                let mut begun = false;
+                transfer.fetch(&url, &mut to, |n| {
+                    let beat = if begun { Beat::Bytes(n) } else { Beat::Start { bytes: expected, have: n } };
+                    begun = true;
+                    let _ = beats.send(beat);
+                })
+            })?;
+        }
         let wrong = |trouble| {
-            for file in [&path, &blob] {
-                let _ = std::fs::remove_file(file);
-            }
+            let _ = std::fs::remove_file(&part);
             Err(trouble)
         };
-        let got = size(&path);
+        let got = size(&part);
         if got != expected {
-            // A connection may end early without an error, and a server may ignore where to resume.
+            // A connection may end early without an error.
             return wrong(Trouble::Size { got, expected });
         }
-        match hash::mismatch(&path, select::strong(meta.etag())) {
+        match hash::mismatch(&part, select::strong(&meta.etag)) {
             Ok(None) => {}
-            Ok(Some(got)) => {
-                let expected = meta.etag().to_owned();
-                return wrong(Trouble::Hash { got, expected, resumed: have > 0 });
-            }
+            Ok(Some(got)) => return wrong(Trouble::Hash { got, expected: meta.etag, resumed: have > 0 }),
             Err(e) => return wrong(Trouble::Other(format!("cannot read what came: {e}"))),
         }
+        std::fs::rename(&part, &blob).map_err(in_cache)?;
+        point(&path, &blob, file).map_err(in_cache)?;
         tell(Download::End);
         Ok(())
     }
@@ -264,30 +255,34 @@ impl<'a> Client<'a> {
         let page = format!("{}/{}", self.settings.endpoint, self.name);
         let token = self.settings.token.is_some();
         match trouble {
-            Trouble::Status(401) if token => format!(
+            Trouble::Status { code: 401, .. } if token => format!(
                 "401: the hub does not accept the token (HF_TOKEN, or its file): it is wrong, expired, or may not \
                  read {page}"
             ),
-            Trouble::Status(401) => {
+            Trouble::Status { code: 401, .. } => {
                 "401: the repository is private or gated, or does not exist; set HF_TOKEN to a \
                                      token that may read it"
                     .into()
             }
-            Trouble::Status(403) => format!(
+            Trouble::Status { code: 403, .. } => format!(
                 "403: access is gated: accept its conditions at {page} and {}",
                 if token { "check that the token may read it" } else { "set HF_TOKEN to your token" }
             ),
-            Trouble::Status(404) if file.is_some() => {
+            Trouble::Status { code: 404, .. } if file.is_some() => {
                 "404: the repository lists this file but does not have it; try again later".into()
             }
-            Trouble::Status(404) if self.revision != "main" => format!(
+            Trouble::Status { code: 404, .. } if self.revision != "main" => format!(
                 "404: no such repository, or it has no revision {:?}; check the id at {page}",
                 self.revision
             ),
-            Trouble::Status(404) => format!("404: no such repository; check the id at {page}"),
-            Trouble::Status(429) => "429: the hub asks to slow down; wait a minute and try again".into(),
-            Trouble::Status(code @ 500..=599) => format!("{code}: the hub has a problem; try again later"),
-            Trouble::Status(code) => format!("HTTP status {code}"),
+            Trouble::Status { code: 404, .. } => format!("404: no such repository; check the id at {page}"),
+            Trouble::Status { code: 429, .. } => {
+                "429: the hub asks to slow down; wait a minute and try again".into()
+            }
+            Trouble::Status { code: code @ 500..=599, .. } => {
+                format!("{code}: the hub has a problem; try again later")
+            }
+            Trouble::Status { code, .. } => format!("HTTP status {code}"),
             Trouble::Unreachable(why) => format!(
                 "the connection to {} failed ({why}); check the network, HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to \
                  use the cache",
@@ -309,5 +304,38 @@ impl<'a> Client<'a> {
             ),
             Trouble::Other(why) => why.clone(),
         }
+    }
+}
+
+/// Keeps other processes from fetching the same content at once, as hf-hub does.
+fn lock(blob: &Path) -> Result<File, Trouble> {
+    let path = blob.with_extension("lock");
+    let file = File::create(&path).map_err(|e| Trouble::Other(format!("{}: {e}", path.display())))?;
+    file.try_lock().map_err(|_| {
+        Trouble::Other(format!(
+            "another process is fetching it (it holds {}); wait for it, and try again",
+            path.display()
+        ))
+    })?;
+    Ok(file)
+}
+
+/// Puts the name of a file, a link to its content, into the snapshot.
+fn point(path: &Path, blob: &Path, file: &str) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let _ = std::fs::remove_file(path);
+    #[cfg(unix)]
+    {
+        // Out of the folders that the name has, the commit's and `snapshots`.
+        let up = "../".repeat(file.split('/').count() + 1);
+        let name = blob.file_name().unwrap_or_default();
+        std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(name), path)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        std::fs::rename(blob, path)
     }
 }

@@ -143,6 +143,54 @@ fn the_token_is_sent_and_never_shown() {
 }
 
 #[test]
+fn the_token_stays_with_the_hub() {
+    // Large storage does not know the hub's token; here it has a hub's paths, but its own tag and no commit.
+    let bare = |r: &Request| r.token.is_some().then_some(Fault::Status(400));
+    let storage = Server::start(files(), bare);
+    // Another host, as the client sees it.
+    let address = storage.endpoint.replace("127.0.0.1", "localhost");
+    let hub = Server::start(files(), move |r: &Request| match r.path.strip_suffix(WEIGHTS) {
+        _ if r.token.as_deref() != Some("hf_secret") => Some(Fault::Status(401)),
+        Some(_) => Some(Fault::Elsewhere(format!("{address}/a/model/resolve/main/{WEIGHTS}"))),
+        None => None,
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let settings = Settings { token: Some("hf_secret".into()), ..settings(&hub, cache.path()) };
+    let dir = fetch_with("a/model", &settings).unwrap();
+    assert_eq!(std::fs::read(dir.join(WEIGHTS)).unwrap(), files()[WEIGHTS]);
+    assert_eq!(storage.requests().len(), 2, "size and content");
+    assert!(storage.requests().iter().all(|r| r.token.is_none()), "{:?}", storage.requests());
+    // A path on the same host is the hub's own: a repository that was renamed.
+    let renamed =
+        Server::start(files(), |r: &Request| match r.path.strip_suffix(&format!("main/{WEIGHTS}")) {
+            _ if r.token.as_deref() != Some("hf_secret") => Some(Fault::Status(401)),
+            _ => r
+                .path
+                .strip_suffix(&format!("{COMMIT}/{WEIGHTS}"))
+                .map(|p| Fault::Elsewhere(format!("{p}main/{WEIGHTS}"))),
+        });
+    let cache = tempfile::tempdir().unwrap();
+    fetch_with("a/model", &Settings { endpoint: renamed.endpoint, cache: cache.path().into(), ..settings })
+        .unwrap();
+}
+
+#[test]
+fn a_redirect_that_never_ends_is_given_up() {
+    let (_, outcome) = one(|r| r.path.ends_with(WEIGHTS).then(|| Fault::Elsewhere(r.path.clone())));
+    assert!(outcome.unwrap_err().contains("redirected more than 10 times"));
+}
+
+#[test]
+fn a_server_that_says_when_to_come_back_is_believed() {
+    let began = Instant::now();
+    let (server, outcome) = one(first(1, weights, Fault::Later(1)));
+    outcome.unwrap();
+    assert_eq!(server.downloads(WEIGHTS).len(), 2);
+    // The pause of these settings is ten milliseconds.
+    assert!(began.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
 fn what_passes_is_waited_for() {
     for code in [429, 500, 503] {
         let (server, outcome) = one(first(2, weights, Fault::Status(code)));
@@ -190,7 +238,7 @@ fn a_body_that_is_too_short_or_too_long_is_no_file() {
         _ => None,
     });
     outcome.unwrap();
-    assert_eq!(server.downloads(WEIGHTS)[2].range.unwrap().0, 0, "it begins anew");
+    assert_eq!(server.downloads(WEIGHTS).len(), 2, "what came anew is whole");
 }
 
 #[test]

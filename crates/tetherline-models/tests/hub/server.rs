@@ -27,6 +27,10 @@ pub(crate) enum Fault {
     Flip(usize),
     /// Another header in place of the right one.
     Header(&'static str, String),
+    /// The file is at this address, as is one in large storage.
+    Elsewhere(String),
+    /// The status 429 and when to come back, in seconds.
+    Later(u64),
 }
 
 /// A request: method, path, first byte asked for, token.
@@ -93,6 +97,11 @@ fn serve(
         write!(stream, "HTTP/1.1 {code} No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}").ok()?;
         return Some(());
     }
+    if let Some(Fault::Later(seconds)) = fault {
+        let head = "HTTP/1.1 429 No\r\nContent-Length: 0\r\nConnection: close";
+        write!(stream, "{head}\r\nRetry-After: {seconds}\r\n\r\n").ok()?;
+        return Some(());
+    }
     let path = request.path.trim_start_matches('/');
     let revision = |r: &str| ["main", "v1", COMMIT].contains(&r);
     if let Some(r) = path.strip_prefix("api/models/a/model/revision/").filter(|r| revision(r)) {
@@ -114,6 +123,10 @@ fn serve(
     if let Some(Fault::Header(name, value)) = &fault {
         headers.retain(|(n, _)| n != name);
         headers.push((name, value.clone()));
+    }
+    if let Some(Fault::Elsewhere(address)) = &fault {
+        headers.push(("Location", address.clone()));
+        return send(stream, "302 Found", &headers, b"", 0, None);
     }
     let no_range = matches!(fault, Some(Fault::NoRange));
     let Some((first, last)) = request.range.filter(|_| !no_range) else {
