@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use tetherline::{Recipe, RunOptions, Stages, run};
-use tetherline_core::{BoxError, Metrics, Silent};
+use tetherline_core::{BoxError, Metrics, Silent, Stage};
 
 /// A run: its name, which is its directory too, a recipe, and what it changes there.
 #[derive(Clone)]
@@ -68,15 +68,26 @@ pub(crate) fn run_all(jobs: &[Job], out: &Path, parallel: usize) -> Result<Vec<V
 }
 
 fn one(job: &Job, out: &Path) -> Result<(), BoxError> {
+    stages(job, &job.dir(out), Stages::All)
+}
+
+/// One stage of a recipe in `dir`, for others to start from; nothing where it is done.
+///
+/// # Errors
+/// If it fails.
+pub(crate) fn stage(job: &Job, dir: &Path, stage: Stage) -> Result<(), BoxError> {
+    stages(job, dir, Stages::Only(stage))
+}
+
+fn stages(job: &Job, dir: &Path, stages: Stages) -> Result<(), BoxError> {
     let recipe = Recipe::load(&job.recipe, &job.sets)?;
-    let dir = job.dir(out);
     let options = RunOptions {
         resume: dir.join("config.toml").is_file(),
         after_halt: false,
-        stages: Stages::All,
+        stages,
         threads: 1,
         clock: || 0.0,
-        out: dir,
+        out: dir.to_owned(),
     };
     run(&recipe, &options, &mut Silent)?;
     Ok(())
