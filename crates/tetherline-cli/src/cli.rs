@@ -128,6 +128,10 @@ pub(crate) struct RunArgs {
     /// Check everything cheap, print the plan and the resolved recipe, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// Register the policy in the end, as `tether policy add` does [default: $TETHER_REGISTRY, else not at all]
+    #[arg(long, value_name = "URL")]
+    pub(crate) registry: Option<String>,
 }
 
 /// A recipe to plan.

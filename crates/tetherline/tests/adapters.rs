@@ -123,7 +123,10 @@ fn an_exported_adapter_says_what_the_adapter_says() {
     assert!(done.adapter > 0 && done.parameters > done.adapter);
     assert!(export(&options).unwrap_err().to_string().contains("there already"));
     let card = String::from_utf8(read(&merged.join("README.md"))).unwrap();
-    assert!(card.contains("library_name: transformers") && card.contains("those of its base, `frontdesk`"), "{card}");
+    assert!(
+        card.contains("library_name: transformers") && card.contains("those of its base, `frontdesk`"),
+        "{card}"
+    );
     let prompts = dir.path().join("p.jsonl");
     std::fs::write(&prompts, "{\"prompt\": \"Where is my order?\"}\n{\"prompt\": \"Hello\"}\n").unwrap();
     let (a, b) = (dir.path().join("a.jsonl"), dir.path().join("b.jsonl"));

@@ -58,7 +58,15 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
         if whole.join("metrics.jsonl").exists() {
             bail!("--dry-run ran");
         }
-        tether.ok(&args!["run", recipe, "--out", whole])?;
+        // A registry that cannot be opened stops a run before it begins.
+        let wrong = tether.path("no/such/folder/runs.db");
+        tether.run(&args!["run", recipe, "--out", whole, "--registry", wrong])?.expect_error(&["runs.db"])?;
+        let (as_ann, registry) = (tether.with_env(&[("USER", "ann".into())]), tether.path("runs.db"));
+        as_ann.ok(&args!["run", recipe, "--out", whole, "--registry", registry])?;
+        let listed = as_ann.ok(&args!["policy", "list", "--registry", registry, "--json"])?;
+        if listed.matches("\"candidate\"").count() != 1 {
+            bail!("the run did not register itself: {listed}");
+        }
         expect_metrics(&whole)?;
         for file in ["config.toml", "control.jsonl", "samples.jsonl", "report.html"] {
             expect_content(&whole.join(file))?;

@@ -94,6 +94,9 @@ pub(crate) enum PolicyCommand {
     Audit(RegistryAuditArgs),
 }
 
+/// The line of a policy where none is named.
+pub(crate) const LINE: &str = "default";
+
 /// Which registry, and who acts.
 #[derive(Debug, Args)]
 pub(crate) struct RegistryArgs {
@@ -101,7 +104,7 @@ pub(crate) struct RegistryArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) registry: Option<String>,
     /// The line: each has one policy in production
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = LINE)]
     pub(crate) line: String,
     /// Who does it [default: the user's name]
     #[arg(long, value_name = "NAME")]

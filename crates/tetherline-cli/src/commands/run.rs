@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Instant;
 use tetherline::{Error, Recipe, RunOptions, Stages};
+use tetherline_core::Stage;
 
 pub(crate) fn run(cli: &Cli, args: &RunArgs, stages: Stages) -> anyhow::Result<()> {
     let mut recipe = Recipe::load(&args.recipe, &args.sets)?;
@@ -18,6 +19,13 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, stages: Stages) -> anyhow::Result<(
         return dry_run(&recipe, stages, &out);
     }
     recipe.check(stages)?;
+    // Of the stages that leave a policy.
+    let registry = match stages {
+        Stages::All | Stages::Only(Stage::Ppo | Stage::Dpo) => {
+            super::policy::for_a_run(args.registry.as_deref())?
+        }
+        Stages::Only(_) => None,
+    };
     interrupt::install();
     let options = RunOptions {
         out: out.clone(),
@@ -41,6 +49,9 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, stages: Stages) -> anyhow::Result<(
             }
             if let Some(report) = &summary.report {
                 output::result(&format!("report: {}", report.display()));
+            }
+            if let Some(registry) = &registry {
+                super::policy::register_run(&out, registry)?;
             }
             Ok(())
         }

@@ -5,9 +5,10 @@ mod diff;
 mod promote;
 mod show;
 
-use crate::cli::{PolicyCommand, RegistryArgs};
+use crate::cli::{LINE, PolicyCommand, RegistryArgs};
 use crate::exit_codes::{InputError, Refused, UsageError};
 use crate::output;
+use anyhow::Context as _;
 use std::path::Path;
 use tetherline::lineage::{Known, Lineage};
 use tetherline_registry::{
@@ -85,9 +86,32 @@ pub(crate) fn run(command: &PolicyCommand) -> anyhow::Result<()> {
     }
 }
 
+/// The registry of this shell.
+fn from_environment() -> Option<String> {
+    std::env::var("TETHER_REGISTRY").ok().filter(|url| !url.is_empty())
+}
+
+/// Where a run is registered when it has finished: `registry`, else `TETHER_REGISTRY`. That it can be is found out before.
+pub(super) fn for_a_run(registry: Option<&str>) -> anyhow::Result<Option<RegistryArgs>> {
+    let Some(url) = registry.map(str::to_owned).or_else(from_environment) else { return Ok(None) };
+    let args = RegistryArgs { registry: Some(url), line: LINE.to_owned(), by: None };
+    open(&args)?;
+    actor(&args, None)?;
+    Ok(Some(args))
+}
+
+/// Registers the policy of a finished run.
+pub(super) fn register_run(run: &Path, args: &RegistryArgs) -> anyhow::Result<()> {
+    let done = open(args).and_then(|mut registry| add(&mut registry, run, None, args));
+    let told = done.with_context(|| {
+        format!("the run is finished, but not registered; to do so: tether policy add {}", run.display())
+    })?;
+    output::result(&told);
+    Ok(())
+}
+
 /// Opens the registry that the arguments, else `TETHER_REGISTRY`, name.
 fn open(args: &RegistryArgs) -> anyhow::Result<Registry> {
-    let from_environment = || std::env::var("TETHER_REGISTRY").ok().filter(|url| !url.is_empty());
     let url = args.registry.clone().or_else(from_environment).unwrap_or_else(|| DEFAULT.to_owned());
     Registry::open(&url).map_err(told)
 }
@@ -96,7 +120,8 @@ fn open(args: &RegistryArgs) -> anyhow::Result<Registry> {
 fn actor(args: &RegistryArgs, approve_as: Option<&str>) -> anyhow::Result<Actor> {
     let user = || ["USER", "USERNAME", "LOGNAME"].iter().find_map(|key| std::env::var(key).ok());
     let who = approve_as.map(str::to_owned).or_else(|| args.by.clone()).or_else(user).unwrap_or_default();
-    Actor::new(&who, &clock::now()).map_err(|_| UsageError("say who you are: --by NAME".to_owned()).into())
+    Actor::new(&who, &clock::now())
+        .map_err(|_| UsageError("say who you are: --by NAME, or set USER".to_owned()).into())
 }
 
 fn find(registry: &mut Registry, text: &str, args: &RegistryArgs) -> anyhow::Result<Listed> {
