@@ -26,7 +26,7 @@ mod report;
 mod support;
 
 use pool::Answers;
-use ppo::{ARMS, Arm, FIRST};
+use ppo::{ARMS, Arm, BATCH, FIRST};
 use proxies::Cell;
 use report::{Measured, Run, Shown};
 use serde_json::Value;
@@ -62,7 +62,7 @@ pub(crate) struct Size {
 const PPO_SEEDS: u64 = 3;
 
 const FULL: Size =
-    Size { prompts: 48, answers: 256, train_prompts: 256, shown: 2000, steps: 40, tokens: 64, block: 2 };
+    Size { prompts: 48, answers: 256, train_prompts: 256, shown: 2000, steps: 50, tokens: 64, block: 5 };
 const QUICK: Size =
     Size { prompts: 3, answers: 16, train_prompts: 4, shown: 64, steps: 4, tokens: 24, block: 1 };
 
@@ -146,7 +146,7 @@ fn write(
 fn how(size: Size, pool: &[Answers]) -> String {
     format!(
         "Best-of-n from {} answers to each of {} held-out prompts, {:.0} % of them different for their prompt. PPO for {} steps \
-         of 64 answers; a point is the mean of {} steps. Intervals are 95 %, Student's t over seeds; *gain* is gold above that \
+         of {BATCH} answers; a point is the mean of {} steps. Intervals are 95 %, Student's t over seeds; *gain* is gold above that \
          of the reference; α and β of a form are fitted per seed, R² is the range over seeds.",
         size.answers,
         size.prompts,

@@ -89,6 +89,7 @@ impl Arm {
             .set("model.reward", format!("[{}]", models.join(", ")))
             .set("kl", format!("{{ fixed = {{ init = {:?} }} }}", self.beta))
             .set("ppo.steps", size.steps)
+            .set("ppo.batch_size", BATCH)
             .set("ppo.lr", LR)
             .set("sampling.max_new_tokens", size.tokens);
         match self.combine {
@@ -110,6 +111,9 @@ pub(crate) fn steps(run: &Path) -> Result<Option<Vec<Point>>, BoxError> {
     let point = |i: usize| Point { kl: kl[i], proxy: proxy[i], gold: gold[i], length: length[i] };
     Ok(Some((0..log.len()).map(point).collect()))
 }
+
+/// Answers per step, half of the recipe's: the time of a run is what limits the number of arms and seeds.
+pub(crate) const BATCH: usize = 32;
 
 /// Below the recipe's rate, so that a run has more points on its way up, and constant.
 const LR: f64 = 3e-4;

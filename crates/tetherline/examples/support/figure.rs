@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 460.0;
-const HEIGHT: f64 = 300.0;
+const HEIGHT: f64 = 312.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 30.0;
+const TOP: f64 = 42.0;
 const BOTTOM: f64 = 42.0;
 const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a"];
@@ -229,7 +229,7 @@ fn draw(panel: &Panel, out: &mut String) {
     }
     line(out, (left, foot), (right, foot), "#999");
     text(out, right, foot + 33.0, "end", "#333", &panel.x);
-    text(out, 8.0, top - 6.0, "start", "#333", &panel.y);
+    text(out, 8.0, top - 9.0, "start", "#333", &panel.y);
     for (i, series) in panel.series.iter().enumerate() {
         draw_series(out, series, COLOURS[series.colour.unwrap_or(i) % COLOURS.len()], &x, &y);
     }
