@@ -15,8 +15,9 @@ use std::time::Instant;
 /// (name, what it runs).
 type Step = (&'static str, fn() -> Command);
 
-/// The candle graph and PostgreSQL, which the default build leaves out, are checked too.
-const OPTIONAL: &str = "tetherline-cli/graph,tetherline-rollout/graph,tetherline-cli/postgres";
+/// The candle graph, frozen encoders and PostgreSQL, which the default build leaves out, are checked too.
+const OPTIONAL: &str =
+    "tetherline-cli/graph,tetherline-rollout/graph,tetherline-cli/encoders,tetherline-cli/postgres";
 
 const STEPS: &[Step] = &[
     ("fmt", || process::cargo(&["fmt", "--all", "--check"])),

@@ -229,6 +229,22 @@ pub enum ModelError {
         /// The parameter.
         name: String,
     },
+    /// An encoder cannot be loaded by this build.
+    #[error("{path}: {problem}")]
+    NoEncoders {
+        /// Which directory.
+        path: PathBuf,
+        /// What to build.
+        problem: &'static str,
+    },
+    /// An encoder lacks a tensor, or an operation of it failed.
+    #[error("the encoder {path}: {problem}")]
+    Encoder {
+        /// Which directory.
+        path: PathBuf,
+        /// What candle says.
+        problem: String,
+    },
     /// A tensor operation of the graph failed: out of memory, or a bug.
     #[cfg(feature = "graph")]
     #[error("the candle graph failed: {0}")]

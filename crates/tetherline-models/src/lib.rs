@@ -8,11 +8,19 @@
 //! [`Device::Cpu`] it is the kernels of `tetherline-kernels`, on every other device a graph of candle
 //! tensors.
 //!
+//! Beside it an [`Encoder`] is a frozen classifier of the BERT family, which scores text and is never trained (feature
+//! `encoders`).
+//!
 //! **Architecture invariants**: this crate is the only loader of weights; only [`hub`] touches the network;
-//! candle is used in `graph/` and nowhere else.
+//! candle is used in `graph/` and `encoders/` and nowhere else.
 
 mod config;
 mod device;
+#[cfg(feature = "encoders")]
+mod encoders;
+#[cfg(not(feature = "encoders"))]
+#[path = "no_encoders.rs"]
+mod encoders;
 mod engine;
 mod error;
 mod files;
@@ -33,6 +41,7 @@ mod weights;
 
 pub use config::{Architecture, Biases, HeadNorms, LayerConfig, ModelConfig, Norms, RopeConfig, RopeScaling};
 pub use device::{Device, UnknownDevice};
+pub use encoders::Encoder;
 pub use engine::{DecodeBatch, DecodeOutput, Engine};
 pub use error::{ModelError, Result};
 pub use files::ModelFiles;

@@ -162,11 +162,16 @@ mod tests {
             exact = { extract = '####\s*(.+)', numeric = true }
             [[rule]]
             program = { argv = ["python3", "-I", "main.py"], memory_mb = 256 }
+            [[rule]]
+            encoder = { model = "./toxicity", label = "toxic", output = "probability", weight = -2.0 }
         "#;
         let config: RewardConfig = toml::from_str(text).unwrap();
         config.validate().unwrap();
         let names: Vec<_> = config.rule.iter().map(RuleConfig::name).collect();
-        assert_eq!(names, ["keyword", "greeting", "length", "command", "http", "exact", "program"]);
+        assert_eq!(
+            names,
+            ["keyword", "greeting", "length", "command", "http", "exact", "program", "encoder"]
+        );
         let again: RewardConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }
@@ -211,6 +216,7 @@ mod tests {
             ("rule = [{ program = { argv = [\"lua\"], file = \"a.lua\" } }]", "rule[0].done"),
             ("rule = [{ program = { argv = [\"sh\"], memory_mb = 1 } }]", "rule[0].memory_mb"),
             ("rule = [{ program = { argv = [\"sh\"], cpu_s = 0 } }]", "rule[0].cpu_s"),
+            ("rule = [{ encoder = { model = \"\" } }]", "rule[0].model"),
             ("rule = [{ length = { max = 3 } }, { length = { min = 2 } }]", "rule[1].name"),
         ] {
             let config: RewardConfig = toml::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));

@@ -8,7 +8,7 @@
 //!   coefficient means the same in every run (`normalize.rs`);
 //! - [`HeldOut`]: accuracy, margin, calibration, accuracy per domain, by length and by agreement of labelers, beside length
 //!   alone and a bag of words ([`BagOfWords`]) and the noise ceiling (`report.rs`);
-//! - [`Rules`]: keyword, regex and length rules, commands, HTTP servers, exact answers and tests in a sandbox, behind
+//! - [`Rules`]: keyword, regex and length rules, commands, HTTP servers, exact answers, tests in a sandbox and (run by the caller) frozen encoders, behind
 //!   [`tetherline_core::Score`]; what stands in where one of them fails (`source.rs`).
 //!
 //! There is no tensor here: the trainer hands over one score per response and gets one gradient back.
@@ -16,6 +16,7 @@
 mod baseline;
 mod command;
 mod config;
+mod encoder;
 mod ensemble;
 mod error;
 mod exact;
@@ -38,6 +39,7 @@ mod source;
 pub use baseline::{BagOfWords, MIN_ANSWERS, TextPair};
 pub use command::CommandRule;
 pub use config::RewardConfig;
+pub use encoder::{EncoderConfig, EncoderOutput, Readout};
 pub use ensemble::{Combine, EnsembleConfig, Variance};
 pub use error::RewardError;
 pub use exact::ExactRule;

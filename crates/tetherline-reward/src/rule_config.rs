@@ -13,6 +13,7 @@
 //! http = { url = "http://127.0.0.1:5000/get_reward", on_failure = { score = 0.0 } }
 //! ```
 
+use crate::EncoderConfig;
 use crate::config::{at_least_one, need, positive};
 use serde::{Deserialize, Serialize};
 use tetherline_core::FieldError;
@@ -35,6 +36,8 @@ pub enum RuleConfig {
     Exact(ExactConfig),
     /// Runs the response with the prompt's tests.
     Program(ProgramConfig),
+    /// Asks a frozen sequence classifier.
+    Encoder(EncoderConfig),
 }
 
 /// Counts substrings: `weight · min(cap, occurrences)`.
@@ -330,6 +333,7 @@ impl RuleConfig {
             Self::Http(c) => &c.name,
             Self::Exact(c) => &c.name,
             Self::Program(c) => &c.name,
+            Self::Encoder(c) => &c.name,
         }
     }
 
@@ -343,6 +347,7 @@ impl RuleConfig {
             Self::Http(c) => c.weight,
             Self::Exact(c) => c.weight,
             Self::Program(c) => c.weight,
+            Self::Encoder(c) => c.weight,
         }
     }
 
@@ -399,6 +404,7 @@ impl RuleConfig {
                 c.on_failure.validate()?;
                 seconds("timeout_s", c.timeout_s)
             }
+            Self::Encoder(c) => c.validate(),
             Self::Exact(c) => match &c.extract {
                 None => Ok(()),
                 Some(pattern) => regex::Regex::new(pattern)

@@ -4,7 +4,7 @@ use crate::{
     CommandRule, ExactRule, HttpRule, KeywordRule, LengthRule, ProgramRule, RegexRule, RewardError,
     RuleConfig,
 };
-use tetherline_core::{BoxError, Fallback, NamedScore, Score, TextSample};
+use tetherline_core::{BoxError, Fallback, FieldError, NamedScore, Score, TextSample};
 
 /// Rules in the order of the recipe.
 #[derive(Default)]
@@ -28,6 +28,11 @@ impl Rules {
         Ok(Self { rules })
     }
 
+    /// Rules that are built already, in the order of their parts.
+    pub fn of(rules: Vec<Box<dyn Score>>) -> Self {
+        Self { rules }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
@@ -38,7 +43,8 @@ impl RuleConfig {
     /// Builds the rule.
     ///
     /// # Errors
-    /// [`RewardError::Field`] when a value is out of range.
+    /// [`RewardError::Field`] when a value is out of range; and of an encoder, which needs a library of tensors: whoever has
+    /// one builds it.
     pub fn build(&self) -> Result<Box<dyn Score>, RewardError> {
         self.validate()?;
         Ok(match self.clone() {
@@ -49,6 +55,11 @@ impl RuleConfig {
             Self::Http(c) => Box::new(HttpRule::new(c)?),
             Self::Exact(c) => Box::new(ExactRule::new(c)?),
             Self::Program(c) => Box::new(ProgramRule::new(c)?),
+            Self::Encoder(_) => {
+                let problem =
+                    "is not run by this crate: tetherline_models::Encoder gives the logits for Readout";
+                return Err(FieldError::new("encoder", problem).into());
+            }
         })
     }
 }

@@ -41,6 +41,11 @@ fn files(recipe: &Recipe) -> Vec<(String, Vec<PathBuf>)> {
     let mut out: Vec<_> =
         recipe.data.files().map(|(key, path)| (key.to_owned(), vec![path.clone()])).collect();
     let mut seen = BTreeMap::new();
+    for (key, encoder) in recipe.encoders() {
+        if let Ok(ModelSource::Dir(dir)) = ModelSource::parse(&encoder.model) {
+            out.push((key, model_files(&dir)));
+        }
+    }
     for (key, text) in recipe.model.named() {
         let count: &mut usize = seen.entry(key).or_default();
         let name = numbered(key, *count);

@@ -12,6 +12,7 @@ pub mod compare;
 pub mod control;
 pub mod dpo;
 pub mod drift;
+mod encoder;
 mod error;
 pub mod estimate;
 pub mod evaluate;

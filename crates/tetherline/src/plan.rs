@@ -28,6 +28,9 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
     for (_, text) in recipe.model.named() {
         check_model(text)?;
     }
+    for (_, encoder) in recipe.encoders() {
+        check_model(&encoder.model)?;
+    }
     // Fails at once where the build or the machine has no such device.
     crate::pipeline::training_engine(recipe, 1)?;
     if stages.include(Stage::Ppo) || stages.include(Stage::Eval) {

@@ -1,9 +1,9 @@
 //! The score of a response: a reward model, rules, or both, as named and weighted parts; and gold, where
 //! the world has one.
 
-use crate::Error;
 use crate::codec::Codec;
 use crate::recipe::Recipe;
+use crate::{Error, encoder};
 use std::path::Path;
 use tetherline_core::{Fallback, NamedScore, Score, Stage, TextSample};
 use tetherline_data::Text;
@@ -159,7 +159,7 @@ impl Scorer {
         let others = models.split_off(models.len().min(1));
         let reward = models.pop().map(|first| (first, recipe.reward.model_weight));
         let ensemble = recipe.reward.ensemble;
-        let rules = Rules::new(&recipe.reward.rule).map_err(|e| Error::input("the reward rules", e))?;
+        let rules = encoder::rules(&recipe.reward.rule, "the reward rules")?;
         let renders =
             recipe.reward.rule.iter().any(RuleConfig::wants_rendered).then(|| policy.tokenizer.clone());
         let gold = match recipe.data.world {
@@ -185,7 +185,7 @@ impl Scorer {
             }
             None => None,
         };
-        let rules = Rules::new(&cost.rule).map_err(|e| Error::input("the cost rules", e))?;
+        let rules = encoder::rules(&cost.rule, "the cost rules")?;
         let renders = cost.rule.iter().any(RuleConfig::wants_rendered).then(|| policy.tokenizer.clone());
         let (others, ensemble, disagreement) = (Vec::new(), recipe.reward.ensemble, Vec::new());
         Ok(Some(Self { reward, others, ensemble, disagreement, rules, renders, gold: None }))

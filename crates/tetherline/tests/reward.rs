@@ -173,6 +173,69 @@ fn a_source_that_dies_is_stood_in_for() {
     assert!(error.contains("What now?") && error.contains("`answer`"), "{error}");
 }
 
+fn encoder(name: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/encoders");
+    root.join(name).canonicalize().unwrap().display().to_string()
+}
+
+/// A frozen encoder scores responses: what the run logs is what the encoder says of each response's text.
+#[cfg(feature = "encoders")]
+#[test]
+fn an_encoder_scores_what_was_written() {
+    use tetherline_models::{Encoder, ModelFiles};
+    let dir = tempfile::tempdir().unwrap();
+    let rules = format!(
+        "[{{ encoder = {{ name = \"cheer\", model = {:?}, weight = 2.0 }} }}, \
+         {{ encoder = {{ name = \"toxic\", model = {:?}, label = \"insult\", output = \"probability\", pair = true }} }}]",
+        encoder("distilbert"),
+        encoder("roberta")
+    );
+    let sets = |rules: &str| {
+        recipe(&[
+            ("reward.model_weight", "0".into()),
+            ("reward.rule", rules.to_owned()),
+            ("ppo.missing_eos_penalty", "\"none\"".to_owned()),
+        ])
+    };
+    let out = dir.path().join("run");
+    stage(&sets(&rules), &out, Stage::Ppo).unwrap();
+    let load = |name| Encoder::load(&ModelFiles::dir(encoder(name)).unwrap()).unwrap();
+    let (cheer, toxic) = (load("distilbert"), load("roberta"));
+    let samples = lines(out.join("samples.jsonl"));
+    assert!(!samples.is_empty());
+    for sample in samples {
+        let text = |key: &str| sample[key].as_str().unwrap();
+        let z = &cheer.logits(&[(text("response"), None)]).unwrap()[0];
+        let t = toxic.logits(&[(text("prompt"), Some(text("response")))]).unwrap()[0][1];
+        let expected = f64::from(2.0 * (z[1] - z[0])) + 1.0 / (1.0 + f64::from(-t).exp());
+        let score = sample["score"].as_f64().unwrap();
+        assert!((score - expected).abs() < 1e-4, "{score} {expected} {sample}");
+    }
+    // A label that has to be said, and one that is not there.
+    for (rule, part) in [("", "say which of"), (", label = \"rude\"", "\"rude\" is none of")] {
+        let rule = format!("[{{ encoder = {{ model = {:?}{rule} }} }}]", encoder("roberta"));
+        let error = stage(&sets(&rule), &dir.path().join("bad"), Stage::Ppo).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("toxic"), "{error}");
+        std::fs::remove_dir_all(dir.path().join("bad")).unwrap();
+    }
+}
+
+/// A build without encoders says what to build; a decoder's place is no place for an encoder in any build.
+#[test]
+fn an_encoder_that_cannot_be_used_says_how() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = format!("[{{ encoder = {{ model = {:?} }} }}]", encoder("bert"));
+    let recipe_of = |sets: &[(&str, String)]| recipe(sets);
+    if !cfg!(feature = "encoders") {
+        let recipe = recipe_of(&[("reward.model_weight", "0".into()), ("reward.rule", rule)]);
+        let error = stage(&recipe, &dir.path().join("run"), Stage::Ppo).unwrap_err().to_string();
+        assert!(error.contains("feature `encoders`") && !error.contains('\n'), "{error}");
+    }
+    let recipe = recipe_of(&[("model.reward", encoder("bert"))]);
+    let error = stage(&recipe, &dir.path().join("other"), Stage::Ppo).unwrap_err().to_string();
+    assert!(error.contains("[[reward.rule]] encoder") && error.contains("feature `encoders`"), "{error}");
+}
+
 /// Three members train, their scores combine response by response as said, and how far they are apart is logged.
 #[test]
 fn an_ensemble_is_its_members() {

@@ -33,6 +33,12 @@ pub(super) fn check(checks: &mut Checks, s: &Setup<'_>) {
             s.expect_error(&args!["run", path, "--out", s.tether.path("never")], &words)
         });
     }
+    checks.check("bad input: a rule that needs another build says which", || {
+        let encoder = crate::process::root().join("fixtures/models/encoders/bert");
+        let rule = format!("reward.rule=[{{ encoder = {{ model = {:?} }} }}]", encoder.display().to_string());
+        let args = args!["run", s.recipe, "--set", rule, "--out", s.tether.path("encoder")];
+        s.expect_error(&args, &["feature `encoders`"])
+    });
     checks.check("bad input: --set with an unknown key", || {
         let args = args!["run", s.recipe, "--set", "ppo.stepz=3", "--out", s.tether.path("never")];
         s.expect_error(&args, &["ppo.stepz=3", "steps"])

@@ -10,7 +10,7 @@ pub use rope::{RopeConfig, RopeScaling};
 
 use crate::error::{ModelError, Result};
 use crate::files::{ModelFiles, gguf};
-use fields::Fields;
+pub(crate) use fields::Fields;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tetherline_kernels::{Activation, NormKind};

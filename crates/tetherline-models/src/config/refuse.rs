@@ -25,6 +25,9 @@ pub(super) fn unknown(raw: &Map<String, Value>) -> String {
         || name.ends_with("ForConditionalGeneration")
     {
         "has an encoder and a decoder; take a model that is a decoder alone (…ForCausalLM)"
+    } else if name.ends_with("ForSequenceClassification") && says(&["bert"]) {
+        "is an encoder with a head for scores, which is never trained here; let it score as [[reward.rule]] encoder = { \
+         model = DIR } (in a build with the feature `encoders`)"
     } else if name.ends_with("ForMaskedLM") || says(&["bert", "electra", "embedding"]) {
         "is an encoder, which cannot generate; take a model that is a decoder (…ForCausalLM)"
     } else if let Some(family) = family {
@@ -87,7 +90,7 @@ mod tests {
             ("Qwen2VLForConditionalGeneration", json!({}), "multimodal"),
             ("T5ForConditionalGeneration", json!({"is_encoder_decoder": true}), "an encoder and a decoder"),
             ("BertForMaskedLM", json!({}), "is an encoder"),
-            ("RobertaForSequenceClassification", json!({}), "is an encoder"),
+            ("RobertaForSequenceClassification", json!({}), "is an encoder with a head for scores"),
             ("MambaForCausalLM", json!({}), "not known"),
             ("LlamaModel", json!({}), "a Llama with another head; save it from Python as LlamaForCausalLM"),
             ("GPT2Model", json!({}), "a GPT-2 with another head; save it from Python as GPT2LMHeadModel"),

@@ -234,6 +234,31 @@ pub(crate) fn load_file<'s>(
     Ok(true)
 }
 
+/// Hands over every tensor of a directory, with its name and shape.
+#[cfg(feature = "encoders")]
+pub(crate) fn load_all(
+    files: &ModelFiles,
+    mut take: impl FnMut(&str, Vec<usize>, Vec<f32>) -> Result<()>,
+) -> Result<()> {
+    let shards = Shards::of(files)?;
+    for file in &shards.files {
+        let weights = shards.open(files, file)?;
+        let tensors = header(files, file, &weights)?;
+        shards.check(files, file, &tensors)?;
+        // Buffers of positions, as old files have them, are integers.
+        let numbers = |t: &Stored| matches!(t.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        for tensor in tensors.iter().filter(|t| numbers(t)) {
+            let mut values = vec![0.0; tensor.shape.iter().product()];
+            each(files, &weights, tensor, values.iter_mut(), |to, x| *to = x)?;
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err(ModelError::NotFiniteTensor { path: files.root(), name: tensor.name.clone() });
+            }
+            take(&tensor.name, tensor.shape.clone(), values)?;
+        }
+    }
+    Ok(())
+}
+
 /// Copies a tensor into the values of its slot.
 fn fill(
     files: &ModelFiles,

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 /// Keys of `[data]` that are file paths.
 const DATA: &[&str] = &["sft", "prompts", "pairs", "pairs_eval", "eval_prompts"];
 /// Keys of `[model]` that may be directories.
-const MODEL: &[&str] = &["policy", "reference", "reward"];
+const MODEL: &[&str] = &["policy", "reference", "reward", "cost"];
 
 /// Makes every path in `table` absolute, taking it relative to `base`.
 ///
@@ -28,6 +28,13 @@ pub(super) fn resolve(table: &mut Table, base: &Path) {
                 None => {}
             }
         }
+    }
+    for section in ["reward", "cost"] {
+        let Some(Value::Array(rules)) = table.get_mut(section).and_then(|s| s.get_mut("rule")) else {
+            continue;
+        };
+        let encoders = rules.iter_mut().filter_map(|rule| rule.get_mut("encoder")?.get_mut("model"));
+        encoders.for_each(|model| resolve_model(model, base));
     }
 }
 

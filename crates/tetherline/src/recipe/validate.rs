@@ -134,6 +134,9 @@ impl Recipe {
         for (key, text) in model.named() {
             ModelSource::parse(text).map_err(|problem| FieldError::new(key, problem))?;
         }
+        for (key, encoder) in self.encoders() {
+            ModelSource::parse(&encoder.model).map_err(|problem| FieldError::new(key, problem))?;
+        }
         if model.reward.is_some() && self.reward.ensemble.members > 1 {
             let problem = "says how many reward models to train, and model.reward names models that are trained; leave \
                            one of them out";
