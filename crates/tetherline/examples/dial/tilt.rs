@@ -50,3 +50,31 @@ pub(crate) fn tilt(scores: &[(u64, f64)], beta: f64) -> Option<Tilt> {
     let n = prompts.len() as f64;
     Some(Tilt { kl: sum.kl / n, score: sum.score / n, gaussian: sum.gaussian / n })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// π_ref = (.5, .3, .2), r = (0, 1, 2) as ten samples; π* and its KL worked out by hand.
+    #[test]
+    fn three_answers_by_hand() {
+        let r = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0];
+        let scores: Vec<(u64, f64)> = r.iter().map(|r| (7, *r)).collect();
+        for (beta, kl) in [(4.0, 0.020262), (1.0, 0.322834), (0.5, 0.915475), (0.25, 1.468126)] {
+            assert!((tilt(&scores, beta).unwrap().kl - kl).abs() < 1e-6, "β {beta}");
+        }
+        let one = tilt(&scores, 1.0).unwrap();
+        assert!((one.score - 1.350057).abs() < 1e-6, "{one:?}");
+        // Variance with n − 1: (5·0.49 + 3·0.09 + 2·1.69)/9 = 0.677778; halved.
+        assert!((one.gaussian - 0.338889).abs() < 1e-6, "{one:?}");
+    }
+
+    #[test]
+    fn prompts_count_each_for_themselves() {
+        // No prompt has a choice, so no KL, although scores differ between prompts.
+        let scores = [(1, 0.0), (1, 0.0), (2, 5.0), (2, 5.0)];
+        let found = tilt(&scores, 0.1).unwrap();
+        assert!(found.kl.abs() < 1e-12 && (found.score - 2.5).abs() < 1e-12, "{found:?}");
+        assert_eq!((tilt(&scores, 0.0), tilt(&[], 1.0)), (None, None));
+    }
+}

@@ -59,3 +59,29 @@ impl Form {
         fit.alpha * d + fit.beta * self.bend(d)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_of_the_form_gives_its_coefficients() {
+        // d(2 − d/2): 1.5 at 1, 2 at its peak 2, 0 at 4.
+        let fit = Form::BestOfN.fit(&[(1.0, 1.5), (2.0, 2.0), (4.0, 0.0)]).unwrap();
+        assert!((fit.alpha - 2.0).abs() < 1e-12 && (fit.beta - 0.5).abs() < 1e-12, "{fit:?}");
+        assert!((fit.r_squared - 1.0).abs() < 1e-12 && (Form::BestOfN.at(fit, 3.0) - 1.5).abs() < 1e-12);
+        // d(1 − ½ ln d): 1 at 1, its peak e/2 at e, 0 at e².
+        let e = std::f64::consts::E;
+        let fit = Form::Rl.fit(&[(1.0, 1.0), (e, e / 2.0), (e * e, 0.0)]).unwrap();
+        assert!((fit.alpha - 1.0).abs() < 1e-12 && (fit.beta - 0.5).abs() < 1e-12, "{fit:?}");
+    }
+
+    #[test]
+    fn r_squared_counts_what_the_form_cannot_say() {
+        // Through the origin with d = 1 three times, only the mean can be met: R² = 0. d must vary, so one point is at 2.
+        let fit = Form::BestOfN.fit(&[(1.0, 0.0), (1.0, 2.0), (2.0, 1.0)]).unwrap();
+        assert!(fit.r_squared.abs() < 1e-12, "{fit:?}");
+        assert_eq!(Form::Rl.fit(&[(1.0, 0.0), (1.0, 2.0), (1.0, 1.0)]), None);
+        assert_eq!(Form::Rl.fit(&[(1.0, 0.0), (2.0, 2.0)]), None);
+    }
+}

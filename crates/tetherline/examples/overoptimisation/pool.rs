@@ -141,3 +141,36 @@ pub(crate) fn best_of(n: usize, proxy: &[f32], values: &[f64]) -> f64 {
     }
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ln n − (n − 1)/n to six digits.
+    #[test]
+    fn kl_of_the_best_of_n() {
+        for (n, want) in [(1, 0.0), (2, 0.193147), (4, 0.636294), (16, 1.835089), (64, 3.174508)] {
+            assert!((kl(n) - want).abs() < 1e-6, "{n}");
+        }
+    }
+
+    /// Beside the mean over all ten subsets of three of five.
+    #[test]
+    fn the_best_of_all_subsets() {
+        let (proxy, values) = ([0.3_f32, -1.0, 2.0, 0.5, 1.0], [1.0, 5.0, -2.0, 0.0, 7.0]);
+        let (mut sum, mut subsets) = (0.0, 0.0);
+        for a in 0..5 {
+            for b in a + 1..5 {
+                for c in b + 1..5 {
+                    let best = [a, b, c].into_iter().max_by(|i, j| proxy[*i].total_cmp(&proxy[*j])).unwrap();
+                    sum += values[best];
+                    subsets += 1.0;
+                }
+            }
+        }
+        assert_eq!(subsets, 10.0);
+        assert!((best_of(3, &proxy, &values) - sum / subsets).abs() < 1e-12);
+        assert!((best_of(1, &proxy, &values) - 11.0 / 5.0).abs() < 1e-12, "one is the mean");
+        assert!((best_of(5, &proxy, &values) + 2.0).abs() < 1e-12, "all: the best of the proxy");
+    }
+}

@@ -144,3 +144,19 @@ pub(crate) fn fit(points: &[Point], reference: f64) -> Option<Fit> {
 
 /// KL from which points enter the fit, nats per sequence: the form has an infinite slope at 0.
 pub(crate) const LEFT: f64 = 0.1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gold_is_read_where_a_curve_first_comes_to_a_kl() {
+        let point = |kl: f64, gold: f64| Point { kl, gold, ..Point::default() };
+        let curve = [point(1.0, 2.0), point(9.0, 6.0), point(4.0, 100.0), point(16.0, 0.0)];
+        assert_eq!(gold_at(&curve, 4.0), Some(4.0), "half-way in √KL from 1 to 3");
+        assert_eq!(gold_at(&curve, 0.5), None);
+        assert_eq!(gold_at(&curve, 25.0), None);
+        let two = blocks(&curve, 3);
+        assert_eq!((two.len(), two[0].gold, two[1].kl), (2, 36.0, 16.0));
+    }
+}

@@ -107,3 +107,29 @@ pub(crate) fn train(
 
 /// Pairs per optimizer step, as the recipe has it.
 const BATCH: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_changes_labels_alone_and_a_small_cell_is_the_start_of_a_large_one() {
+        let world = World::embedded().unwrap();
+        let of = |n, flips| pairs(&world, Cell { pairs: n, flips }, 3);
+        let (clean, noisy) = (of(400, 0), of(400, 25));
+        assert_eq!(of(50, 25)[..], noisy[..50]);
+        let swapped = clean.iter().zip(&noisy).filter(|(a, b)| {
+            let same = (&a.chosen, &a.rejected) == (&b.chosen, &b.rejected);
+            assert!(same || (&a.chosen, &a.rejected) == (&b.rejected, &b.chosen));
+            !same
+        });
+        // 400·¼ ± 4·√(400·¼·¾).
+        assert!((65..=135).contains(&swapped.count()));
+        let gold = |text: &str, prompt: &str| {
+            tetherline_frontdesk::gold(world.train.iter().find(|p| p.text == prompt).unwrap(), text).total
+        };
+        let right =
+            clean.iter().filter(|p| gold(&p.chosen, &p.prompt) > gold(&p.rejected, &p.prompt)).count();
+        assert!(right > 260, "the rater mostly prefers what has more gold: {right} of 400");
+    }
+}

@@ -438,3 +438,16 @@ pub(crate) fn samples(prompts: &BTreeMap<String, Vec<Shown>>) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_count_ties_at_their_mean() {
+        assert_eq!(spearman(&[(1.0, 3.0), (2.0, 30.0), (3.0, 300.0)]), "1.00 (3 points)");
+        // Ranks of x 1.5, 1.5, 3, 4 and of y 1, 2, 4, 3: Σ of products of deviations 3.5, over √(4.5·5).
+        assert_eq!(spearman(&[(5.0, 1.0), (5.0, 2.0), (6.0, 9.0), (7.0, 8.0)]), "0.74 (4 points)");
+        assert_eq!(spearman(&[(5.0, 1.0), (5.0, 2.0)]), "–");
+    }
+}
