@@ -77,6 +77,9 @@ const CHANGES_SEEDS: u64 = 3;
 /// What the issue of this experiment asks for: total variation, and the KL's distance from KL*.
 const GOALS: (f64, f64) = (0.02, 0.03);
 
+/// Points, and the interval of y at each.
+type Dots = (Vec<(f64, f64)>, Vec<(f64, f64)>);
+
 /// A policy beside the optimum.
 struct End {
     beta: f64,
@@ -148,7 +151,7 @@ fn main() -> Result<(), BoxError> {
             "reward": world.reward, "runs": ends.iter().map(End::json).collect::<Vec<_>>()}));
         let names = ["one token", "two tokens"];
         let colour = tokens - 1;
-        let curve_of = |of: fn(&End) -> f64| -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
+        let curve_of = |of: fn(&End) -> f64| -> Dots {
             let b = by_beta.iter().map(|e| (e[0].beta, bounds(&e.iter().map(of).collect::<Vec<_>>())));
             b.map(|(beta, (mean, interval))| ((beta, mean), interval)).unzip()
         };

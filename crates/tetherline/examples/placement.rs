@@ -29,7 +29,7 @@ mod support;
 use letters::{VOCAB, World, kl, mean, optimum, total_variation};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use stories::{Curve, Setting, Stories};
+use stories::{Curve, Number, Setting, Stories};
 use support::Args;
 use support::figure::{Panel, Series, Style};
 use support::page::{bounds, change, over_seeds, table};
@@ -247,7 +247,7 @@ fn on_stories(args: &Args, stories: &Stories, seeds: u64) -> Result<(String, Vec
             curves: logs.iter().map(|log| Curve::of(log)).collect(),
         })
         .collect();
-    let columns: [&dyn Fn(&Curve) -> f64; 4] =
+    let columns: [Number<'_>; 4] =
         [&|c| c.end().0, &|c| c.end().1, &|c| c.score_at(AT_KL[0]), &|c| c.score_at(AT_KL[1])];
     let (mut rows, mut panels) = (Vec::new(), Vec::new());
     for (beta, settings) in betas.iter().zip(found.chunks(PLACEMENTS.len())) {
@@ -315,7 +315,7 @@ mod tests {
             (0..VOCAB * VOCAB).map(|i| ((i / VOCAB) % 3 + (i % VOCAB) % 5) as f64).collect();
         let best = optimum(&reference, &reward, 0.8).0;
         assert!(total_variation(&token_wise(&reference, &reward, 0.8, tilted), &best) < 1e-12);
-        reward[0] += 3.0;
+        reward[VOCAB * VOCAB - 1] += 3.0;
         let best = optimum(&reference, &reward, 0.8).0;
         assert!(total_variation(&token_wise(&reference, &reward, 0.8, tilted), &best) > 1e-4);
     }

@@ -104,6 +104,9 @@ impl Curve {
     }
 }
 
+/// A number that a curve comes to.
+pub(crate) type Number<'a> = &'a dyn Fn(&Curve) -> f64;
+
 /// A setting and its curves, one per seed.
 pub(crate) struct Setting {
     pub(crate) name: String,

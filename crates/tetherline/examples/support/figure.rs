@@ -165,8 +165,11 @@ impl Axis {
     }
 }
 
-/// A number as people write it: 0.05, 3, 200, 2000000.
+/// A number as people write it: 1e-5, 0.05, 3, 200, 2000000.
 fn label(value: f64) -> String {
+    if value > 0.0 && value < 9e-4 {
+        return format!("{value:.0e}");
+    }
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').replace('-', "−")
 }
