@@ -279,8 +279,9 @@ impl Workspace {
         }
         if let Some(head) = &net.spec.scalar_head {
             let hidden = &self.hidden;
-            let at = |&p: &usize| scalar_forward(head, net.params, &hidden[p * d..(p + 1) * d]);
-            self.scalars.extend(self.scalar_rows.iter().map(at));
+            for &p in &self.scalar_rows {
+                scalar_forward(head, net.params, &hidden[p * d..(p + 1) * d], &mut self.scalars);
+            }
         }
     }
 
@@ -298,7 +299,7 @@ impl Workspace {
             self.lm.backward(s, head, net.packed, scale, gl, ge, d_hidden, grad, &mut g.panels);
         }
         if let Some(head) = &s.scalar_head {
-            for (&p, &g) in self.scalar_rows.iter().zip(&self.g_scalars) {
+            for (&p, g) in self.scalar_rows.iter().zip(self.g_scalars.chunks_exact(head.n_out)) {
                 let at = p * d..(p + 1) * d;
                 scalar_backward(head, net.params, &self.hidden[at.clone()], g, &mut d_hidden[at], grad);
             }

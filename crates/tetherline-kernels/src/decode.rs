@@ -236,7 +236,7 @@ impl<'a> DecodeBatch<'a> {
         }
         b.scalars.clear();
         if let Some(head) = &s.scalar_head {
-            b.scalars.extend(h.chunks_exact(d).map(|h| scalar_forward(head, params, h)));
+            h.chunks_exact(d).for_each(|h| scalar_forward(head, params, h, &mut b.scalars));
         }
         for row in &mut self.rows {
             row.len += 1;

@@ -37,7 +37,7 @@ pub struct RowOutput<'a> {
     pub logprobs: &'a [f32],
     /// Entropy of each of those distributions, nats per token.
     pub entropy: &'a [f32],
-    /// Scalars at the wanted positions.
+    /// Scalars at the wanted positions: of each position as many as the scalar head has outputs.
     pub scalars: &'a [f32],
 }
 
@@ -165,7 +165,7 @@ impl Engine {
         self.parallel(chunks.len(), |ws, c| {
             let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
             ws.forward(net, &picked, 1.0 / temperature, Keep::Nothing, |_, _| {});
-            for (i, o) in outputs(ws, &picked).into_iter().enumerate() {
+            for (i, o) in outputs(ws, &picked, net.spec.scores()).into_iter().enumerate() {
                 *lock(&out[chunks[c].start + i]) = o.to_owned_result();
             }
         });
@@ -192,7 +192,7 @@ impl Engine {
             let picked: Vec<&Row<'_>> = rows[chunks[c].clone()].iter().collect();
             ws.forward(policy, &picked, scale, Keep::Nothing, |_, _| {});
             let owned: Vec<RowResult> =
-                outputs(ws, &picked).into_iter().map(|o| o.to_owned_result()).collect();
+                outputs(ws, &picked, policy.spec.scores()).into_iter().map(|o| o.to_owned_result()).collect();
             let bare: Vec<Row<'_>> = picked.iter().map(|r| Row { scalar: 0..0, ..(*r).clone() }).collect();
             let mut other = lock(&self.seconds).pop().unwrap_or_default();
             other.forward(reference, &bare.iter().collect::<Vec<_>>(), scale, Keep::Nothing, |_, _| {});
@@ -278,7 +278,7 @@ impl Engine {
                     let mut grads = Vec::with_capacity(n);
                     for row in &units[u] {
                         let a = if ws.lm.logprobs.is_empty() { 0 } else { row.lm.len() };
-                        let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() };
+                        let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() * spec.scores() };
                         outs.push(RowOutput {
                             logprobs: &ws.lm.logprobs[lm..lm + a],
                             entropy: &ws.lm.entropy[lm..lm + a],
@@ -353,12 +353,12 @@ impl RowOutput<'_> {
 }
 
 /// The outputs of each row of the workspace's last forward pass.
-fn outputs<'w>(ws: &'w Workspace, rows: &[&Row<'_>]) -> Vec<RowOutput<'w>> {
+fn outputs<'w>(ws: &'w Workspace, rows: &[&Row<'_>], scores: usize) -> Vec<RowOutput<'w>> {
     let (mut lm, mut sc) = (0, 0);
     rows.iter()
         .map(|row| {
             let a = if ws.lm.logprobs.is_empty() { 0 } else { row.lm.len() };
-            let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() };
+            let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() * scores };
             let out = RowOutput {
                 logprobs: &ws.lm.logprobs[lm..lm + a],
                 entropy: &ws.lm.entropy[lm..lm + a],

@@ -115,9 +115,12 @@ simd_fn! {
     }
 }
 
-/// w·h + b at one position.
-pub(crate) fn scalar_forward(head: &LinearSpec, params: Params<'_>, hidden: &[f32]) -> f32 {
-    dot(params.at(head.weight, head.n_in), hidden) + head.bias.map_or(0.0, |b| params.at(b, 1)[0])
+/// w_k·h + b_k at one position, of each of the head's outputs k.
+pub(crate) fn scalar_forward(head: &LinearSpec, params: Params<'_>, hidden: &[f32], out: &mut Vec<f32>) {
+    for k in 0..head.n_out {
+        let w = params.at(head.weight + k * head.n_in, head.n_in);
+        out.push(dot(w, hidden) + head.bias.map_or(0.0, |b| params.at(b + k, 1)[0]));
+    }
 }
 
 /// Gradient of [`scalar_forward`].
@@ -125,15 +128,18 @@ pub(crate) fn scalar_backward(
     head: &LinearSpec,
     params: Params<'_>,
     hidden: &[f32],
-    g: f32,
+    g: &[f32],
     d_hidden: &mut [f32],
     grad: &mut Grad<'_>,
 ) {
-    axpy(d_hidden, g, params.at(head.weight, head.n_in));
-    if let Some(dw) = grad.at(head.weight, head.n_in) {
-        axpy(dw, g, hidden);
-    }
-    if let Some(db) = head.bias.and_then(|b| grad.at(b, 1)) {
-        db[0] += g;
+    for (k, &g) in g.iter().enumerate() {
+        let at = head.weight + k * head.n_in;
+        axpy(d_hidden, g, params.at(at, head.n_in));
+        if let Some(dw) = grad.at(at, head.n_in) {
+            axpy(dw, g, hidden);
+        }
+        if let Some(db) = head.bias.and_then(|b| grad.at(b + k, 1)) {
+            db[0] += g;
+        }
     }
 }

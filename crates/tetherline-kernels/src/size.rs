@@ -88,7 +88,7 @@ fn largest(spec: &DecoderSpec, units: &[Vec<RowSize>]) -> (Chunk, usize) {
         for row in units[chunk.clone()].iter().flatten() {
             one.tokens += row.tokens;
             one.lm += row.lm;
-            one.scalar += row.scalar;
+            one.scalar += row.scalar * spec.scores();
             one.padded += row.tokens.next_multiple_of(NR);
             most.longest = most.longest.max(row.tokens);
         }

@@ -208,7 +208,7 @@ pub struct DecoderSpec {
     pub lm_head: Option<LinearSpec>,
     /// c·tanh(logit / c) takes the place of a logit.
     pub logit_cap: Option<f32>,
-    /// Projection to one number per position: a value or reward head.
+    /// Projection to one number per position, a value or a reward, or to one of each of several heads.
     pub scalar_head: Option<LinearSpec>,
     /// Number of parameters.
     pub n_params: usize,
@@ -220,6 +220,11 @@ impl DecoderSpec {
     /// Parameters that are trained.
     pub fn n_trained(&self) -> usize {
         self.n_params - self.frozen
+    }
+
+    /// Scalars per position: outputs of the scalar head.
+    pub fn scores(&self) -> usize {
+        self.scalar_head.as_ref().map_or(1, |head| head.n_out)
     }
 
     /// The first block that has trained parameters, or is above ones.

@@ -60,6 +60,8 @@ struct Kind {
     adapters: bool,
     /// Blocks that are frozen, with what lies below them.
     frozen_layers: usize,
+    /// Outputs of the scalar head.
+    scores: usize,
 }
 
 const LLAMA: Kind = Kind {
@@ -84,6 +86,7 @@ const LLAMA: Kind = Kind {
     turning: 3,
     adapters: false,
     frozen_layers: 0,
+    scores: 1,
 };
 
 const GPT: Kind = Kind {
@@ -99,7 +102,7 @@ const GPT: Kind = Kind {
 };
 
 /// The first two kinds with small, odd heads, heads of eight and of more than a register, then every part once or more.
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     LLAMA,
     GPT,
     Kind { name: "llama, heads of 8", head_dim: 8, turning: 4, ..LLAMA },
@@ -140,6 +143,7 @@ const KINDS: [Kind; 15] = [
     },
     Kind { name: "adapters", adapters: true, ..LLAMA },
     Kind { name: "adapters of a gpt", adapters: true, ..GPT },
+    Kind { name: "three scores", scores: 3, ..LLAMA },
     Kind { name: "one block frozen", frozen_layers: 1, ..LLAMA },
     Kind { name: "all blocks frozen", frozen_layers: 2, ..GPT },
 ];
@@ -212,7 +216,7 @@ fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
     if k.adapters {
         frozen = b.at;
     }
-    let scalar_head = b.linear(dim, 1, Layout::OutIn, true);
+    let scalar_head = b.linear(dim, k.scores, Layout::OutIn, true);
     let mut spec = DecoderSpec {
         dim,
         heads,

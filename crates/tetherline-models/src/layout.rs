@@ -330,7 +330,7 @@ pub(crate) fn build(c: &ModelConfig, heads: Heads) -> (Vec<Slot>, DecoderSpec) {
     });
     let scalar_head = heads.scalar.then(|| {
         let name = SCORE.strip_suffix(".weight").unwrap_or(SCORE);
-        b.linear(name, c.dim, 1, Layout::OutIn, false)
+        b.linear(name, c.dim, c.scores, Layout::OutIn, false)
     });
     let spec = DecoderSpec {
         dim: c.dim,

@@ -12,7 +12,7 @@ mod train;
 use common::{Golden, GoldenRow, dirs, fixtures};
 use std::path::{Path, PathBuf};
 use tetherline_models::{
-    Device, Engine, Heads, Model, ModelError, ModelFiles, Row, RowGrad, RowOutput, UnitLoss,
+    Device, Engine, Heads, Model, ModelError, ModelFiles, Row, RowGrad, RowOutput, SaveType, UnitLoss,
 };
 use train::{ids, json};
 
@@ -248,7 +248,45 @@ fn outputs_and_gradients_are_those_of_the_kernels() {
         let model = load(&dir, SCALAR);
         let tokens = ragged(model.config().vocab);
         same_gradients(&model, &rows(&tokens).into_iter().map(|r| vec![r]).collect::<Vec<_>>(), 1.0);
+        let mut heads = model.with_scores(SCALAR, 3, 5).unwrap();
+        heads.make_trainable();
+        same_gradients(&heads, &rows(&tokens).into_iter().map(|r| vec![r]).collect::<Vec<_>>(), 1.0);
     }
+}
+
+/// Three heads on one trunk: each gives the bits that it gives alone, what it adds to a pass is its own products, and a
+/// saved directory has them all, for Python as three labels.
+#[test]
+fn heads_share_their_trunk() {
+    let engine = Engine::new(1);
+    let dir = fixtures().join("tiny-llama-reward");
+    let heads = load(&dir, SCALAR).with_scores(SCALAR, 3, 5).unwrap();
+    let tokens = ragged(heads.config().vocab);
+    let rows: Vec<Row<'_>> =
+        tokens.iter().map(|t| Row { tokens: t, lm: 0..0, scalar: t.len() - 1..t.len() }).collect();
+    let out = heads.forward(&engine, &rows, 1.0).unwrap();
+    let weights = heads.tensor("score.weight").unwrap();
+    let d = heads.config().dim;
+    for k in 0..3 {
+        let mut alone = heads.with_scores(SCALAR, 1, 5).unwrap();
+        let at = alone.slots().iter().find(|s| s.name == "score.weight").unwrap().range();
+        alone.update(&engine, |all| all[at].copy_from_slice(&weights[k * d..(k + 1) * d]));
+        for (one, all) in alone.forward(&engine, &rows, 1.0).unwrap().iter().zip(&out) {
+            assert_eq!((all.scalars.len(), one.scalars[0]), (3, all.scalars[k]), "head {k}");
+        }
+    }
+    assert!(weights[..d] != weights[d..2 * d] && weights[d..2 * d] != weights[2 * d..]);
+    let saved = tempfile::tempdir().unwrap();
+    heads.save(saved.path(), SaveType::F32).unwrap();
+    let config = std::fs::read_to_string(saved.path().join("config.json")).unwrap();
+    assert!(config.contains("\"HEAD_2\": 2") && !config.contains("LABEL_0"), "{config}");
+    let again = load(saved.path(), SCALAR);
+    assert_eq!(again.config().scores, 3);
+    assert_eq!(again.forward(&engine, &rows, 1.0).unwrap(), out);
+    // Three labels of any other name are a classifier's.
+    std::fs::write(saved.path().join("config.json"), config.replace("HEAD_", "CLASS_")).unwrap();
+    let error = Model::load(&ModelFiles::dir(saved.path()).unwrap(), SCALAR, 0).unwrap_err().to_string();
+    assert!(error.contains("one label; this classifier has 3"), "{error}");
 }
 
 /// More tokens than one group holds: several graphs, whose gradients add up.

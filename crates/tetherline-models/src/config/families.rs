@@ -129,6 +129,7 @@ fn plain(arch: Architecture, norms: Norms) -> ModelConfig {
         embed_scale: 1.0,
         tied: false,
         sequence_classification: false,
+        scores: 1,
         bos: None,
         eos: Vec::new(),
         pad: None,

@@ -211,6 +211,8 @@ pub struct ModelConfig {
     pub tied: bool,
     /// The directory holds a `…ForSequenceClassification` model.
     pub sequence_classification: bool,
+    /// Outputs of the scalar head: several are the heads of an ensemble on one trunk.
+    pub scores: usize,
     /// Beginning-of-sequence id.
     pub bos: Option<u32>,
     /// End-of-sequence ids of `config.json`.
@@ -228,6 +230,11 @@ pub(crate) fn token_ids(v: Option<&Value>) -> Vec<u32> {
         Some(v) => one(v).into_iter().collect(),
         None => Vec::new(),
     }
+}
+
+/// How a head of an ensemble is called in `id2label`.
+fn head_name(i: usize) -> String {
+    format!("HEAD_{i}")
 }
 
 impl ModelConfig {
@@ -285,7 +292,13 @@ impl ModelConfig {
                 Some(v) => f.as_size("num_labels", v)?,
                 None => f.get("id2label").and_then(Value::as_object).map_or(2, Map::len),
             };
-            if labels != 1 {
+            // Other labels are those of a classifier, whose logits are no scores.
+            let heads = (0..labels).map(|i| Some(head_name(i)));
+            let named =
+                |i: usize| f.object("id2label").ok()??.get(&i.to_string())?.as_str().map(str::to_owned);
+            if labels > 1 && labels <= 64 && heads.eq((0..labels).map(named)) {
+                config.scores = labels;
+            } else if labels != 1 {
                 return Err(f.error(
                     "num_labels",
                     format!("a reward model has one label; this classifier has {labels}"),
@@ -327,8 +340,11 @@ impl ModelConfig {
         raw.remove("torch_dtype");
         raw.insert("dtype".into(), dtype.into());
         if sequence_classification {
-            raw.insert("id2label".into(), serde_json::json!({"0": "LABEL_0"}));
-            raw.insert("label2id".into(), serde_json::json!({"LABEL_0": 0}));
+            let name = |i: usize| if self.scores == 1 { "LABEL_0".to_owned() } else { head_name(i) };
+            let labels: Map<_, _> = (0..self.scores).map(|i| (i.to_string(), name(i).into())).collect();
+            let ids: Map<_, _> = (0..self.scores).map(|i| (name(i), i.into())).collect();
+            raw.insert("id2label".into(), labels.into());
+            raw.insert("label2id".into(), ids.into());
             raw.remove("num_labels");
         } else {
             raw.remove("id2label");

@@ -56,7 +56,7 @@ impl Spans {
         };
         Self {
             lm: cut(spec.lm_head.is_some(), &|r| r.lm.len()),
-            scalar: cut(spec.scalar_head.is_some(), &|r| r.scalar.len()),
+            scalar: cut(spec.scalar_head.is_some(), &|r| r.scalar.len() * spec.scores()),
         }
     }
 }

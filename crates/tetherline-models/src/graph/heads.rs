@@ -38,7 +38,7 @@ impl Outputs {
             out.all = Some(all);
         }
         if let Some(head) = scalar {
-            out.scalars = Some(decoder.linear(head, &pick(&batch.wanted)?)?.squeeze(1)?);
+            out.scalars = Some(decoder.linear(head, &pick(&batch.wanted)?)?.flatten_all()?);
         }
         Ok(out)
     }

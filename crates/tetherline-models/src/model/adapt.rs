@@ -135,7 +135,18 @@ impl Model {
     /// # Errors
     /// If a vocabulary head is asked for that `self` does not have.
     pub fn with_heads(&self, heads: Heads, seed: u64) -> Result<Self> {
-        let (mut slots, mut spec) = build(&self.config, heads);
+        self.with_scores(heads, self.config.scores, seed)
+    }
+
+    /// The same with a scalar head of `scores` outputs. One of fewer outputs than `self` has keeps the first ones; of more
+    /// is initialised anew.
+    ///
+    /// # Errors
+    /// As [`Model::with_heads`].
+    pub fn with_scores(&self, heads: Heads, scores: usize, seed: u64) -> Result<Self> {
+        let mut config = self.config.clone();
+        config.scores = scores;
+        let (mut slots, mut spec) = build(&config, heads);
         self.freeze.apply(&mut slots, &mut spec)?;
         let mut trained = vec![0.0; spec.n_trained()];
         let mut frozen = Arc::clone(&self.frozen);
@@ -146,7 +157,8 @@ impl Model {
         }
         let mut fresh_scalar = false;
         for s in slots.iter().filter(|s| !shares || s.offset >= spec.frozen) {
-            let Some(old) = self.tensor(&s.name) else {
+            let enough = |old: &&[f32]| old.len() >= s.len();
+            let Some(old) = self.tensor(&s.name).filter(enough).map(|old| &old[..s.len()]) else {
                 if s.name == SCORE {
                     fresh_scalar = true;
                     continue;
@@ -166,7 +178,7 @@ impl Model {
                 }
             }
         }
-        let (config, freeze, parts) = (self.config.clone(), self.freeze.clone(), (frozen, trained));
+        let (freeze, parts) = (self.freeze.clone(), (frozen, trained));
         let mut model = Self::assemble(config, heads, (slots, spec), freeze, parts);
         model.assets.clone_from(&self.assets);
         model.templates.clone_from(&self.templates);
