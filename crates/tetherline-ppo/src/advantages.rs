@@ -15,6 +15,7 @@ use crate::shaping::{kl_k1, score_slot, shape_row};
 use crate::{Advantage, GroupKl, PpoConfig, PpoError, gae_row, whiten};
 use std::borrow::Cow;
 use tetherline_core::{Advantages, Ragged, Rollout, ScoredRollout, StopReason};
+use tetherline_kl::KlEstimator;
 
 /// Shapes with k1 and the KL coefficient of each row, then estimates advantages.
 ///
@@ -31,13 +32,17 @@ pub fn advantages(
     rollout.logprobs.check_same_rows("logprobs", &rollout.ref_logprobs, "ref_logprobs")?;
     check_tokens("log-prob", &rollout.logprobs)?;
     check_tokens("reference log-prob", &rollout.ref_logprobs)?;
+    let penalty = |p: f32, r: f32| match config.kl_reward {
+        KlEstimator::K1 => kl_k1(p, r),
+        other => other.per_token(f64::from(p), f64::from(r)).0,
+    };
     let kl = Ragged::from_rows((0..rollout.logprobs.len()).map(|row| {
         let written = rollout.written.as_ref().map(|w| w.row(row));
         let pairs = rollout.logprobs.row(row).iter().zip(rollout.ref_logprobs.row(row)).enumerate();
         pairs
             .map(
                 move |(t, (&p, &r))| {
-                    if written.is_none_or(|w| w.get(t) == Some(&true)) { kl_k1(p, r) } else { 0.0 }
+                    if written.is_none_or(|w| w.get(t) == Some(&true)) { penalty(p, r) } else { 0.0 }
                 },
             )
             .collect::<Vec<f64>>()
@@ -561,5 +566,30 @@ mod tests {
         let mut s = scored();
         s.rollout.ref_logprobs = Ragged::new();
         assert!(matches!(advantages(&s, &[0.0; 2], &raw()), Err(PpoError::Rows(_))));
+    }
+
+    /// l = ½ and −½: k1 ½, −½; k2 ⅛, ⅛; k3 e^(−½) − ½, e^(½) − 3/2.
+    #[test]
+    fn the_penalty_in_the_reward_is_the_declared_one() {
+        let mut s = scored();
+        s.rollout.logprobs = s.rollout.logprobs.map(|_| -1.0);
+        s.rollout.ref_logprobs = Ragged::from_rows([vec![-1.5, -0.5, -1.0], vec![-1.0, -1.0]]);
+        let e = 0.5f64.exp();
+        for (kind, want) in [
+            (KlEstimator::K1, [0.5, -0.5]),
+            (KlEstimator::K2, [0.125, 0.125]),
+            (KlEstimator::K3, [1.0 / e - 0.5, e - 1.5]),
+            (KlEstimator::Abs, [0.5, 0.5]),
+        ] {
+            let config = PpoConfig { kl_reward: kind, ..PpoConfig::default() };
+            let adv = advantages(&s, &[2.0, 2.0], &config).unwrap();
+            for (t, want) in want.into_iter().enumerate() {
+                let (kl, reward) = (f64::from(adv.kl.row(0)[t]), f64::from(adv.rewards.row(0)[t]));
+                assert!(
+                    (kl - want).abs() < 1e-6 && (reward + 2.0 * want).abs() < 1e-6,
+                    "{kind:?} {kl} {reward}"
+                );
+            }
+        }
     }
 }

@@ -5,7 +5,8 @@
 
 use crate::{Advantage, KlLoss, MissingEos, PpoConfig, Ratio, ScoreAt, Surrogate};
 use tetherline_core::FieldError;
-use tetherline_kl::placement::{PenaltyForm, Placement, check_placement};
+use tetherline_kl::KlEstimator;
+use tetherline_kl::placement::{PenaltyForm, Placement, WrongGradient, check_placement};
 
 impl PpoConfig {
     /// Refuses choices that make no sense together.
@@ -114,12 +115,29 @@ impl PpoConfig {
     }
 
     fn check_kl(&self) -> Result<(), FieldError> {
-        let form = match self.kl_loss {
+        let accept = "; kl_wrong_gradient = \"accept\" takes it all the same";
+        if self.kl_reward != KlEstimator::K1 {
+            if !self.kl_in.reward() {
+                let problem = "kl_in = \"loss\" has no penalty in the reward; leave it out, or set kl_in";
+                return Err(FieldError::new("kl_reward", problem));
+            }
+            check_placement(self.kl_reward.into(), Placement::InReward, self.kl_wrong_gradient)
+                .map_err(|e| FieldError::new("kl_reward", format!("{e}{accept}")))?;
+        }
+        self.check_kl_loss(accept)
+    }
+
+    /// What stands in the loss.
+    fn loss_form(&self) -> PenaltyForm {
+        match self.kl_loss {
             KlLoss::Corrected | KlLoss::K2 => PenaltyForm::K2,
             KlLoss::K1 => PenaltyForm::K1,
             KlLoss::K3 => PenaltyForm::K3,
             KlLoss::Abs => PenaltyForm::Abs,
-        };
+        }
+    }
+
+    fn check_kl_loss(&self, accept: &str) -> Result<(), FieldError> {
         if !self.kl_in.loss() {
             let problem = "kl_in = \"reward\" has no penalty in the loss; leave it out, or set kl_in";
             return if self.kl_loss == KlLoss::Corrected {
@@ -128,10 +146,9 @@ impl PpoConfig {
                 Err(FieldError::new("kl_loss", problem))
             };
         }
-        check_placement(form, Placement::InLoss, self.kl_wrong_gradient).map(drop).map_err(|e| {
-            let accept = "; kl_wrong_gradient = \"accept\" takes it all the same";
-            FieldError::new("kl_loss", format!("{e}{accept}"))
-        })
+        check_placement(self.loss_form(), Placement::InLoss, self.kl_wrong_gradient)
+            .map(drop)
+            .map_err(|e| FieldError::new("kl_loss", format!("{e}{accept}")))
     }
 
     /// What is allowed and yet may surprise, a line each.
@@ -139,6 +156,29 @@ impl PpoConfig {
         let mut out = Vec::new();
         if self.kl_in.reward() && self.kl_in.loss() {
             out.push("ppo.kl_in = \"reward_and_loss\": the policy pays β·KL twice".to_owned());
+        }
+        // What was accepted, with what is wrong with it.
+        let wrong = |form, place| check_placement(form, place, WrongGradient::Refuse).err();
+        if self.kl_in.reward()
+            && let Some(e) = wrong(self.kl_reward.into(), Placement::InReward)
+        {
+            let of = match self.kl_reward {
+                KlEstimator::K2 => {
+                    "E[½l²·∇ln π]: it grows with the distance either way, and pulls back tokens that became \
+                                    less likely than π_ref as well as those that became more likely"
+                }
+                KlEstimator::K3 => {
+                    "E[(e^(−l) − 1 + l)·∇ln π]: of second order in l near π_ref, where it hardly pulls, and \
+                                    e^(−l) for tokens that became less likely"
+                }
+                _ => "E[|l|·∇ln π]: the same for tokens that became more and less likely",
+            };
+            out.push(format!("ppo.kl_reward = {}: {}; on-policy it is {of}", name(self.kl_reward), e.reason));
+        }
+        if self.kl_in.loss()
+            && let Some(e) = wrong(self.loss_form(), Placement::InLoss)
+        {
+            out.push(format!("ppo.kl_loss = {}: {}", word(&self.kl_loss), e.reason));
         }
         if self.advantages == Advantage::GroupStd
             && self.group_kl == crate::GroupKl::InScore
@@ -154,6 +194,16 @@ impl PpoConfig {
             out.push(text.to_owned());
         }
         out
+    }
+}
+
+/// An estimator as it is written in a recipe.
+fn name(estimator: KlEstimator) -> &'static str {
+    match estimator {
+        KlEstimator::K1 => "\"k1\"",
+        KlEstimator::K2 => "\"k2\"",
+        KlEstimator::K3 => "\"k3\"",
+        KlEstimator::Abs => "\"abs\"",
     }
 }
 
@@ -199,6 +249,13 @@ mod tests {
             ),
             ("kl_loss = \"k2\"".to_owned(), "kl_loss", "kl_in"),
             ("kl_in = \"loss\"\nkl_loss = \"k1\"".to_owned(), "kl_loss", "zero"),
+            ("kl_reward = \"k3\"".to_owned(), "kl_reward", "biased"),
+            ("kl_reward = \"k2\"".to_owned(), "kl_reward", "kl_wrong_gradient = \"accept\""),
+            (
+                "kl_reward = \"k2\"\nkl_in = \"loss\"\nkl_wrong_gradient = \"accept\"".to_owned(),
+                "kl_reward",
+                "kl_in",
+            ),
             ("kl_in = \"loss\"\nkl_loss = \"k3\"".to_owned(), "kl_loss", "kl_wrong_gradient = \"accept\""),
             ("mask_truncated = true".to_owned(), "mask_truncated", "missing_eos_penalty"),
             ("entropy_coef = 2.0\nentropy_target = { target = 1.0 }".to_owned(), "entropy_coef", "at most"),
@@ -235,5 +292,22 @@ mod tests {
         assert_eq!(of(""), 0);
         assert_eq!(of("kl_in = \"reward_and_loss\""), 1);
         assert_eq!(of("samples_per_prompt = 2\nadvantages = \"grpo\"\ngroup_kl = \"in_score\""), 1);
+    }
+
+    /// What was accepted in spite of its gradient is warned of, with what is wrong with it.
+    #[test]
+    fn accepted_penalties_are_warned_of() {
+        let warnings = |text: &str| {
+            let text = format!("kl_wrong_gradient = \"accept\"\n{text}");
+            let config: PpoConfig = toml::from_str(&text).unwrap();
+            config.validate().unwrap();
+            config.warnings().join("\n")
+        };
+        for (kind, bias) in [("k2", "either way"), ("k3", "hardly pulls"), ("abs", "the same")] {
+            let text = warnings(&format!("kl_reward = \"{kind}\""));
+            assert!(text.contains(&format!("kl_reward = \"{kind}\"")) && text.contains(bias), "{text}");
+        }
+        assert!(warnings("kl_in = \"loss\"\nkl_loss = \"k3\"").contains("another divergence"));
+        assert_eq!(warnings(""), "");
     }
 }

@@ -16,6 +16,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use tetherline_core::{FieldError, LrSchedule};
+use tetherline_kl::KlEstimator;
 use tetherline_kl::placement::WrongGradient;
 
 /// Hyperparameters of PPO.
@@ -92,9 +93,11 @@ pub struct PpoConfig {
 
     /// Where the KL penalty stands; its coefficient β is the controller's.
     pub kl_in: KlIn,
+    /// The penalty in the reward. Any but k1 has a biased gradient, and has to be accepted.
+    pub kl_reward: KlEstimator,
     /// The penalty in the loss.
     pub kl_loss: KlLoss,
-    /// Whether a `kl_loss` whose gradient is not that of the KL is taken all the same, to reproduce a peer.
+    /// Whether a `kl_reward` or `kl_loss` whose gradient is not that of the KL is taken all the same, to reproduce a peer.
     pub kl_wrong_gradient: WrongGradient,
     /// Steps at the start in which the value function learns alone.
     pub critic_warmup: u64,
@@ -155,6 +158,7 @@ impl Default for PpoConfig {
             aggregation: Aggregation::TokenMean,
             target_kl: None,
             kl_in: KlIn::Reward,
+            kl_reward: KlEstimator::K1,
             kl_loss: KlLoss::Corrected,
             kl_wrong_gradient: WrongGradient::Refuse,
             critic_warmup: 0,

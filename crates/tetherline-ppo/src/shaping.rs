@@ -5,7 +5,7 @@
 //! ```
 //!
 //! kl_t is k1 = log π_old − log π_ref in nats per token, detached from the gradient: k1 in the reward
-//! gives the exact gradient of KL(π ‖ π_ref); k3 there does not. Tokens the policy did not write carry
+//! gives the exact gradient of KL(π ‖ π_ref); k2, k3 and |l|, which `kl_reward` declares, do not. Tokens the policy did not write carry
 //! no penalty.
 //!
 //! The place is the last written token, or ([`ScoreAt::AfterEos`], TRL) one place after the end of

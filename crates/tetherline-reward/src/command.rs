@@ -12,23 +12,13 @@
 //! Where the recipe says what stands in for a missing score (`on_failure`), the lines that were written before the program
 //! failed or its time was up still count, in order.
 //!
-//! Writing and reading run on threads of their own, so a program may write before it has read everything,
-//! or read nothing at all, whatever the size of the system's pipes. After `timeout_s` it is killed. The
-//! clock decides about nothing but that.
+//! How it is run: `process.rs`.
 
+use crate::process::Process;
 use crate::source::{Answers, Settled, is_usable, part, shorten};
 use crate::{CommandConfig, RewardError};
 use serde::{Deserialize, Serialize};
-use std::io::{BufWriter, Read, Write};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
 use tetherline_core::{BoxError, Fallback, NamedScore, Score, TextSample};
-
-/// How much of standard error is quoted.
-const STDERR_TAIL: usize = 500;
 
 /// A command rule.
 #[derive(Clone, Debug)]
@@ -108,22 +98,13 @@ impl CommandRule {
 
     /// The scores that came, and why no more did.
     fn answers<T: Serialize>(&self, rows: &[T]) -> Result<Answers, RewardError> {
-        let Exchange { ended, stdout, stderr } = self.exchange(self.requests(rows)?)?;
-        let fail = |problem: String| self.error(problem, &stderr);
-        let mut why = match ended {
-            Ok(status) if status.success() => None,
-            Ok(status) => Some(fail(format!("failed: {status}"))),
-            Err(problem) => Some(fail(problem)),
-        };
-        let whole = match why {
-            None => &stdout[..],
-            // The last line may have been cut.
-            Some(_) => &stdout[..stdout.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1)],
-        };
-        let text = String::from_utf8_lossy(whole);
+        let process = self.process();
+        let exchange = process.exchange(process.lines(rows)?)?;
+        let fail = |problem: String| process.error(problem, exchange.stderr());
+        let (replies, mut why) = exchange.replies(&process);
         let mut scores = Vec::with_capacity(rows.len());
-        for (line, reply) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-            let at = format!("wrote `{}` on line {}", shorten(reply, 80), line + 1);
+        for (line, reply) in &replies {
+            let at = format!("wrote `{}` on line {line}", shorten(reply, 80));
             let score = match parse_reply(reply) {
                 None => Err(format!("{at}, expected a number or {{\"score\": NUMBER}}")),
                 Some(x) if !is_usable(x, self.config.weight) => Err(format!("{at}: the score is not finite")),
@@ -144,115 +125,9 @@ impl CommandRule {
         Ok(Answers { scores, why })
     }
 
-    fn requests<T: Serialize>(&self, rows: &[T]) -> Result<Vec<u8>, RewardError> {
-        let mut lines = Vec::new();
-        for row in rows {
-            serde_json::to_writer(&mut lines, row)
-                .map_err(|e| self.error(format!("was given a sample that is no JSON: {e}"), b""))?;
-            lines.push(b'\n');
-        }
-        Ok(lines)
+    fn process(&self) -> Process<'_> {
+        Process { name: &self.config.name, argv: &self.config.argv, timeout_s: self.config.timeout_s }
     }
-
-    /// Runs the program to its end, or the end of its time.
-    fn exchange(&self, input: Vec<u8>) -> Result<Exchange, RewardError> {
-        let limit = Duration::from_secs_f64(self.config.timeout_s);
-        let deadline = Instant::now() + limit;
-        let late = || format!("did not finish within {} s (timeout_s) and was killed", self.config.timeout_s);
-        let (program, arguments) = match self.config.argv.split_first() {
-            Some(parts) => parts,
-            None => return Err(self.error("is empty".into(), b"")),
-        };
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| self.error(format!("cannot be started: {e}"), b""))?;
-
-        if let Some(stdin) = child.stdin.take() {
-            // A program that stops reading closes the pipe; its exit status and scores tell the rest.
-            thread::spawn(move || BufWriter::new(stdin).write_all(&input));
-        }
-        let stdout = read_to_end(child.stdout.take());
-        let stderr = read_to_end(child.stderr.take());
-
-        let remaining = || deadline.saturating_duration_since(Instant::now());
-        let ended = if stdout.wait(remaining()) {
-            loop {
-                match child.try_wait() {
-                    Ok(Some(status)) => break Ok(status),
-                    Ok(None) if remaining().is_zero() => break Err(late()),
-                    Ok(None) => thread::sleep(Duration::from_millis(1)),
-                    Err(e) => break Err(format!("cannot be waited for: {e}")),
-                }
-            }
-        } else {
-            Err(late())
-        };
-        if ended.is_err() {
-            // Its pipes may live on in grandchildren, so their readers are not waited for. Both fail only where the child
-            // is gone already.
-            let _ = child.kill();
-            let _ = child.wait();
-            stderr.wait(Duration::from_millis(200));
-        } else {
-            stderr.wait(remaining().min(Duration::from_secs(1)));
-        }
-        Ok(Exchange { ended, stdout: stdout.so_far(), stderr: stderr.so_far() })
-    }
-
-    fn error(&self, problem: String, stderr: &[u8]) -> RewardError {
-        let text = String::from_utf8_lossy(stderr);
-        let text = text.trim();
-        let start = text.char_indices().rev().nth(STDERR_TAIL - 1).map_or(0, |(i, _)| i);
-        let stderr = if text.is_empty() { String::new() } else { format!("; it wrote: {}", &text[start..]) };
-        let command = self.config.argv.join(" ");
-        RewardError::Command { rule: self.config.name.clone(), command, problem, stderr }
-    }
-}
-
-/// What a program did.
-struct Exchange {
-    /// Its exit status, or why there is none.
-    ended: Result<ExitStatus, String>,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-/// A pipe that is read on a thread of its own.
-struct Reading {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    closed: Receiver<()>,
-}
-
-impl Reading {
-    /// Whether the pipe was closed within `limit`.
-    fn wait(&self, limit: Duration) -> bool {
-        self.closed.recv_timeout(limit).is_ok()
-    }
-
-    fn so_far(&self) -> Vec<u8> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-fn read_to_end(pipe: Option<impl Read + Send + 'static>) -> Reading {
-    let (send, closed) = channel();
-    let bytes = Arc::new(Mutex::new(Vec::new()));
-    let shared = Arc::clone(&bytes);
-    thread::spawn(move || {
-        let mut block = [0; 8192];
-        if let Some(mut pipe) = pipe {
-            // What came before a read error is still worth having.
-            while let Ok(n @ 1..) = pipe.read(&mut block) {
-                shared.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&block[..n]);
-            }
-        }
-        let _ = send.send(());
-    });
-    Reading { bytes, closed }
 }
 
 impl Score for CommandRule {
@@ -270,6 +145,7 @@ impl Score for CommandRule {
 #[cfg(unix)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     fn rule(script: &str, timeout_s: f64) -> CommandRule {
         let argv = ["sh", "-c", script].map(String::from).to_vec();

@@ -49,6 +49,10 @@ pub struct RewardConfig {
     pub model_weight: f64,
     /// Reference samples that mean and standard deviation are fitted on.
     pub normalize_samples: usize,
+    /// Sources (names of rules, or `reward_model` for one that is given) whose scores are put on the scale of the
+    /// reference policy's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub normalize: Vec<String>,
     /// Several reward models instead of one.
     #[serde(skip_serializing_if = "EnsembleConfig::is_default")]
     pub ensemble: EnsembleConfig,
@@ -77,6 +81,7 @@ impl Default for RewardConfig {
             length_debias: false,
             model_weight: 1.0,
             normalize_samples: 256,
+            normalize: Vec::new(),
             ensemble: EnsembleConfig::default(),
             rule: Vec::new(),
         }

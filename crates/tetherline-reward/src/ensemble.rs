@@ -8,6 +8,9 @@
 //! disagreement         √V
 //! ```
 //!
+//! Members are models (`members`), heads on the trunk of one (`heads`), or both: every head of every model is one.
+//! Heads cost one forward and one backward pass of the trunk whatever their number, and share what the trunk gets wrong.
+//!
 //! r_k are normalised scores, so that members are on one scale: each has mean 0 and standard deviation 1 on the reference
 //! policy's samples. The combination of those is not scaled again.
 
@@ -21,6 +24,10 @@ use tetherline_core::FieldError;
 pub struct EnsembleConfig {
     /// Reward models to train, each with a head and an order of the data of its own.
     pub members: usize,
+    /// Heads on the trunk of each.
+    pub heads: usize,
+    /// Each head draws how often it counts each comparison, Poisson(1); false: they differ in their first weights alone.
+    pub bootstrap: bool,
     /// What becomes of their scores.
     pub combine: Combine,
     /// Divisor of the variance.
@@ -53,7 +60,7 @@ pub enum Variance {
 
 impl Default for EnsembleConfig {
     fn default() -> Self {
-        Self { members: 1, combine: Combine::Mean, variance: Variance::Population }
+        Self { members: 1, heads: 1, bootstrap: true, combine: Combine::Mean, variance: Variance::Population }
     }
 }
 
@@ -69,6 +76,7 @@ impl EnsembleConfig {
     /// The first field that is out of range.
     pub fn validate(&self) -> Result<(), FieldError> {
         need((1..=64).contains(&self.members), "members", &self.members, "from 1 to 64")?;
+        need((1..=64).contains(&self.heads), "heads", &self.heads, "from 1 to 64")?;
         match self.combine {
             Combine::MeanMinusVariance(x) => {
                 need(x.is_finite() && x >= 0.0, "combine.mean_minus_variance", &x, "0 or above")
@@ -129,6 +137,7 @@ mod tests {
         let field =
             |text: &str| toml::from_str::<EnsembleConfig>(text).unwrap().validate().unwrap_err().field;
         assert_eq!(field("members = 0"), "members");
+        assert_eq!(field("heads = 65"), "heads");
         assert_eq!(field("combine = { mean_minus_variance = -1.0 }"), "combine.mean_minus_variance");
         assert!(toml::from_str::<EnsembleConfig>("combine = \"median\"").is_err());
         assert!(EnsembleConfig::default().is_default());
