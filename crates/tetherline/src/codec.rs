@@ -215,6 +215,58 @@ impl Codec {
         Ok(Example { tokens, prompt_len })
     }
 
+    /// Tokens of what `role` says behind an answer of the assistant, ready for the assistant to speak again: appended to the
+    /// tokens that are there, which stay as they were sampled. `ended` is whether the answer ends with an end-of-sequence
+    /// token, which is then not written twice. Of a plain prompt it is the text alone.
+    ///
+    /// With a chat template the conversation is rendered with a stand-in for the answer, and what the template writes behind
+    /// it is taken.
+    ///
+    /// # Errors
+    /// If the template or the tokenizer refuses it.
+    pub fn continuation(
+        &self,
+        prompt: &Text,
+        turns: &[Message],
+        said: &Message,
+        ended: bool,
+    ) -> Result<Vec<u32>, Error> {
+        const ANSWER: &str = "tetherline0answer";
+        let pieces = match self.messages(prompt)? {
+            None => {
+                let text = &said.content;
+                self.tokenizer
+                    .special_pieces(text)
+                    .into_iter()
+                    .map(|(t, typed)| (t.to_owned(), typed))
+                    .collect()
+            }
+            Some((template, mut messages)) => {
+                messages.extend(turns.iter().cloned());
+                messages.extend([Message::assistant(ANSWER), said.clone()]);
+                let rendered = template.render_pieces(&messages, true).map_err(|e| self.fail(e))?;
+                let holds = |p: &Piece| p.text.contains(ANSWER);
+                let at = rendered.pieces.iter().rposition(holds).ok_or_else(|| {
+                    self.fail("its chat template does not show an earlier answer as it was; a conversation cannot go on")
+                })?;
+                let behind = |(i, p): (usize, Piece)| match i {
+                    0 => (p.text[p.text.rfind(ANSWER).map_or(0, |b| b + ANSWER.len())..].to_owned(), p.typed),
+                    _ => (p.text, p.typed),
+                };
+                rendered.pieces.into_iter().skip(at).enumerate().map(behind).collect::<Vec<_>>()
+            }
+        };
+        // Behind a line break, as all pieces but the first, so that no space gets between; it is cut off again.
+        let mut all = vec![("\n", false)];
+        all.extend(pieces.iter().map(|(text, typed)| (text.as_str(), *typed)));
+        let encoded = self.tokenizer.encode_pieces(&all, false).map_err(|e| self.fail(e))?;
+        let mut tokens = encoded.ids[encoded.tokens_before(1)..].to_vec();
+        if ended && tokens.first().is_some_and(|t| self.tokenizer.eos().contains(t)) {
+            tokens.remove(0);
+        }
+        Ok(tokens)
+    }
+
     /// Tokens of a whole conversation, and which of them the assistant wrote, as
     /// `apply_chat_template(…, return_assistant_tokens_mask=True)` of transformers says: see
     /// [`ChatTemplate::render_masked`].

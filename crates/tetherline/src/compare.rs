@@ -153,6 +153,7 @@ pub fn compare(options: &CompareOptions, observer: &mut dyn Observer) -> Result<
     let reference = sources::sharing(reference, &models[0], &engine)?;
     let trained = setting.run.as_ref().map_or_else(PathBuf::new, |run| run.join("reward"));
     let mut scorer = Scorer::new(recipe, &codec, &trained)?;
+    scorer = scorer.with_norms_of(setting.run.as_deref().unwrap_or(Path::new("")))?;
     let mut judge = Judging::open(&options.judge, &codec)?;
 
     let prompts = prompts(recipe, &codec, models[0].context(), options, observer)?;

@@ -1,15 +1,17 @@
 //! Held-out evaluation of a policy: scores, gold, exact KL, refusals, length and diversity.
 
 use crate::codec::Codec;
+use crate::conversation::{Conversations, sample};
 use crate::recipe::Recipe;
-use crate::rows::{encode_prompts, full_rows, lm_rows, samples};
+use crate::rows::{encode_prompts, full_rows, lm_rows, samples, sum_written};
 use crate::scoring::Scorer;
 use crate::{Error, sources};
 use tetherline_core::seeds::Purpose;
 use tetherline_core::{Event, NamedScore, Observer, PromptBatch, PromptRef, Rollout, Stage, StopReason};
 use tetherline_eval::ResponseRecord;
 use tetherline_models::{Engine, Model};
-use tetherline_rollout::{SamplingConfig, StreamName, generate};
+use tetherline_reward::Environment;
+use tetherline_rollout::{SamplingConfig, StreamName};
 
 /// The held-out prompts of a recipe, encoded, one row per sample.
 ///
@@ -69,14 +71,17 @@ pub(crate) fn respond(
 ) -> Result<Responses, Error> {
     let sampling = SamplingConfig { temperature: recipe.eval.temperature, ..recipe.sampling.clone() };
     let name = StreamName { seed: recipe.seed, purpose: Purpose::Eval, step: 1 };
-    let fail = Error::stage(Stage::Eval);
-    let r = generate(policy, &codec.tokenizer, prompts, &sampling, name, engine, 0).map_err(fail)?;
+    let at = (0, Stage::Eval);
+    let mut environment = recipe.environment.clone().map(Environment::new);
+    let (r, conversations) =
+        sample(environment.as_mut(), policy, codec, prompts, &sampling, name, engine, at)?;
     let full = full_rows(&r);
     let pairs = policy
         .forward_pair(reference, engine, &lm_rows(&full, &r), r.temperature)
         .map_err(Error::stage(Stage::Eval))?;
-    let parts = scorer.score(engine, &samples(&r))?;
-    let sum = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>();
+    let mut parts = scorer.score(engine, &samples(&r))?;
+    parts.extend(conversations.as_ref().map(Conversations::part));
+    let written = |i: usize| r.written.as_ref().map(|w| w.row(i));
     let records = (0..r.responses.len())
         .map(|i| ResponseRecord {
             prompt_id: r.prompts.ids[i],
@@ -87,8 +92,11 @@ pub(crate) fn respond(
             tokens: r.responses.row(i).to_vec(),
             score: parts.iter().map(|p| f64::from(p.values[i])).sum(),
             gold: scorer.gold(&r.prompts.texts[i], &r.texts[i]),
-            kl_exact: Some(sum(&pairs[i].kl_exact)),
-            entropy: sum(r.entropy.row(i)) / r.entropy.row_len(i).max(1) as f64,
+            kl_exact: Some(sum_written(&pairs[i].kl_exact, written(i)).0),
+            entropy: {
+                let (sum, n) = sum_written(r.entropy.row(i), written(i));
+                sum / n.max(1) as f64
+            },
             stopped_by_eos: r.stop[i] != StopReason::Length,
             refused: tetherline_frontdesk::is_refusal(&r.texts[i]),
             unsafe_prompt: r.prompts.domains[i] == "unsafe",

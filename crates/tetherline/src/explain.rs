@@ -332,7 +332,9 @@ impl Work<'_> {
 
     /// The log-ratio of the responses on the parts of their score.
     fn reward_fit(&self, recipe: &Recipe, rows: &Rows, responses: &[Response]) -> Result<RewardFit, Error> {
-        let mut scorer = Scorer::new(recipe, &self.policies.codec, &self.policies.reward_dir)?;
+        let reward_dir = &self.policies.reward_dir;
+        let run = reward_dir.parent().unwrap_or(reward_dir);
+        let mut scorer = Scorer::new(recipe, &self.policies.codec, reward_dir)?.with_norms_of(run)?;
         let samples: Vec<TextSample<'_>> = (0..rows.texts.len())
             .map(|i| TextSample {
                 prompt: &rows.prompts.texts[i],

@@ -5,6 +5,7 @@
 //! `group.rs`, `choices.rs`).
 
 use crate::recipe::{Recipe, ValueModel};
+use tetherline_kl::KlEstimator;
 use tetherline_ppo::{
     Advantage, Aggregation, Correction, DpoConfig, DpoLoss, GroupKl, KlLoss, MissingEos, PpoConfig, Ratio,
     ScoreAt, Surrogate, WhitenVariance,
@@ -180,7 +181,8 @@ fn policy(out: &mut Text, recipe: &Recipe) {
             let whitened = if ppo.whitens() { "; then to mean 0 and variance 1 over the batch" } else { "" };
             out.row("A_t =", &format!("(A_R − λ·A_C)/(1 + λ){whitened}"));
             out.row("A_R =", &advantage(&PpoConfig { whiten_advantages: Some(false), ..ppo.clone() }));
-            out.row("A_C =", "the same of costs over their own critic, which pays +β·l_t");
+            let pays = penalty(recipe).replacen('−', "+", 1);
+            out.row("A_C =", &format!("the same of costs over their own critic, which pays {pays}"));
             let m = cost.multiplier;
             let how = if m.lr == 0.0 {
                 num(m.init)
@@ -282,7 +284,7 @@ fn rewards(out: &mut Text, recipe: &Recipe) {
     let to_group = ppo.advantages.needs_group();
     if ppo.kl_in.reward() {
         if !to_group {
-            out.row("r_t =", &format!("−β·l_t, and {place}{scaled}"));
+            out.row("r_t =", &format!("{}, and {place}{scaled}", penalty(recipe)));
         }
         out.row("l_t =", "ln π_old(a_t) − ln π_ref(a_t), the k1 estimate of the KL, nats");
     } else if !to_group {
@@ -307,6 +309,16 @@ fn rewards(out: &mut Text, recipe: &Recipe) {
     out.row("π_ref =", &format!("{reference}; the logits of both are divided by {t}"));
 }
 
+/// What a token pays in the reward.
+fn penalty(recipe: &Recipe) -> &'static str {
+    match recipe.ppo.kl_reward {
+        KlEstimator::K1 => "−β·l_t",
+        KlEstimator::K2 => "−β·l_t²/2 (k2: its gradient is biased)",
+        KlEstimator::K3 => "−β·(e^(−l_t) − 1 + l_t) (k3: its gradient is biased)",
+        KlEstimator::Abs => "−β·|l_t| (its gradient is biased)",
+    }
+}
+
 fn score(recipe: &Recipe) -> String {
     let mut parts = Vec::new();
     if recipe.uses_reward_model() {
@@ -315,6 +327,9 @@ fn score(recipe: &Recipe) -> String {
         let norm = match (recipe.trains_reward_model(), recipe.reward.normalize_samples) {
             (true, 0) => "as trained".to_owned(),
             (true, n) => format!("mean 0, std 1 on {n} samples of π_ref"),
+            (false, n) if recipe.reward.normalize.iter().any(|name| name == "reward_model") => {
+                format!("mean 0, std 1 on {n} samples of π_ref")
+            }
             (false, _) => "normalised as its reward_norm.json says".to_owned(),
         };
         parts.push(format!("{factor}reward_model ({norm})"));
@@ -322,7 +337,11 @@ fn score(recipe: &Recipe) -> String {
     for rule in &recipe.reward.rule {
         let weight = rule.weight();
         let factor = if weight == 1.0 { String::new() } else { format!("{}·", num(weight)) };
-        parts.push(format!("{factor}rule.{}", rule.name()));
+        let norm = match recipe.reward.normalize.iter().any(|name| name == rule.name()) {
+            true => format!(" (mean 0, std 1 on {} samples of π_ref)", recipe.reward.normalize_samples),
+            false => String::new(),
+        };
+        parts.push(format!("{factor}rule.{}{norm}", rule.name()));
     }
     if parts.is_empty() {
         "nothing: the recipe has no reward model and no rule".to_owned()

@@ -9,11 +9,13 @@ use crate::recipe::{Dtype, Recipe};
 use crate::rounds::{self, DriftLedger, FirstReference, Round, Spending};
 use crate::run_dir::{RunDir, member_name};
 use crate::scoring::{RewardModel, Scorer};
-use crate::{Error, RunOptions, RunSummary, Stages, audit, card, dpo, report, reward, sft, sources};
+use crate::{
+    Error, RunOptions, RunSummary, Stages, audit, card, dpo, report, reward, score_norms, sft, sources,
+};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tetherline_core::seeds::Purpose;
-use tetherline_core::{BoxError, Event, Observer, Stage};
+use tetherline_core::{BoxError, Event, Observer, Rollout, Stage};
 use tetherline_eval::report::{SamplePair, sample_pairs};
 use tetherline_eval::{Comparison, ResponseRecord};
 use tetherline_models::{Device, Engine, Model, ModelError, ModelFiles, Precision, SaveType};
@@ -190,6 +192,7 @@ impl Run<'_> {
         let data = reward::Preferences::load(self.recipe, &codec, start.context(), observer)?;
         let ensemble = &self.recipe.reward.ensemble;
         let samples = self.norm_samples(&start, &codec, observer)?;
+        let samples = samples.as_ref().map(crate::rows::full_rows).unwrap_or_default();
         let mut members = Vec::new();
         // The first one last: with its directory the stage is done.
         for i in (0..ensemble.members).rev() {
@@ -197,7 +200,8 @@ impl Run<'_> {
             if dir.is_dir() {
                 let files = sources::open_dir(&dir).map_err(|e| Error::input("the reward model", e))?;
                 let rm = RewardModel::load(&files)?;
-                members.push((reward::held_out_scores(&data, &rm.model, &self.engine)?, rm.norm));
+                let heads = reward::held_out_scores(&data, &rm.model, &self.engine)?;
+                members.extend(heads.into_iter().zip(rm.norms).rev());
                 continue;
             }
             if ensemble.members > 1 {
@@ -207,13 +211,13 @@ impl Run<'_> {
             let (model, log) =
                 reward::train(self.recipe, &start, &data, i, &self.engine, &self.dir, observer)?;
             self.write_log(&format!("{}.jsonl", member_name("reward", i)), &log)?;
-            let scores = reward::held_out_scores(&data, &model, &self.engine)?;
-            let norm = self.fit_norm(&samples, model.clone(), &files)?;
-            members.push((scores, norm));
+            let heads = reward::held_out_scores(&data, &model, &self.engine)?;
+            let norms = self.fit_norms(&samples, model.clone(), &files)?;
+            members.extend(heads.into_iter().zip(norms.clone()).rev());
             if i == 0 {
                 self.held_out_report(&data, &members, observer)?;
             }
-            save_dir(&dir, |d| reward::save(d, &model, norm))?;
+            save_dir(&dir, |d| reward::save(d, &model, &norms))?;
             self.dir.clear_stage_checkpoints(Stage::Reward, i)?;
         }
         Ok(())
@@ -242,9 +246,9 @@ impl Run<'_> {
         start: &Model,
         codec: &Codec,
         observer: &mut dyn Observer,
-    ) -> Result<Vec<Vec<u32>>, Error> {
+    ) -> Result<Option<Rollout>, Error> {
         let wanted = self.recipe.reward.normalize_samples;
-        let Some(rows) = sources::prompts(self.recipe)?.filter(|_| wanted > 0) else { return Ok(Vec::new()) };
+        let Some(rows) = sources::prompts(self.recipe)?.filter(|_| wanted > 0) else { return Ok(None) };
         let context = start.context();
         let rows = &rows.rows[..rows.rows.len().min(wanted)];
         let prompts =
@@ -252,18 +256,60 @@ impl Run<'_> {
         let reference = self.reference(start)?;
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Eval, step: 2 };
         let engine = &self.engine;
-        let r = generate(&reference, &codec.tokenizer, prompts, &self.recipe.sampling, name, engine, 0)
-            .map_err(Error::stage(Stage::Reward))?;
-        Ok(crate::rows::full_rows(&r))
+        generate(&reference, &codec.tokenizer, prompts, &self.recipe.sampling, name, engine, 0)
+            .map(Some)
+            .map_err(Error::stage(Stage::Reward))
     }
 
-    /// Mean and standard deviation of the raw scores of the reference policy's own samples.
-    fn fit_norm(&self, samples: &[Vec<u32>], model: Model, files: &ModelFiles) -> Result<RewardNorm, Error> {
+    /// Measures sources on the reference policy's samples, or reads what was measured before (`reward.normalize`).
+    fn normalise(
+        &self,
+        scorer: &mut Scorer,
+        (start, codec): (&Model, &Codec),
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        if !scorer.needs_norms() {
+            return Ok(());
+        }
+        let norms = match score_norms::read(self.dir.root())? {
+            Some(known) => known,
+            None => {
+                let missing =
+                    || Error::input("reward.normalize", "there are no prompts to sample the reference on");
+                let r = self.norm_samples(start, codec, observer)?.ok_or_else(missing)?;
+                let parts = scorer.score(&self.engine, &crate::rows::samples(&r))?;
+                let norms = score_norms::fit(self.recipe, &parts, &scorer.fallbacks())?;
+                let text = serde_json::to_vec_pretty(&norms).map_err(Error::stage(Stage::Ppo))?;
+                save_file(&self.dir.root().join(score_norms::FILE), &text)?;
+                for (name, norm) in &norms {
+                    let text = format!(
+                        "the source `{name}` scores the reference policy {:.4} on average, with a standard deviation of \
+                         {:.4}: mean 0 and 1 from now on",
+                        norm.mean, norm.std
+                    );
+                    observer.on_event(&Event::Note(&text));
+                }
+                norms
+            }
+        };
+        scorer.normalise(norms);
+        Ok(())
+    }
+
+    /// Mean and standard deviation of each head's raw scores of the reference policy's own samples.
+    fn fit_norms(
+        &self,
+        samples: &[Vec<u32>],
+        model: Model,
+        files: &ModelFiles,
+    ) -> Result<Vec<RewardNorm>, Error> {
+        let heads = model.config().scores;
         if samples.is_empty() {
-            return Ok(RewardNorm::IDENTITY);
+            return Ok(vec![RewardNorm::IDENTITY; heads]);
         }
         let scores = reward::as_scorer(model, files)?.raw_scores(&self.engine, samples)?;
-        RewardNorm::fit(&scores).map_err(Error::stage(Stage::Reward))
+        let of = |k: usize| RewardNorm::fit(&scores.iter().map(|s| s[k]).collect::<Vec<_>>());
+        (0..heads).map(of).collect::<Result<_, _>>().map_err(Error::stage(Stage::Reward))
     }
 
     fn ppo(&self, observer: &mut dyn Observer) -> Result<(), Error> {
@@ -273,7 +319,9 @@ impl Run<'_> {
         for rm in scorer.models_mut() {
             rm.model.share_frozen(&start);
         }
-        if scorer.models_mut().any(|rm| rm.norm == RewardNorm::IDENTITY) {
+        self.normalise(&mut scorer, (&start, &codec), observer)?;
+        let measured = self.recipe.reward.normalize.iter().any(|name| name == "reward_model");
+        if !measured && scorer.models_mut().any(|rm| rm.norms.contains(&RewardNorm::IDENTITY)) {
             observer.on_event(&Event::Note(
                 "the reward model's scores are not normalised (it has no reward_norm.json): β counts in its units",
             ));
@@ -401,6 +449,7 @@ impl Run<'_> {
         for rm in scorer.models_mut() {
             rm.model.share_frozen(&aligned);
         }
+        self.normalise(&mut scorer, (&baseline, &codec), observer)?;
         observer.on_event(&Event::StageStarted { stage: Stage::Eval, done: 0, total: 2 });
         let context = baseline.context();
         let prompts = evaluate::prompts(self.recipe, &codec, context, observer)?;

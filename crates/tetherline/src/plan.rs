@@ -130,7 +130,7 @@ fn check_room(recipe: &Recipe) -> Result<(), Error> {
     if let Ok(ModelSource::Frontdesk | ModelSource::Dir(_)) = ModelSource::parse(text) {
         let files = crate::sources::open_model(text)?;
         let config = ModelConfig::load(&files).map_err(|e| Error::input(format!("the model {text}"), e))?;
-        let new = recipe.sampling.max_new_tokens;
+        let new = recipe.longest_response();
         if new >= config.max_positions {
             let problem = format!(
                 "{new} leaves no room for a prompt in the context of {} tokens of {text}",

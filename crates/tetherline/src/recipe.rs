@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use tetherline_kl::KlConfig;
 use tetherline_models::Device;
 use tetherline_ppo::{DpoConfig, PpoConfig};
-use tetherline_reward::RewardConfig;
+use tetherline_reward::{EnvironmentConfig, RewardConfig};
 use tetherline_rollout::SamplingConfig;
 
 /// Everything about a run.
@@ -77,6 +77,9 @@ pub struct Recipe {
     /// A limit on what responses cost; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostSection>,
+    /// A program that speaks with the policy between its turns; absent: responses have one turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentConfig>,
     /// How responses are drawn.
     pub sampling: SamplingConfig,
     /// Shaping and update.
@@ -109,6 +112,7 @@ impl Default for Recipe {
             dpo: None,
             reward: RewardConfig::default(),
             cost: None,
+            environment: None,
             sampling: SamplingConfig::default(),
             ppo: PpoConfig::default(),
             kl: KlConfig::fixed(0.05),

@@ -26,7 +26,8 @@ use loss::{Part, PreferenceLoss};
 const MEMBER_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Trains member `member` of a recipe's reward models from `policy`'s trunk; returns the model, not normalised yet, and one
-/// log row per step. Members differ in their head and in the order of the data.
+/// log row per step. Members differ in their head and in the order of the data; the heads of one in their weights and,
+/// with `bootstrap`, in how often each comparison counts.
 ///
 /// # Errors
 /// If a loss is not finite, or the observer asked to stop.
@@ -42,7 +43,9 @@ pub(crate) fn train(
     let config = &recipe.reward;
     let fail = |e: tetherline_models::ModelError| Error::input("the reward model", e);
     let seed = recipe.seed.wrapping_add((member as u64).wrapping_mul(MEMBER_SEED));
-    let model = policy.with_heads(REWARD_HEADS, seed).map_err(fail)?;
+    let heads = config.ensemble.heads;
+    let model = policy.with_scores(REWARD_HEADS, heads, seed).map_err(fail)?;
+    let drawn = loss::drawn(&config.ensemble, data.train.len(), seed);
     let pairs = &data.train;
     let per_epoch = pairs.len().div_ceil(config.batch_size) as u64;
     let total = config.steps.unwrap_or(u64::MAX).min(per_epoch * config.epochs as u64);
@@ -68,8 +71,9 @@ pub(crate) fn train(
     };
     let gamma = if config.length_debias { data.gamma } else { 0.0 };
     training.train(Trainer::new(model, adam), observer, |trainer, batch| {
+        let times: Vec<&[f64]> = batch.iter().map(|&i| &drawn[i][..]).collect();
         let batch: Vec<&Comparison> = batch.iter().map(|&i| &pairs[i]).collect();
-        let loss = PreferenceLoss { batch: &batch, config, gamma };
+        let loss = PreferenceLoss { batch: &batch, times: &times, config, gamma };
         let units: Vec<Vec<Row<'_>>> = batch.iter().map(|c| c.rows()).collect();
         let stats = trainer.accumulate(engine, &units, 1.0, &loss)?;
         let sum = |of: fn(&Part) -> f64| stats.iter().map(of).sum::<f64>();
@@ -82,22 +86,26 @@ pub(crate) fn train(
     })
 }
 
-/// Scores of the held-out answers by a member, as they are.
+/// Scores of the held-out answers by each head of a member, as they are.
 pub(crate) fn held_out_scores(
     data: &Preferences,
     model: &Model,
     engine: &Engine,
-) -> Result<Vec<Vec<f32>>, Error> {
+) -> Result<Vec<Vec<Vec<f32>>>, Error> {
     held_out::scores(model, engine, &data.held_out)
 }
 
-/// Writes a reward model as a Hugging Face directory with its normalisation.
+/// Writes a reward model as a Hugging Face directory with the normalisation of its heads.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn save(dir: &Path, model: &Model, norm: RewardNorm) -> Result<(), tetherline_core::BoxError> {
+pub fn save(dir: &Path, model: &Model, norms: &[RewardNorm]) -> Result<(), tetherline_core::BoxError> {
     model.save(dir, SaveType::F32)?;
-    std::fs::write(dir.join(NORM_FILE), format!("{}\n", serde_json::to_string_pretty(&norm)?))?;
+    let text = match norms {
+        [norm] => serde_json::to_string_pretty(norm),
+        heads => serde_json::to_string_pretty(heads),
+    };
+    std::fs::write(dir.join(NORM_FILE), format!("{}\n", text?))?;
     Ok(())
 }
 
@@ -107,5 +115,6 @@ pub fn save(dir: &Path, model: &Model, norm: RewardNorm) -> Result<(), tetherlin
 /// If its tokenizer cannot be used.
 pub fn as_scorer(model: Model, files: &ModelFiles) -> Result<RewardModel, Error> {
     let codec = Codec::load(files, &model)?;
-    Ok(RewardModel { model, codec, norm: RewardNorm::IDENTITY, tokens: RewardTokens::Shared })
+    let norms = vec![RewardNorm::IDENTITY; model.config().scores];
+    Ok(RewardModel { model, codec, norms, tokens: RewardTokens::Shared })
 }

@@ -99,13 +99,14 @@ pub(crate) fn encode_prompts(
     observer: &mut dyn Observer,
 ) -> Result<PromptBatch, Error> {
     crate::typed::warn(observer, key, codec, rows.iter().map(|r| (r.line, &r.prompt)));
-    let new = recipe.sampling.max_new_tokens;
+    let new = recipe.longest_response();
     let room = context.saturating_sub(new);
     let most = match recipe.data.max_prompt_tokens {
         0 => usize::MAX,
         n => n,
     };
-    let why = format!("context {context} less sampling.max_new_tokens {new}");
+    let of = if recipe.environment.is_some() { "environment.max_tokens" } else { "sampling.max_new_tokens" };
+    let why = format!("context {context} less {of} {new}");
     let mut fit = Fit::new(sources::file_of(recipe, key), room, &why, recipe.data.skip_bad_lines);
     let mut out = PromptBatch::default();
     let mut above = 0;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use tetherline_core::{Event, Metrics, Observer, Stage};
 use tetherline_data::{ReadOptions, ScoreInput, ScoreRow, Text, read_scores};
 use tetherline_models::{Device, Engine, Model, ModelConfig};
+use tetherline_reward::EnsembleConfig;
 
 /// What to score, with which models, into which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +150,17 @@ impl Kind {
             Kind::Reward(rm) => {
                 let rows: Vec<Vec<u32>> = examples.iter().map(|e| e.tokens.clone()).collect();
                 let raw = rm.raw_scores(engine, &rows)?;
-                Ok(raw.into_iter().map(|x| json!({"score": rm.norm.apply(x), "raw_score": x})).collect())
+                let line = |raw: &Vec<f32>| {
+                    let heads = rm.normalised(raw);
+                    match raw[..] {
+                        [x] => json!({"score": heads[0], "raw_score": x}),
+                        _ => {
+                            let (score, apart) = EnsembleConfig::default().combine(&heads);
+                            json!({"score": score, "disagreement": apart, "heads": heads, "raw_heads": raw})
+                        }
+                    }
+                };
+                Ok(raw.iter().map(line).collect())
             }
             Kind::Policy(p) => {
                 let (model, _, reference) = &**p;

@@ -3,6 +3,7 @@
 
 use crate::codec::Codec;
 use crate::recipe::Recipe;
+use crate::score_norms::{self, ScoreNorms};
 use crate::{Error, encoder};
 use std::path::Path;
 use tetherline_core::{Fallback, NamedScore, Score, Stage, TextSample};
@@ -24,8 +25,8 @@ pub struct RewardModel {
     pub model: Model,
     /// Its tokenizer and template.
     pub codec: Codec,
-    /// Mean and standard deviation on the reference policy's samples.
-    pub norm: RewardNorm,
+    /// Mean and standard deviation on the reference policy's samples, of each head.
+    pub norms: Vec<RewardNorm>,
     /// How the policy's tokens become this model's.
     pub tokens: RewardTokens,
 }
@@ -56,11 +57,18 @@ impl RewardModel {
             return Err(Error::input(what(), problem));
         }
         let codec = Codec::load(files, &model)?;
-        let norm = match files.json(NORM_FILE).map_err(|e| Error::input(what(), e))? {
-            Some(json) => serde_json::from_value(json).map_err(|e| Error::input(what(), e))?,
-            None => RewardNorm::IDENTITY,
+        let heads = model.config().scores;
+        let norms = match files.json(NORM_FILE).map_err(|e| Error::input(what(), e))? {
+            Some(json @ serde_json::Value::Array(_)) => serde_json::from_value(json),
+            Some(json) => serde_json::from_value(json).map(|norm| vec![norm]),
+            None => Ok(vec![RewardNorm::IDENTITY; heads]),
         };
-        Ok(Self { model, codec, norm, tokens: RewardTokens::Shared })
+        let norms = norms.map_err(|e| Error::input(what(), e))?;
+        if norms.len() != heads {
+            let problem = format!("{NORM_FILE} is of {} heads, and it has {heads}", norms.len());
+            return Err(Error::input(what(), problem));
+        }
+        Ok(Self { model, codec, norms, tokens: RewardTokens::Shared })
     }
 
     /// The same model, to score responses of a policy with codec `policy`.
@@ -76,24 +84,35 @@ impl RewardModel {
         self
     }
 
-    /// Raw scores (before normalisation) of whole token sequences: the scalar at the last token
+    /// Raw scores (before normalisation) of whole token sequences, one for each head: the scalars at the last token
     /// ([`tetherline_models::ModelConfig::score_position`]).
     ///
     /// # Errors
     /// If a sequence does not fit the model.
-    pub fn raw_scores(&self, engine: &Engine, rows: &[Vec<u32>]) -> Result<Vec<f32>, Error> {
+    pub fn raw_scores(&self, engine: &Engine, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
         let config = self.model.config();
         let at = |t: &[u32]| config.score_position(t);
         let rows: Vec<Row<'_>> =
             rows.iter().map(|t| Row { tokens: t, lm: 0..0, scalar: at(t)..at(t) + 1 }).collect();
         let out = self.model.forward(engine, &rows, 1.0).map_err(|e| Error::input("the reward model", e))?;
-        Ok(out.into_iter().map(|r| r.scalars[0]).collect())
+        Ok(out.into_iter().map(|r| r.scalars).collect())
     }
 
-    /// Normalised scores of samples.
-    pub(crate) fn scores(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<f32>, Error> {
+    /// Normalised scores of samples, one for each head.
+    pub(crate) fn scores(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<Vec<f32>>, Error> {
         let raw = self.raw_scores(engine, &self.sequences(samples)?)?;
-        Ok(raw.into_iter().map(|x| self.norm.apply(x)).collect())
+        Ok(raw.iter().map(|heads| self.normalised(heads)).collect())
+    }
+
+    /// Raw scores of the heads, each on its scale.
+    pub(crate) fn normalised(&self, raw: &[f32]) -> Vec<f32> {
+        raw.iter().zip(&self.norms).map(|(&x, norm)| norm.apply(x)).collect()
+    }
+
+    /// Mean of the heads' normalised scores of each sample, where no recipe says how they combine.
+    pub(crate) fn mean_scores(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<f32>, Error> {
+        let all = self.scores(engine, samples)?;
+        Ok(all.iter().map(|heads| EnsembleConfig::default().combine(heads).0).collect())
     }
 
     /// Token sequences of samples.
@@ -139,6 +158,9 @@ pub struct Scorer {
     /// The policy's tokenizer, where a rule wants prompts as the policy reads them.
     renders: Option<Tokenizer>,
     gold: Option<GoldScorer>,
+    /// What `reward.normalize` measured, once it has, and the weights of those sources.
+    norms: Option<ScoreNorms>,
+    normalised: Vec<(String, f64)>,
 }
 
 impl Scorer {
@@ -169,7 +191,9 @@ impl Scorer {
             }
             None => None,
         };
-        Ok(Self { reward, others, ensemble, disagreement: Vec::new(), rules, renders, gold })
+        let normalised = score_norms::weights(recipe);
+        let disagreement = Vec::new();
+        Ok(Self { reward, others, ensemble, disagreement, rules, renders, gold, norms: None, normalised })
     }
 
     /// What responses cost, by `model.cost` and the rules of `[cost]`; nothing where a recipe has no such section.
@@ -188,7 +212,8 @@ impl Scorer {
         let rules = encoder::rules(&cost.rule, "the cost rules")?;
         let renders = cost.rule.iter().any(RuleConfig::wants_rendered).then(|| policy.tokenizer.clone());
         let (others, ensemble, disagreement) = (Vec::new(), recipe.reward.ensemble, Vec::new());
-        Ok(Some(Self { reward, others, ensemble, disagreement, rules, renders, gold: None }))
+        let (gold, norms, normalised) = (None, None, Vec::new());
+        Ok(Some(Self { reward, others, ensemble, disagreement, rules, renders, gold, norms, normalised }))
     }
 
     /// One part per scorer, weights applied.
@@ -198,19 +223,24 @@ impl Scorer {
     pub fn score(&mut self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<NamedScore>, Error> {
         let mut parts = Vec::new();
         if let Some((rm, weight)) = &self.reward {
-            let mut scores = rm.scores(engine, samples)?;
-            self.disagreement.clear();
-            if !self.others.is_empty() {
-                let others = self.others.iter().map(|m| m.scores(engine, samples));
-                let others = others.collect::<Result<Vec<_>, _>>()?;
-                for (i, score) in scores.iter_mut().enumerate() {
-                    let all: Vec<f32> = std::iter::once(*score).chain(others.iter().map(|o| o[i])).collect();
-                    let (combined, apart) = self.ensemble.combine(&all);
-                    *score = combined;
-                    self.disagreement.push(apart);
-                }
+            let mut members = rm.scores(engine, samples)?;
+            for other in &self.others {
+                let scores = other.scores(engine, samples)?;
+                members.iter_mut().zip(scores).for_each(|(all, heads)| all.extend(heads));
             }
-            let values = scores.into_iter().map(|x| (f64::from(x) * weight) as f32).collect();
+            self.disagreement.clear();
+            let mut values = Vec::with_capacity(members.len());
+            for all in &members {
+                let score = match all[..] {
+                    [one] => one,
+                    _ => {
+                        let (combined, apart) = self.ensemble.combine(all);
+                        self.disagreement.push(apart);
+                        combined
+                    }
+                };
+                values.push((f64::from(score) * weight) as f32);
+            }
             parts.push(NamedScore { name: "reward_model".into(), values });
         }
         if !self.rules.is_empty() {
@@ -221,7 +251,34 @@ impl Scorer {
             }
             parts.extend(self.rules.score(&whole).map_err(Error::stage(Stage::Ppo))?);
         }
+        if let Some(norms) = &self.norms {
+            score_norms::apply(&self.normalised, norms, &mut parts);
+        }
         Ok(parts)
+    }
+
+    /// Whether the recipe normalises sources that were not measured yet.
+    pub fn needs_norms(&self) -> bool {
+        !self.normalised.is_empty() && self.norms.is_none()
+    }
+
+    /// Scores are on these scales from now on.
+    pub fn normalise(&mut self, norms: ScoreNorms) {
+        self.norms = Some(norms);
+    }
+
+    /// The same with the scales that were measured in the run directory `dir`.
+    ///
+    /// # Errors
+    /// Where the recipe normalises sources and nothing was measured there.
+    pub fn with_norms_of(mut self, dir: &Path) -> Result<Self, Error> {
+        if self.needs_norms() {
+            let problem = "its sources are measured when a run begins, and there is no score_norms.json here; give the \
+                           directory of a run";
+            let found = score_norms::read(dir)?.ok_or_else(|| Error::input("reward.normalize", problem))?;
+            self.normalise(found);
+        }
+        Ok(self)
     }
 
     /// Every reward model.

@@ -310,6 +310,52 @@ fn a_run_with_costs_is_resumed_bit_for_bit() {
     assert!(critic(&straight) == critic(&resumed));
 }
 
+/// Costs and a guard together: an update that is undone leaves policy and both critics as they were, bit for bit, and a
+/// run that is cut goes on as if it had not been.
+#[test]
+fn an_update_that_is_undone_takes_the_cost_critic_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets: Sets<'_> = &[
+        ("cost.rule", "[{ keyword = { words = ['e'] } }]"),
+        ("cost.limit", "0.1"),
+        ("ppo.steps", "4"),
+        ("checkpoint.every", "1"),
+        ("trial.prompts", "8"),
+        ("allow_faults", "true"),
+        ("fault", "[{ at = 3, what = { lr = 1e38 } }]"),
+        ("kl", "{ fixed = { init = 0.1 }, trust_region = { cap = 5.0 } }"),
+    ];
+    let recipe = recipe(dir.path(), sets).unwrap_or_else(|e| panic!("{e}"));
+    let (straight, resumed) = (dir.path().join("straight"), dir.path().join("resumed"));
+    run(&recipe, &options(&straight, false), &mut Silent).unwrap();
+    let file = |step: u64, name: &str| {
+        std::fs::read(straight.join(format!("checkpoints/step-{step:06}/{name}"))).unwrap()
+    };
+    let kept = all(&lines(&straight, "metrics.jsonl"), "trial/kept");
+    assert_eq!(kept[2], 0.0, "{kept:?}");
+    for name in ["policy.bin", "value.bin", "cost_value.bin"] {
+        assert!(file(2, name) == file(3, name), "{name} moved in a step that was undone");
+        assert!(file(3, name) != file(4, name), "{name} does not learn");
+    }
+    assert!(run(&recipe, &options(&resumed, false), &mut Stop(false)).is_err());
+    run(&recipe, &options(&resumed, true), &mut Silent).unwrap();
+    assert_eq!(lines(&straight, "metrics.jsonl"), lines(&resumed, "metrics.jsonl"));
+}
+
+/// k2 and k3 in the reward are taken where they are accepted, and said.
+#[test]
+fn biased_penalties_in_the_reward_are_declared() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = recipe(dir.path(), &[("ppo.kl_reward", "k3")]).unwrap_err().to_string();
+    assert!(error.contains("biased") && error.contains("kl_wrong_gradient"), "{error}");
+    for kind in ["k2", "k3"] {
+        let (rows, _) = metrics(&[("ppo.kl_reward", kind), ("ppo.kl_wrong_gradient", "accept")]);
+        // Neither is ever negative; k1 of the first step's own responses is zero as they are.
+        assert!(all(&rows, "objective/kl").iter().all(|x| *x >= -1e-6), "{kind}");
+        assert!(all(&rows, "objective/non_score_reward").iter().all(|x| *x <= 1e-6), "{kind}");
+    }
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_at_its_key() {
     let dir = tempfile::tempdir().unwrap();

@@ -292,6 +292,130 @@ fn an_ensemble_is_its_members() {
     assert!(error.contains("leave one of them out"), "{error}");
 }
 
+/// Three heads on one trunk: they disagree, combine response by response as said, go on after an interruption, and one
+/// reward model is all there is.
+#[test]
+fn heads_on_one_trunk_are_an_ensemble() {
+    struct Stop(bool);
+    impl tetherline_core::Observer for Stop {
+        fn on_event(&mut self, event: &tetherline_core::Event<'_>) {
+            self.0 |= matches!(event, tetherline_core::Event::Step { stage: Stage::Reward, step: 2, .. });
+        }
+        fn stop_requested(&self) -> bool {
+            self.0
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let with = |combine: &str| {
+        recipe(&[
+            ("ppo.steps", "1".to_owned()),
+            ("ppo.missing_eos_penalty", "\"none\"".to_owned()),
+            ("reward.ensemble", format!("{{ heads = 3, combine = {combine} }}")),
+            ("reward.lr", "1e-3".to_owned()),
+        ])
+    };
+    let options = |out: &Path, resume| RunOptions {
+        out: out.to_owned(),
+        resume,
+        after_halt: false,
+        stages: Stages::Only(Stage::Reward),
+        threads: 1,
+        clock: || 0.0,
+    };
+    let (out, cut) = (dir.path().join("mean"), dir.path().join("cut"));
+    run(&with("\"mean\""), &options(&out, false), &mut Silent).unwrap();
+    assert!(run(&with("\"mean\""), &options(&cut, false), &mut Stop(false)).is_err());
+    run(&with("\"mean\""), &options(&cut, true), &mut Silent).unwrap();
+    for file in ["reward/model.safetensors", "reward/reward_norm.json", "reward_held_out.json"] {
+        assert!(std::fs::read(cut.join(file)).unwrap() == std::fs::read(out.join(file)).unwrap(), "{file}");
+    }
+    assert!(!out.join("reward-2").exists());
+    let norms: Value =
+        serde_json::from_slice(&std::fs::read(out.join("reward/reward_norm.json")).unwrap()).unwrap();
+    assert_eq!(norms.as_array().unwrap().len(), 3);
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(out.join("reward_held_out.json")).unwrap()).unwrap();
+    assert_eq!(report["members"].as_array().unwrap().len(), 3);
+    assert!(report["disagreement"].as_f64().unwrap() > 0.0);
+
+    // What PPO logs of each sample is what the heads say of its tokens.
+    let given = |combine: &str, name: &str| {
+        let recipe = recipe(&[
+            ("ppo.steps", "1".to_owned()),
+            ("ppo.missing_eos_penalty", "\"none\"".to_owned()),
+            ("model.reward", out.join("reward").display().to_string()),
+            ("reward.ensemble.combine", combine.to_owned()),
+        ]);
+        let out = dir.path().join(name);
+        stage(&recipe, &out, Stage::Ppo).unwrap();
+        let samples = lines(out.join("samples.jsonl"));
+        let of = |key: &str| samples.iter().filter_map(|s| s[key].as_f64()).collect::<Vec<_>>();
+        (of("score"), of("disagreement"), lines(out.join("metrics.jsonl")).remove(0))
+    };
+    let (mean, apart, metrics) = given("\"mean\"", "a");
+    let (worst, ..) = given("\"worst\"", "b");
+    let (less, ..) = given("{ mean_minus_variance = 2.0 }", "c");
+    assert!(metrics["reward/disagreement"].as_f64().unwrap() > 0.0);
+    assert_eq!((mean.len(), apart.len()), (3, 3));
+    for i in 0..3 {
+        assert!(apart[i] > 0.0 && worst[i] < mean[i], "{apart:?}");
+        assert!((less[i] - (mean[i] - 2.0 * apart[i] * apart[i])).abs() < 1e-4, "{} {}", less[i], mean[i]);
+    }
+    let sets = [("reward.ensemble.heads", "2"), ("model.reward", "frontdesk")];
+    let sets: Vec<(String, String)> = sets.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let error = Recipe::load("quickstart", &sets).unwrap_err().to_string();
+    assert!(error.contains("with the heads they have"), "{error}");
+}
+
+/// A source is measured on the reference's responses before PPO, once: a resumed run and the evaluation read what was
+/// measured, and scores are on that scale.
+#[test]
+fn sources_are_put_on_the_scale_of_the_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = "[{ length = { name = \"letters\", unit = \"chars\", target = 20, weight = 2.0 } }, { keyword = { words = [\"e\"] } }]";
+    let with = |normalize: &str| {
+        recipe(&[
+            ("reward.model_weight", "0".into()),
+            ("reward.rule", rules.to_owned()),
+            ("reward.normalize", normalize.to_owned()),
+            ("reward.normalize_samples", "64".into()),
+            ("ppo.missing_eos_penalty", "\"none\"".to_owned()),
+            ("eval.prompts", "4".into()),
+        ])
+    };
+    let (plain, scaled) = (dir.path().join("plain"), dir.path().join("scaled"));
+    stage(&with("[]"), &plain, Stage::Ppo).unwrap();
+    stage(&with("[\"letters\"]"), &scaled, Stage::Ppo).unwrap();
+    assert!(!plain.join("score_norms.json").exists());
+    let file = scaled.join("score_norms.json");
+    let norms: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let of = |key: &str| norms["letters"][key].as_f64().unwrap();
+    assert!(norms.as_object().unwrap().len() == 1 && of("std") > 0.0, "{norms}");
+    // The first responses are the same whatever scores them, and their number per step is 8.
+    let first = |out: &Path, key: &str| lines(out.join("metrics.jsonl"))[0][key].as_f64().unwrap();
+    let (raw, normalised) = (first(&plain, "score/rule.letters"), first(&scaled, "score/rule.letters"));
+    let want = 2.0 * (raw / 2.0 - of("mean")) / of("std");
+    assert!((normalised - want).abs() < 1e-3 * want.abs().max(1.0), "{normalised} {want}");
+    assert_eq!(first(&plain, "score/rule.keyword"), first(&scaled, "score/rule.keyword"));
+    // What was measured is read, not measured anew.
+    std::fs::write(&file, r#"{"letters": {"mean": 0.0, "std": 100.0}}"#).unwrap();
+    std::fs::remove_dir_all(scaled.join("policy")).unwrap();
+    let options = RunOptions {
+        out: scaled.clone(),
+        resume: true,
+        after_halt: false,
+        stages: Stages::All,
+        threads: 1,
+        clock: || 0.0,
+    };
+    run(&with("[\"letters\"]"), &options, &mut Silent).unwrap();
+    let kept: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(kept["letters"]["std"], 100.0);
+    let evaluation: Value =
+        serde_json::from_slice(&std::fs::read(scaled.join("evaluation.json")).unwrap()).unwrap();
+    assert!(evaluation.to_string().len() > 100);
+}
+
 /// Stops while the second member trains; what comes of it is what an uninterrupted run leaves.
 #[test]
 fn an_interrupted_ensemble_goes_on() {

@@ -106,7 +106,7 @@ pub(crate) fn scores(
                 }));
             }
             let scores = rm.raw_scores(engine, &distinct)?;
-            of_model.push(which.into_iter().map(|i| rm.norm.apply(scores[i])).collect::<Vec<f32>>());
+            of_model.push(which.into_iter().map(|i| rm.norms[0].apply(scores[i][0])).collect::<Vec<f32>>());
         }
         out.push(of_model);
     }

@@ -110,7 +110,7 @@ impl Judging {
                 })
             }),
             Self::Model(model) => scores(&|r| {
-                let raw = model.scores(engine, &samples(&r.rollout))?;
+                let raw = model.mean_scores(engine, &samples(&r.rollout))?;
                 Ok(raw.into_iter().map(f64::from).collect())
             }),
             Self::Command(rule) => {

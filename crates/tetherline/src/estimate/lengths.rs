@@ -52,7 +52,7 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
         0 => config.max_positions,
         n => n.min(config.max_positions),
     };
-    let new = recipe.sampling.max_new_tokens;
+    let new = recipe.longest_response();
     let mut lengths = Lengths { response: response.unwrap_or(new).min(new), ..Lengths::default() };
     let most = match recipe.data.max_prompt_tokens {
         0 => context,

@@ -279,7 +279,7 @@ fn ensemble(
             raw.push(model.raw_scores(engine, &model.sequences(&samples)?)?);
         }
         for (k, margins) in out.iter_mut().enumerate() {
-            margins.push(f64::from(raw[0][k]) - f64::from(raw[1][k]));
+            margins.extend(raw[0][k].iter().zip(&raw[1][k]).map(|(a, b)| f64::from(*a) - f64::from(*b)));
         }
     }
     Ok(out)

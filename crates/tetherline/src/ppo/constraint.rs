@@ -68,7 +68,8 @@ impl Constraint {
         let fail = |e: tetherline_models::ModelError| Error::input("the cost critic", e);
         let critic = match &scorer.reward {
             Some((model, _)) if model.tokens == RewardTokens::Shared => {
-                frozen_like(&recipe.model, model.model.clone(), recipe.seed).map_err(fail)?
+                let first = super::first_head(&model.model, recipe.seed).map_err(fail)?;
+                frozen_like(&recipe.model, first, recipe.seed).map_err(fail)?
             }
             _ => {
                 let heads = Heads { lm: false, scalar: true };
@@ -97,6 +98,8 @@ impl Ppo<'_> {
         betas: &[f64],
     ) -> Result<Option<Advantages>, Error> {
         let Some(constraint) = &mut self.constraint else { return Ok(None) };
+        // Of an update that is undone nothing is logged.
+        constraint.value_loss = 0.0;
         let rollout = &scored.rollout;
         let mut parts = constraint.scorer.score(self.engine, &samples(rollout))?;
         parts.iter_mut().for_each(|part| part.name = format!("cost/{}", part.name));

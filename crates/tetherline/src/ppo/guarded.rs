@@ -34,7 +34,8 @@ pub(super) struct Guarded {
     /// The policy before the update: its weights undo it, and KL(new ‖ old) is measured to it.
     pub(super) old: Model,
     moments: AdamWState,
-    value: Option<(Vec<f32>, AdamWState)>,
+    /// The same of each critic: of the value model and of costs, as far as there are any.
+    critics: Vec<(Vec<f32>, AdamWState)>,
     /// The first reference (of all rounds, where the policy comes from an earlier one), where it is another model than the
     /// reference, or will be, and KL to it is capped.
     pub(super) first: Option<Model>,
@@ -103,7 +104,7 @@ impl Guarded {
     pub(super) fn new(
         recipe: &Recipe,
         codec: &Codec,
-        (policy, value, reference): (&Model, Option<&Model>, &Model),
+        (policy, critics, reference): (&Model, &[&Model], &Model),
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>, Error> {
         if !recipe.judges_updates() {
@@ -114,7 +115,7 @@ impl Guarded {
         Ok(Some(Self {
             old: policy.clone(),
             moments: fresh(policy.n_trained()),
-            value: value.map(|m| (m.trained().to_vec(), fresh(m.n_trained()))),
+            critics: critics.iter().map(|m| (m.trained().to_vec(), fresh(m.n_trained()))).collect(),
             first: recipe.keeps_first_reference().then(|| reference.clone()),
             pool_groups: super::observe::groups_of_rows(&recipe.kl, &pool.domains, &pool.users),
             pool,
@@ -199,9 +200,10 @@ impl Ppo<'_> {
         };
         guarded.old.update(self.engine, |own| own.copy_from_slice(self.policy.model.trained()));
         copy(&mut guarded.moments, self.policy.moments());
-        if let (Some((weights, moments)), Some(value)) = (&mut guarded.value, &self.value) {
-            weights.copy_from_slice(value.model.trained());
-            copy(moments, value.moments());
+        let critics = self.value.iter().chain(self.constraint.iter().map(|c| &c.critic));
+        for ((weights, moments), critic) in guarded.critics.iter_mut().zip(critics) {
+            weights.copy_from_slice(critic.model.trained());
+            copy(moments, critic.moments());
         }
     }
 
@@ -210,8 +212,9 @@ impl Ppo<'_> {
         let Some(guarded) = &self.guarded else { return Ok(()) };
         let (weights, moments) = (guarded.old.trained(), &guarded.moments);
         self.policy.put_back(self.engine, weights, moments).map_err(stage)?;
-        if let (Some((weights, moments)), Some(value)) = (&guarded.value, &mut self.value) {
-            value.put_back(self.engine, weights, moments).map_err(stage)?;
+        let critics = self.value.iter_mut().chain(self.constraint.iter_mut().map(|c| &mut c.critic));
+        for ((weights, moments), critic) in guarded.critics.iter().zip(critics) {
+            critic.put_back(self.engine, weights, moments).map_err(stage)?;
         }
         Ok(())
     }
@@ -221,8 +224,9 @@ impl Ppo<'_> {
         let Some(guarded) = &self.guarded else { return Ok(()) };
         let (weights, moments) = (guarded.old.trained(), &guarded.moments);
         self.policy.keep_share(self.engine, weights, moments, share).map_err(stage)?;
-        if let (Some((weights, moments)), Some(value)) = (&guarded.value, &mut self.value) {
-            value.keep_share(self.engine, weights, moments, share).map_err(stage)?;
+        let critics = self.value.iter_mut().chain(self.constraint.iter_mut().map(|c| &mut c.critic));
+        for ((weights, moments), critic) in guarded.critics.iter().zip(critics) {
+            critic.keep_share(self.engine, weights, moments, share).map_err(stage)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::Ppo;
 use super::guarded::Judged;
+use crate::conversation::Conversations;
 use crate::rows::{mean_written, sum_written};
 use crate::run_dir::RunLogs;
 use crate::{Error, audit};
@@ -19,6 +20,8 @@ pub(super) struct Measured<'a> {
     pub(super) used: &'a ControlDecision,
     pub(super) observation: &'a KlObservation,
     pub(super) judged: &'a Judged,
+    /// With an environment: what came of the conversations.
+    pub(super) conversations: Option<&'a Conversations>,
     /// What of the batch was not finite, and how many of each.
     pub(super) broken: [(&'static str, usize); 2],
     pub(super) lr: f64,
@@ -73,7 +76,8 @@ impl StepOutput {
 impl Ppo<'_> {
     /// The lines of a step for the logs; keys as in `docs/metrics.md`.
     pub(super) fn report(&self, step: u64, measured: &Measured<'_>) -> StepOutput {
-        let Measured { scored, adv, k1, exact, used, observation, judged, broken, lr, times } = *measured;
+        let Measured { scored, adv, k1, exact, used, observation, judged, conversations, broken, lr, times } =
+            *measured;
         let (r, stats) = (&scored.rollout, &judged.stats);
         let rows = r.responses.len();
         let mean = |v: &mut dyn Iterator<Item = f64>| v.sum::<f64>() / rows as f64;
@@ -195,7 +199,13 @@ impl Ppo<'_> {
         if !apart.is_empty() {
             put("reward/disagreement", sum(apart) / rows as f64);
         }
-        let fallbacks = self.scorer.fallbacks();
+        if let Some(c) = conversations {
+            put("environment/turns", c.mean_turns());
+            put("environment/tokens", c.tokens as f64 / rows as f64);
+            put("environment/full_share", c.full as f64 / rows as f64);
+        }
+        let mut fallbacks = self.scorer.fallbacks();
+        fallbacks.extend(conversations.and_then(|c| c.fallback.clone()));
         for f in &fallbacks {
             put(&format!("fallback/{}", f.source), f.rows.len() as f64 / rows as f64);
         }
@@ -226,6 +236,9 @@ impl Ppo<'_> {
                 let mut sample = json!({"step": step, "prompt_id": r.prompts.ids[i], "domain": r.prompts.domains[i],
                     "prompt": r.prompts.texts[i], "response": r.texts[i], "score": scored.scores[i],
                     "kl": sum(adv.kl.row(i)), "stop_reason": r.stop[i], "gold": golds[i]});
+                if let Some(c) = conversations {
+                    sample["turns"] = json!(c.turns[i]);
+                }
                 if let Some(apart) = apart.get(i) {
                     sample["disagreement"] = json!(apart);
                 }

@@ -31,11 +31,12 @@ mod update;
 
 use crate::checkpoint::Checkpoints;
 use crate::codec::Codec;
+use crate::conversation::{self, Conversations};
 use crate::recipe::{ModelSection, Recipe, ValueModel};
 use crate::rounds::{DriftLedger, Spending};
 use crate::rows::{encode_prompts, full_rows, lm_rows, measure_kl, samples, scalar_rows, select};
 use crate::run_dir::{RunDir, RunLogs};
-use crate::scoring::{RewardTokens, Scorer};
+use crate::scoring::{REWARD_HEADS, RewardTokens, Scorer};
 use crate::train::Trainer;
 use crate::{Error, audit, sources};
 use constraint::{Constraint, Costs};
@@ -52,7 +53,8 @@ use tetherline_kl::{ALL, ControlDecision, KlController, KlPolicy, ReferenceLedge
 use tetherline_models::optim::AdamWConfig;
 use tetherline_models::{Engine, Heads, Model};
 use tetherline_ppo::{PpoConfig, PpoError, ScoreAt, advantages, score_rollout};
-use tetherline_rollout::{StreamName, generate};
+use tetherline_reward::Environment;
+use tetherline_rollout::StreamName;
 
 /// The heads of a policy.
 pub const POLICY_HEADS: Heads = Heads { lm: true, scalar: false };
@@ -76,6 +78,14 @@ fn frozen_like(
     }
 }
 
+/// A reward model as a critic: of several heads it keeps the first.
+fn first_head(model: &Model, seed: u64) -> Result<Model, tetherline_models::ModelError> {
+    match model.config().scores {
+        1 => Ok(model.clone()),
+        _ => model.with_scores(REWARD_HEADS, 1, seed),
+    }
+}
+
 /// Everything PPO works with.
 pub struct Ppo<'a> {
     recipe: &'a Recipe,
@@ -88,6 +98,7 @@ pub struct Ppo<'a> {
     reference: Model,
     reference_ledger: ReferenceLedger,
     scorer: Scorer,
+    environment: Option<Environment>,
     prompts: PromptBatch,
     held_out: Option<PromptBatch>,
     controller: KlPolicy,
@@ -161,7 +172,7 @@ impl<'a> Ppo<'a> {
                         rm.model.make_trainable();
                         rm.model.prepare(engine).map_err(fail)?;
                     }
-                    rm.model.clone()
+                    first_head(&rm.model, recipe.seed).map_err(fail)?
                 }
                 _ => {
                     let heads = Heads { lm: false, scalar: true };
@@ -196,7 +207,9 @@ impl<'a> Ppo<'a> {
             observer.on_event(&Event::Warning(&warning));
         }
         linked::check_metrics(recipe)?;
-        let models = (&policy, value.as_ref(), &reference);
+        let constraint = Constraint::new(recipe, codec, start, adam)?;
+        let critics: Vec<&Model> = value.iter().chain(constraint.iter().map(|c| &c.critic.model)).collect();
+        let models = (&policy, &critics[..], &reference);
         let guarded = Guarded::new(recipe, codec, models, observer)?;
         let controller = KlPolicy::new(recipe.kl.clone()).map_err(|e| Error::input("the kl section", e))?;
         for warning in recipe.kl.warnings(Some(config.batch_size as u64)) {
@@ -220,13 +233,14 @@ impl<'a> Ppo<'a> {
             reference,
             reference_ledger: ReferenceLedger::default(),
             scorer,
+            environment: recipe.environment.clone().map(Environment::new),
             prompts,
             held_out,
             controller,
             decision,
             guarded,
             presence: Presence::default(),
-            constraint: Constraint::new(recipe, codec, start, adam)?,
+            constraint,
             costs: None,
             entropy_coef: config.entropy_coef,
             entropy_bonus: config.entropy_coef,
@@ -388,21 +402,23 @@ impl<'a> Ppo<'a> {
         let t0 = clock();
         // 1. Sample.
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Sampling, step };
-        let mut rollout = generate(
+        let batch = self.batch(step);
+        let (mut rollout, conversations) = conversation::sample(
+            self.environment.as_mut(),
             &self.policy.model,
-            &self.codec.tokenizer,
-            self.batch(step),
+            self.codec,
+            batch,
             &self.recipe.sampling,
             name,
             self.engine,
-            step - 1,
-        )
-        .map_err(stage)?;
+            (step - 1, Stage::Ppo),
+        )?;
         let t1 = clock();
         // 2. Reference and values on the same tokens; score.
         let full = full_rows(&rollout);
         let weights = self.add_reference_and_values(&mut rollout, &full)?;
         let mut parts = self.scorer.score(self.engine, &samples(&rollout))?;
+        parts.extend(conversations.as_ref().map(Conversations::part));
         let broken_values = self.check_values(&mut rollout);
         let broken_scores = self.check_scores(step, &rollout, &mut parts);
         let mut scored = score_rollout(rollout, parts, self.penalties()).map_err(not_finite(step))?;
@@ -456,6 +472,7 @@ impl<'a> Ppo<'a> {
                 used: &used,
                 observation: &observation,
                 judged: &judged,
+                conversations: conversations.as_ref(),
                 broken: [("scores", broken_scores), ("values of the value model", broken_values)],
                 lr,
                 times,

@@ -8,7 +8,7 @@
 //! - The shard of a step: `trial.prompts` held-out prompts, drawn anew for each step, in the proportions of the batch
 //!   between the groups that have a β of their own. All trials of a step share shard and random streams, so what
 //!   differs between them is the policy.
-//! - The value model of its own, or the shared trunk's second head, answers for the same tokens: values that are not finite
+//! - The value model of its own (and with `[cost]` the cost critic), or the shared trunk's second head, answers for the same tokens: values that are not finite
 //!   make a measurement that is no number, as a broken policy does. So do weights that are not finite, used or not.
 //! - A group without held-out prompts is measured on the batch's prompts, with streams of their own.
 
@@ -99,7 +99,8 @@ impl Ppo<'_> {
         if broken(&self.policy.model) {
             return Some("policy");
         }
-        self.value.as_ref().filter(|value| broken(&value.model)).map(|_| "value model")
+        let cost = || self.constraint.as_ref().filter(|c| broken(&c.critic.model)).map(|_| "cost critic");
+        self.value.as_ref().filter(|value| broken(&value.model)).map(|_| "value model").or_else(cost)
     }
 
     /// Whether every response token has a value that is a number.

@@ -3,7 +3,7 @@
 use super::{Fault, ModelSource, Recipe, RecipeError, ValueModel};
 use crate::Stages;
 use tetherline_core::{FieldError, Stage};
-use tetherline_ppo::ScoreAt;
+use tetherline_ppo::{Advantage, ScoreAt};
 
 impl Recipe {
     /// Checks every value that is given, and that every file and directory named exists.
@@ -41,9 +41,11 @@ impl Recipe {
         self.reward.validate().map_err(under("reward"))?;
         let weight = self.reward.model_weight;
         FieldError::require(weight.is_finite(), "reward.model_weight", weight, "a number")?;
+        self.validate_normalize()?;
         self.ppo.validate().map_err(under("ppo"))?;
         self.validate_algorithm()?;
         self.validate_cost()?;
+        self.validate_environment()?;
         self.kl.validate().map_err(|e| FieldError::new(format!("kl.{}", e.field), e.problem))?;
         self.trial.validate().map_err(under("trial"))?;
         self.fault.iter().try_for_each(Fault::validate).map_err(under("fault"))?;
@@ -129,6 +131,36 @@ impl Recipe {
         self.uses_reward_model() && self.model.reward.is_none()
     }
 
+    /// Sources whose scores are normalised.
+    fn validate_normalize(&self) -> Result<(), FieldError> {
+        let reward = &self.reward;
+        let refuse = |problem: String| Err(FieldError::new("reward.normalize", problem));
+        if !reward.normalize.is_empty() && reward.normalize_samples == 0 {
+            return refuse("needs samples to measure: set reward.normalize_samples to 2 or more".into());
+        }
+        for name in &reward.normalize {
+            let rule = reward.rule.iter().find(|rule| rule.name() == name);
+            let weight = match rule {
+                Some(rule) => rule.weight(),
+                None if name == "reward_model" && self.trains_reward_model() => {
+                    return refuse(
+                        "a reward model that is trained has its own normalisation; leave it out".into(),
+                    );
+                }
+                None if name == "reward_model" && self.uses_reward_model() => reward.model_weight,
+                None => {
+                    return refuse(format!(
+                        "no source is called {name:?}; it takes names of [[reward.rule]], or reward_model"
+                    ));
+                }
+            };
+            if weight == 0.0 {
+                return refuse(format!("{name:?} has weight 0: nothing is scored by it"));
+            }
+        }
+        Ok(())
+    }
+
     fn validate_models(&self) -> Result<(), FieldError> {
         let model = &self.model;
         for (key, text) in model.named() {
@@ -142,6 +174,15 @@ impl Recipe {
                            one of them out";
             return Err(FieldError::new("reward.ensemble.members", problem));
         }
+        if model.reward.is_some() && self.reward.ensemble.heads > 1 {
+            let problem = "says how many heads to train, and model.reward names models that are trained, with the heads they \
+                           have; leave one of them out";
+            return Err(FieldError::new("reward.ensemble.heads", problem));
+        }
+        if model.adapter.is_some() && self.reward.ensemble.heads > 1 && self.trains_reward_model() {
+            let problem = "an adapter's directory holds one head; leave out [model.adapter], or use members";
+            return Err(FieldError::new("reward.ensemble.heads", problem));
+        }
         if let Some(adapter) = &model.adapter {
             adapter.validate().map_err(under("model.adapter"))?;
             let problem = "an adapter freezes every block; leave out freeze_layers or [model.adapter]";
@@ -149,9 +190,12 @@ impl Recipe {
                 return Err(FieldError::new("model.freeze_layers", problem));
             }
         }
-        let room = model.max_context == 0 || self.sampling.max_new_tokens < model.max_context;
+        let longest = self.longest_response();
+        let room = model.max_context == 0 || longest < model.max_context;
         let range = format!("below model.max_context = {}, to leave room for a prompt", model.max_context);
-        FieldError::require(room, "sampling.max_new_tokens", self.sampling.max_new_tokens, &range)
+        let key =
+            if self.environment.is_some() { "environment.max_tokens" } else { "sampling.max_new_tokens" };
+        FieldError::require(room, key, longest, &range)
     }
 
     /// What the algorithm asks of the other sections.
@@ -209,10 +253,47 @@ impl Recipe {
                 "rewards and costs have a critic each with [cost]; use \"separate\"",
             );
         }
+        Ok(())
+    }
+
+    /// What conversations of several turns ask of the other sections.
+    fn validate_environment(&self) -> Result<(), FieldError> {
+        let Some(environment) = &self.environment else { return Ok(()) };
+        environment.validate().map_err(under("environment"))?;
+        let refuse = |key: &str, problem: &str| Err(FieldError::new(key, problem));
+        let least = self.sampling.max_new_tokens;
+        let range = format!("at least sampling.max_new_tokens = {least}, the longest turn");
+        FieldError::require(
+            environment.max_tokens >= least,
+            "environment.max_tokens",
+            environment.max_tokens,
+            &range,
+        )?;
+        if self.dpo.is_some() {
+            return refuse(
+                "environment",
+                "speaks with a policy that samples; leave out [dpo] or [environment]",
+            );
+        }
+        if self.sampling.ignore_eos {
+            return refuse(
+                "sampling.ignore_eos",
+                "a turn ends with its end of sequence; leave it out with [environment]",
+            );
+        }
+        if self.ppo.advantages == Advantage::Remax {
+            return refuse(
+                "ppo.advantages",
+                "the greedy response of \"remax\" has one turn; take another with [environment]",
+            );
+        }
+        if self.ppo.overlong.is_some() {
+            return refuse("ppo.overlong", "counts the tokens of one turn; leave it out with [environment]");
+        }
         if self.judges_updates() {
-            let problem = "an update that is undone would leave the cost critic behind; with [cost] leave out \
-                           kl.trust_region, kl.guard and kl.ledger";
-            return refuse("cost", problem);
+            let problem = "updates are judged on responses of one turn; with [environment] leave out kl.trust_region, \
+                           kl.guard and kl.ledger";
+            return refuse("environment", problem);
         }
         Ok(())
     }

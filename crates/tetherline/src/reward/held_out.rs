@@ -6,15 +6,18 @@ use tetherline_core::Stage;
 use tetherline_models::{Engine, Model, Row};
 use tetherline_reward::{BagOfWords, EnsembleConfig, HeldOut, HeldOutPair, RewardNorm};
 
-/// One score per answer of each comparison.
-pub(super) fn scores(model: &Model, engine: &Engine, of: &[Comparison]) -> Result<Vec<Vec<f32>>, Error> {
+/// Of each head one score per answer of each comparison.
+pub(super) fn scores(model: &Model, engine: &Engine, of: &[Comparison]) -> Result<Vec<Vec<Vec<f32>>>, Error> {
     let rows: Vec<Row<'_>> = of.iter().flat_map(Comparison::rows).collect();
     let out = model.forward(engine, &rows, 1.0).map_err(|e| Error::input("data.pairs_eval", e))?;
-    let mut flat = out.into_iter().map(|r| r.scalars[0]);
-    Ok(of.iter().map(|c| flat.by_ref().take(c.answers.len()).collect()).collect())
+    let head = |k: usize| {
+        let mut flat = out.iter().map(|r| r.scalars[k]);
+        of.iter().map(|c| flat.by_ref().take(c.answers.len()).collect()).collect()
+    };
+    Ok((0..model.config().scores).map(head).collect())
 }
 
-/// Scores of one member on the held-out answers, and its normalisation.
+/// Scores of one member (a model, or one head of it) on the held-out answers, and its normalisation.
 pub(crate) type Member = (Vec<Vec<f32>>, RewardNorm);
 
 /// The report on an ensemble: members are normalised and combined as in PPO, and put back on the mean scale of their raw
