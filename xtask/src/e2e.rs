@@ -2,7 +2,8 @@
 //!
 //! For each language model in `fixtures/models` (a Llama and a GPT-2): log-probs and greedy text against
 //! the goldens of Python transformers, every stage, a whole run, a run killed in the middle of PPO and
-//! continued bit for bit, a disk that fills up; the same with LoRA, whose base must not change. Then what a
+//! continued bit for bit, a disk that fills up; the same with LoRA, whose base must not change; on one of them
+//! the other algorithms (`--only algorithm`). Then what a
 //! user can get wrong, each of which must end in a clear error, and the loading path from a hub, served on the
 //! loopback interface; every command of `docs/tour.md` (`--only tour`); what `tether plan` predicts beside what runs take
 //! (`--only plan`). And a short run of one model per
@@ -10,6 +11,7 @@
 //!
 //! Nothing here links the crates under test: what is checked is the command line's contract.
 
+mod algorithms;
 mod architectures;
 mod bad_input;
 mod bad_models;
@@ -101,6 +103,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         }
     }
     let first = models.iter().find(|m| !m.is_reward).context("fixtures/models has no language model")?;
+    algorithms::check(&mut checks, &Tether::new(&exe, &work.join("algorithms"))?, first);
     bad_input::check(&mut checks, &Tether::new(&exe, &work.join("bad-input"))?, first)?;
     hub::check(&mut checks, &Tether::new(&exe, &work.join("hub"))?, first)?;
     tour::check(&mut checks, &Tether::new(&exe, &work.join("tour"))?);
