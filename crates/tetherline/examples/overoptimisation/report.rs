@@ -131,11 +131,14 @@ impl Measured {
             "α",
             "β",
             "R²",
+            "R², seeds together",
         ];
         let rows = ARMS.iter().filter(|arm| !self.of(arm.name).is_empty()).map(|arm| {
             let runs = self.of(arm.name);
             let each = |of: &dyn Fn(&Run) -> f64| over_seeds(&runs.iter().map(|r| of(r)).collect::<Vec<_>>());
             let fits: Vec<Fit> = runs.iter().filter_map(|r| ppo::fit(&r.blocks, self.reference)).collect();
+            let all: Vec<Point> = runs.iter().flat_map(|r| r.blocks.clone()).collect();
+            let together = ppo::fit(&all, self.reference);
             let last = |r: &Run| r.blocks.last().copied().unwrap_or_default();
             vec![
                 arm.proxy(),
@@ -149,6 +152,7 @@ impl Measured {
                 over_seeds(&fits.iter().map(|f| f.alpha).collect::<Vec<_>>()),
                 over_seeds(&fits.iter().map(|f| f.beta).collect::<Vec<_>>()),
                 worst(&fits),
+                together.map_or_else(|| "–".to_owned(), |f| format!("{:.3}", f.r_squared)),
             ]
         });
         table(&head, &rows.collect::<Vec<_>>())
@@ -295,10 +299,13 @@ impl Measured {
                 || ARMS.iter().filter(move |a| a.combine.is_none() && a.beta == 0.0 && a.cell.flips == flips);
             let mut arms: Vec<&Arm> = arms().collect();
             arms.sort_by_key(|a| a.cell.pairs);
+            let empty = arms.iter().all(|a| self.of(a.name).is_empty());
             for (colour, arm) in arms.into_iter().enumerate() {
                 panel = self.with_runs(panel, arm, &format!("{} pairs", arm.cell.pairs), colour);
             }
-            rl.push(panel);
+            if !empty {
+                rl.push(panel);
+            }
         }
         let (mut ensembles, mut penalties) = (
             Panel::new("PPO, 500 pairs, 25 % flipped: ensembles", d, gain),
