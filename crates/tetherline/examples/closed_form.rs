@@ -353,7 +353,7 @@ mod tests {
         let world = World::new(&out.join("world"), 2).unwrap();
         let job = Job::new("run".to_owned(), &world.recipe().unwrap(), SETTINGS).set("ppo.steps", 150);
         let job = job.set("kl.fixed.init", 2).set("ppo.batch_size", 256).set("ppo.samples_per_prompt", 256);
-        let log = run_all(&[job.clone()], &out, 1).unwrap().remove(0);
+        let log = run_all(std::slice::from_ref(&job), &out, 1).unwrap().remove(0);
         world.check_samples(&job.dir(&out)).unwrap();
         let policy = world.distribution(&job.dir(&out).join("policy")).unwrap();
         let end = End::of(&world, &policy, 2.0, &log);
