@@ -3,7 +3,7 @@
 //! For each language model in `fixtures/models` (a Llama and a GPT-2): log-probs and greedy text against
 //! the goldens of Python transformers, every stage, a whole run, a run killed in the middle of PPO and
 //! continued bit for bit, a disk that fills up; the same with LoRA, whose base must not change; on one of them
-//! the other algorithms (`--only algorithm`). Then what a
+//! the other algorithms (`--only algorithms`). Then what a
 //! user can get wrong, each of which must end in a clear error, and the loading path from a hub, served on the
 //! loopback interface; every command of `docs/tour.md` (`--only tour`); what `tether plan` predicts beside what runs take
 //! (`--only plan`). And a short run of one model per

@@ -12,8 +12,12 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Rules alone: no reward model is trained.
-const RULES: &[&str] =
-    &["reward.model_weight=0", "reward.rule=[{ keyword = { words = ['e', 'o'], cap = 5 } }]", "sft.steps=0"];
+const RULES: &[&str] = &[
+    "reward.model_weight=0",
+    "reward.rule=[{ keyword = { words = ['e', 'o'], cap = 5 } }]",
+    "sft.steps=0",
+    "model.value=separate",
+];
 
 /// (name, settings, metric that only it logs).
 const RUNS: &[(&str, &[&str], &str)] = &[
@@ -62,7 +66,7 @@ const RUNS: &[(&str, &[&str], &str)] = &[
 pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
     let name = &model.name;
     for (algorithm, sets, metric) in RUNS {
-        checks.check(&format!("{name}: algorithm {algorithm} runs, is evaluated and explained"), || {
+        checks.check(&format!("algorithms: {algorithm} on {name} runs, is evaluated and explained"), || {
             let out = tether.path(&format!("algorithm-{algorithm}"));
             let recipe = World::write(&tether.path("world"))?.recipe(algorithm, model, 2)?;
             let sets = with(&[RULES, sets].concat());
@@ -72,7 +76,7 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
             finished(&out)
         });
     }
-    checks.check(&format!("{name}: algorithm dpo runs and is evaluated"), || {
+    checks.check(&format!("algorithms: dpo on {name} runs and is evaluated"), || {
         let out = tether.path("algorithm-dpo");
         let recipe = World::write(&tether.path("world"))?.recipe("dpo", model, 2)?;
         let sets = with(&[RULES, &["dpo.steps=2", "dpo.batch_size=4", "dpo.lr=1e-3"]].concat());
@@ -80,7 +84,7 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
         expect(&read_rows(&out.join("dpo.jsonl"))?, 2, "accuracy")?;
         finished(&out)
     });
-    checks.check(&format!("{name}: algorithm: three heads on one trunk are trained and score"), || {
+    checks.check(&format!("algorithms: three heads on the trunk of {name} are trained and score"), || {
         let out = tether.path("algorithm-heads");
         let recipe = World::write(&tether.path("world"))?.recipe("heads", model, 2)?;
         let sets = with(&["reward.ensemble.heads=3", "reward.ensemble.combine=worst", "sft.steps=0"]);
@@ -95,7 +99,7 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
         }
     });
     #[cfg(unix)]
-    checks.check(&format!("{name}: algorithm: a program asks a second question"), || {
+    checks.check(&format!("algorithms: a program asks {name} a second question"), || {
         let out = tether.path("algorithm-environment");
         let recipe = World::write(&tether.path("world"))?.recipe("environment", model, 2)?;
         let script = "while read -r l; do case \"$l\" in *'\"last\":true'*) echo '{\"done\": true, \"reward\": 1}';; \
