@@ -24,7 +24,7 @@ const LONG_ROPE: &str = "past it LongRoPE rotates the whole sequence otherwise, 
 ///
 /// The flat parameters are the truth: frozen ones, which clones share, then trained ones. What an engine computes
 /// with are copies made when one first needs them: panels for the kernels, variables on a device for the graph.
-/// Clones share those of frozen parameters too.
+/// Clones share those of frozen parameters too, and trained parameters until one of them changes.
 #[derive(Clone, Debug)]
 pub struct Model {
     config: ModelConfig,
@@ -33,7 +33,8 @@ pub struct Model {
     spec: DecoderSpec,
     /// The first `spec.frozen` are this model's; another head's may follow.
     frozen: Arc<Vec<f32>>,
-    trained: Vec<f32>,
+    /// Shared between clones until one of them changes.
+    trained: Arc<Vec<f32>>,
     freeze: Freeze,
     /// Counts the changes of `trained`; a device copy knows which it was made from.
     version: u64,
@@ -56,6 +57,11 @@ enum Freeze {
     Base(Arc<LoraConfig>),
 }
 
+/// Trained parameters of one model alone: copied if a clone has them too.
+fn own(trained: &mut Arc<Vec<f32>>) -> &mut [f32] {
+    Arc::<Vec<f32>>::make_mut(trained)
+}
+
 impl Model {
     fn assemble(
         config: ModelConfig,
@@ -71,7 +77,7 @@ impl Model {
             slots,
             spec,
             frozen,
-            trained,
+            trained: Arc::new(trained),
             freeze,
             version: 0,
             packed: OnceLock::new(),
@@ -119,7 +125,7 @@ impl Model {
     fn set_scalar(&mut self, name: &str, mut value: impl FnMut(usize) -> f32) {
         let Some(slot) = self.slots.iter().find(|s| s.name == name) else { return };
         let (from, len) = (slot.offset - self.spec.frozen, slot.len());
-        for (i, x) in self.trained[from..from + len].iter_mut().enumerate() {
+        for (i, x) in own(&mut self.trained)[from..from + len].iter_mut().enumerate() {
             *x = value(i);
         }
         self.version += 1;
@@ -232,7 +238,7 @@ impl Model {
 
     /// Changes the trained parameters; the copies that engines compute with follow.
     pub fn update(&mut self, engine: &Engine, change: impl FnOnce(&mut [f32])) {
-        change(&mut self.trained);
+        change(own(&mut self.trained));
         self.version += 1;
         match &engine.run {
             Run::Kernels(_) => {

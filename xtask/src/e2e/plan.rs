@@ -15,12 +15,14 @@ use std::time::Duration;
 const OFF: f64 = 0.2;
 
 /// What is decided otherwise, as `--set`s.
-const CHOICES: [&[&str]; 5] = [
+const CHOICES: [&[&str]; 7] = [
     &[],
     &["model.value=shared"],
     &["model.value=shared", "model.gradient_checkpointing=true", "model.dtype=bf16"],
     &["model.adapter.rank=8"],
     &["model.freeze_layers=2", "kl.reference.ema.rate=0.05"],
+    &["cost={ limit = 1.0, rule = [{ keyword = { words = ['order'] } }] }"],
+    &["dpo={ steps = 5, batch_size = 16 }", "data.pairs=pairs.jsonl"],
 ];
 
 const RECIPE: &str = "
@@ -68,6 +70,13 @@ fn write(tether: &Tether) -> Result<OsString> {
         .map(|n| format!("{{\"prompt\": \"{}\"}}\n", "where is my order ".repeat(n % 6 + 1)))
         .collect();
     fs::write(tether.path("prompts.jsonl"), prompts)?;
+    let pairs: String = (0..64)
+        .map(|n| {
+            let (prompt, answer) = ("where is my order ", "it is on its way ".repeat(n % 4 + 1));
+            format!("{{\"prompt\": \"{prompt}{n}\", \"chosen\": \"{answer}\", \"rejected\": \"no {n}\"}}\n")
+        })
+        .collect();
+    fs::write(tether.path("pairs.jsonl"), pairs)?;
     let path = tether.path("plan.toml");
     fs::write(&path, RECIPE)?;
     Ok(path.into())
@@ -88,21 +97,27 @@ fn choice(tether: &Tether, sets: &[&str]) -> Result<()> {
     }
     let running = tether.spawn(&with(args!["run", recipe, "--out", out]))?;
     let peak = peak_of(running)?;
-    let metrics = fs::read_to_string(out.join("metrics.jsonl"))?;
     let sum = |of: &Value, keys: [&str; 3]| keys.iter().filter_map(|k| of[*k].as_f64()).sum::<f64>();
     let mut seconds = Vec::new();
+    // DPO logs no times.
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
     for line in metrics.lines() {
         let step: Value = serde_json::from_str(line)?;
         seconds.push(sum(&step, ["time/rollout_s", "time/score_s", "time/update_s"]));
     }
     seconds.sort_by(f64::total_cmp);
-    let measured = seconds.get(seconds.len() / 2).context("no step")?;
-    let said = sum(&plan["step"], ["rollout", "scoring", "update"]);
+    let time = seconds.get(seconds.len() / 2).map(|measured| {
+        let said = sum(&plan["step"], ["rollout", "scoring", "update"]);
+        format!(
+            "; {said:.2} s per step predicted, {measured:.2} s measured ({:+.0} %)",
+            100.0 * (said / measured - 1.0)
+        )
+    });
     println!(
-        "          predicted {:.0} MB, {said:.2} s per step; measured {:.0} MB, {measured:.2} s ({:+.0} %)",
+        "          {:.0} MB predicted, {:.0} MB measured{}",
         predicted / 1e6,
         peak / 1e6,
-        100.0 * (said / measured - 1.0)
+        time.unwrap_or_default()
     );
     let off = predicted / peak - 1.0;
     if off.abs() > OFF {

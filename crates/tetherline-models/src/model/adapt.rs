@@ -1,7 +1,7 @@
 //! Which parameters of a model are trained: all, the upper blocks, or an adapter; and what models with the same frozen
 //! parameters share.
 
-use super::{Freeze, Model};
+use super::{Freeze, Model, own};
 use crate::error::{ModelError, Result};
 use crate::graph::DeviceCopy;
 use crate::layout::{Heads, SCORE, Slot, build};
@@ -55,7 +55,7 @@ impl Model {
         let config = config.with_modules();
         lora::check_names(&config, &self.slots, &self.spec)?;
         self.adapt(config)?;
-        lora::init(&self.slots, self.spec.frozen, &mut self.trained, seed);
+        lora::init(&self.slots, self.spec.frozen, own(&mut self.trained), seed);
         Ok(self)
     }
 
@@ -66,8 +66,9 @@ impl Model {
         let base = spec.n_params;
         freeze.apply(&mut slots, &mut spec)?;
         let mut flat = self.take_flat();
-        self.trained = flat.split_off(spec.frozen);
-        self.trained.resize(self.trained.len() + spec.n_params - base, 0.0);
+        let mut trained = flat.split_off(spec.frozen);
+        trained.resize(trained.len() + spec.n_params - base, 0.0);
+        self.trained = Arc::new(trained);
         (self.frozen, self.slots, self.spec, self.freeze) = (Arc::new(flat), slots, spec, freeze);
         self.forget_copies();
         Ok(())
@@ -83,7 +84,7 @@ impl Model {
         let (mut slots, mut spec) = build(&self.config, self.heads);
         freeze.apply(&mut slots, &mut spec)?;
         let mut flat = self.take_flat();
-        self.trained = flat.split_off(spec.frozen);
+        self.trained = Arc::new(flat.split_off(spec.frozen));
         (self.frozen, self.slots, self.spec, self.freeze) = (Arc::new(flat), slots, spec, freeze);
         self.forget_copies();
         Ok(self)
@@ -91,7 +92,7 @@ impl Model {
 
     /// All parameters in one vector, taken out of the model.
     fn take_flat(&mut self) -> Vec<f32> {
-        let trained = std::mem::take(&mut self.trained);
+        let trained = Arc::unwrap_or_clone(std::mem::take(&mut self.trained));
         if self.spec.frozen == 0 {
             return trained;
         }

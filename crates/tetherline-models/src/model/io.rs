@@ -1,6 +1,6 @@
 //! Models from files and to files: Hugging Face directories, and adapters in the format of `peft` over one.
 
-use super::{Freeze, Model};
+use super::{Freeze, Model, own};
 use crate::config::{Architecture, ModelConfig};
 use crate::error::{ModelError, Result};
 use crate::files::ModelFiles;
@@ -72,7 +72,7 @@ impl Model {
             let arch = model.config.arch.name();
             let frozen = model.spec.frozen;
             let had_score =
-                lora::read_weights(files, &model.slots, frozen, &mut model.trained, (arch, heads.lm))?;
+                lora::read_weights(files, &model.slots, frozen, own(&mut model.trained), (arch, heads.lm))?;
             if had_score {
                 absent.clear();
             } else if heads.scalar && model.config.sequence_classification && !absent.is_empty() {

@@ -1,7 +1,7 @@
 //! The same recipe with one thing decided otherwise.
 
 use super::models::Models;
-use super::{Ground, Predicted, StepTime};
+use super::{Ground, Predicted};
 use crate::recipe::{AdapterSection, Dtype, Recipe, ValueModel};
 use serde::Serialize;
 use tetherline_kl::ReferenceSchedule;
@@ -17,8 +17,8 @@ pub struct Choice {
     pub declared: bool,
     /// Bytes of the stage that needs most.
     pub peak_bytes: u64,
-    /// Seconds of a step of PPO.
-    pub step: StepTime,
+    /// Seconds of a step of PPO or DPO.
+    pub seconds: f64,
 }
 
 type Change = Box<dyn Fn(&mut Recipe)>;
@@ -56,7 +56,7 @@ fn decisions(recipe: &Recipe, models: &Models) -> Vec<(&'static str, String, Cha
         ("value function", "model.value=separate".into(), change(|r| r.model.value = ValueModel::Separate)),
         ("value function", "model.value=shared".into(), change(|r| r.model.value = ValueModel::Shared)),
     ];
-    if !recipe.ppo.advantages.needs_critic() {
+    if !recipe.ppo.advantages.needs_critic() || recipe.dpo.is_some() {
         all.clear();
     }
     // An adapter that the policy came with goes on being trained.
@@ -122,6 +122,10 @@ fn decisions(recipe: &Recipe, models: &Models) -> Vec<(&'static str, String, Cha
             r.kl.reference = None;
         }),
     ));
+    if recipe.dpo.is_some() {
+        all.push(("all that saves memory", "adapter, recomputation, bf16".into(), change(least)));
+        return all;
+    }
     all.push((
         "reference",
         "kl.reference.ema (moving)".into(),
@@ -149,14 +153,14 @@ pub(super) fn all(recipe: &Recipe, models: &Models, ground: &Ground, own: &Predi
         let mut other = recipe.clone();
         change(&mut other);
         let declared = other == *recipe;
-        let (peak_bytes, step) = if declared {
-            (own.peak, own.step)
+        let (peak_bytes, seconds) = if declared {
+            (own.peak, own.seconds())
         } else {
             // A choice that these models cannot make is no choice; what is declared was predicted before.
             let Ok(predicted) = ground.predict(&other) else { continue };
-            (predicted.peak, predicted.step)
+            (predicted.peak, predicted.seconds())
         };
-        out.push(Choice { about, set, declared, peak_bytes, step });
+        out.push(Choice { about, set, declared, peak_bytes, seconds });
     }
     out
 }

@@ -66,7 +66,7 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
     for row in prompts.iter().flat_map(|l| some(&l.rows)) {
         lengths.prompts.extend(fits(&row.prompt)?);
     }
-    if lengths.prompts.is_empty() {
+    if lengths.prompts.is_empty() && recipe.dpo.is_none() {
         return Err(Error::input("data.prompts", format!("no prompt has at most {room} tokens, which fit")));
     }
     let eval = if recipe.eval.prompts > 0 { sources::eval_prompts(recipe)? } else { None };
@@ -83,15 +83,20 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
             lengths.sft.push(RowSize { tokens: e.tokens.len(), lm: e.targets(), scalar: 0 });
         }
     }
-    let pairs = if recipe.trains_reward_model() { sources::pairs(recipe)? } else { None };
+    let from_pairs = recipe.trains_reward_model() || recipe.dpo.is_some();
+    let pairs = if from_pairs { sources::pairs(recipe)? } else { None };
     for row in pairs.iter().flat_map(|l| some(&l.rows)) {
         let of = |answer: &str| -> Result<RowSize, Error> {
-            Ok(RowSize { tokens: codec.example(&row.prompt, answer, true)?.tokens.len(), lm: 0, scalar: 1 })
+            let e = codec.example(&row.prompt, answer, true)?;
+            Ok(RowSize { tokens: e.tokens.len(), lm: e.targets(), scalar: 1 })
         };
         let all = row.answers.iter().map(|a| of(a.last_text())).collect::<Result<Vec<_>, _>>()?;
         if all.iter().all(|r| r.tokens <= context) {
             lengths.pairs.push(all);
         }
+    }
+    if lengths.prompts.is_empty() {
+        lengths.prompts.extend(lengths.pairs.iter().flatten().map(|r| r.tokens - r.lm));
     }
     // What else a run keeps: the reward model's tokenizer, and the gold of the world.
     let other = || Codec::open(&models.files, &config.eos, config.vocab);
@@ -104,6 +109,9 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
 
 /// `n` of `all`, evenly over their order by length, so that a batch of them is a typical one.
 fn typical<T: Clone>(all: &[T], n: usize, length: impl Fn(&T) -> usize) -> Vec<T> {
+    if all.is_empty() {
+        return Vec::new();
+    }
     let mut sorted = all.to_vec();
     sorted.sort_by_key(|x| length(x));
     let at = |i: usize| sorted[(2 * i + 1) * sorted.len() / (2 * n)].clone();
@@ -135,18 +143,24 @@ impl Lengths {
 
     /// Units of a step of SFT.
     pub(super) fn sft_batch(&self, n: usize) -> Vec<Vec<RowSize>> {
-        if self.sft.is_empty() {
-            return Vec::new();
-        }
         typical(&self.sft, n, |r| r.tokens).into_iter().map(|r| vec![r]).collect()
     }
 
-    /// Units of a step of the reward model.
+    /// Units of a step of the reward model: of every answer the score.
     pub(super) fn pair_batch(&self, n: usize) -> Vec<Vec<RowSize>> {
-        if self.pairs.is_empty() {
-            return Vec::new();
-        }
-        typical(&self.pairs, n, |p| p.iter().map(|r| r.tokens).sum())
+        self.pairs_of(n, |r| RowSize { lm: 0, ..r })
+    }
+
+    /// Units of a step of DPO: of every pair the log-probs of both answers. Of a ranking two answers count.
+    pub(super) fn dpo_batch(&self, n: usize) -> Vec<Vec<RowSize>> {
+        let mut pairs = self.pairs_of(n, |r| RowSize { scalar: 0, ..r });
+        pairs.iter_mut().for_each(|p| p.truncate(2));
+        pairs
+    }
+
+    fn pairs_of(&self, n: usize, read: impl Fn(RowSize) -> RowSize) -> Vec<Vec<RowSize>> {
+        let pairs = typical(&self.pairs, n, |p| p.iter().map(|r| r.tokens).sum());
+        pairs.into_iter().map(|p| p.into_iter().map(&read).collect()).collect()
     }
 }
 

@@ -127,10 +127,16 @@ impl Parts {
 
     fn of(mut self, stage: Stage, held: u64) -> StageMemory {
         self.add("program, tokenizer and data", held as usize);
+        let sum: u64 = self.0.iter().map(|p| p.bytes).sum();
+        self.add("freed, kept by the allocator", (sum / KEPT.0 + KEPT.1) as usize);
         self.0.sort_by_key(|p| std::cmp::Reverse(p.bytes));
         StageMemory { stage, peak: self.0.iter().map(|p| p.bytes).sum(), parts: self.0 }
     }
 }
+
+/// What the system's allocator keeps of freed blocks beyond the sum of the other parts: a share of it and a constant, bytes.
+/// No allocator says it beforehand; these fit what 23 runs took on Linux with glibc (`docs/plan.md`).
+const KEPT: (u64, u64) = (16, 3_000_000);
 
 /// Numbers that a rollout keeps: of each response token (ids, log-probs of policy and reference, entropy, KL, values,
 /// shaped rewards, advantages, returns and their sums) and of each token of the whole.
@@ -207,7 +213,9 @@ pub(super) fn stages(
                 // Its panels are those of the start, where these are there; a reference that moves packs its own.
                 let own = !is_frozen || models.moves;
                 let panels = start.spec().panel_bytes(is_frozen, precision).trained;
-                parts.model("reference", start.weight_bytes().trained, if own { panels } else { 0 });
+                // Weights are the start's own until it moves.
+                let weights = if models.moves { start.weight_bytes().trained } else { 0 };
+                parts.model("reference", weights, if own { panels } else { 0 });
                 start
             }
             Reference::Other(shape) => {
@@ -229,6 +237,43 @@ pub(super) fn stages(
         };
         pools.second(shape, rows, threads);
     };
+
+    let evaluation = |all: &mut Vec<StageMemory>, pools: &mut Pools| {
+        if recipe.eval.prompts == 0 {
+            return;
+        }
+        let rows = lengths.evaluation(recipe.eval.samples);
+        let mut parts = Parts::default();
+        let panels = start.spec().panel_bytes(false, precision);
+        parts.add("frozen: weights", start.weight_bytes().frozen);
+        parts.add("frozen: panels", panels.frozen);
+        parts.model("policy before", start.weight_bytes().trained, panels.trained);
+        parts.model("policy after", start.weight_bytes().trained, panels.trained);
+        reference(&mut parts, pools, &rows);
+        reward(&mut parts, pools, &rows);
+        pools.forward(&models.policy, &rows, threads);
+        parts.pools(pools);
+        parts.sampler(start, &rows, &recipe.sampling, threads);
+        parts.add("rollouts", rows.iter().map(|r| ROLLOUT.0 * r.lm + ROLLOUT.1 * r.tokens).sum());
+        all.push(parts.of(Stage::Eval, held));
+    };
+
+    if let Some(dpo) = &recipe.dpo {
+        let pairs = lengths.dpo_batch(dpo.batch_size);
+        let mut parts = Parts::default();
+        base(&mut parts);
+        // The policy moves away from the start, which stays as the reference.
+        if matches!(models.reference, Reference::Copy) {
+            parts.model("start of the policy", start.weight_bytes().trained, 0);
+        }
+        reference(&mut parts, &mut pools, &pairs.concat());
+        parts.trainer("policy", &models.policy, precision);
+        pools.step(&models.policy, &pairs, checkpointing, threads);
+        parts.pools(&pools);
+        all.push(parts.of(Stage::Dpo, held));
+        evaluation(&mut all, &mut pools);
+        return all;
+    }
 
     let mut parts = Parts::default();
     base(&mut parts);
@@ -254,6 +299,15 @@ pub(super) fn stages(
             pools.step(&models.policy, &of(|r| RowSize { scalar: 0, ..*r }), checkpointing, threads);
         }
     }
+    if let Some((model, critic)) = &models.cost {
+        let scalars = of(|r| RowSize { lm: 0, ..*r });
+        if let Some(model) = model {
+            let (weights, panels) = (model.weight_bytes(), model.spec().panel_bytes(is_frozen, precision));
+            parts.model("cost model", weights.trained + weights.frozen, panels.trained + panels.frozen);
+        }
+        parts.trainer("cost critic", critic, precision);
+        pools.step(critic, &scalars, checkpointing, threads);
+    }
     if recipe.judges_updates() {
         // What undoes an update; the policy before it has panels, for KL is measured to it.
         let (policy, panels) = (&models.policy, models.policy.spec().panel_bytes(false, precision).trained);
@@ -265,8 +319,7 @@ pub(super) fn stages(
             parts.add("value model before the update", 3 * n);
         }
         if recipe.keeps_first_reference() {
-            let panels = start.spec().panel_bytes(false, precision).trained;
-            parts.model("first reference", start.weight_bytes().trained, panels);
+            parts.model("first reference", 0, start.spec().panel_bytes(false, precision).trained);
         }
         pools.second(policy, &rows, threads);
     }
@@ -276,21 +329,6 @@ pub(super) fn stages(
     parts.add("rollouts", numbers);
     all.push(parts.of(Stage::Ppo, held));
 
-    if recipe.eval.prompts > 0 {
-        let rows = lengths.evaluation(recipe.eval.samples);
-        let mut parts = Parts::default();
-        let panels = start.spec().panel_bytes(false, precision);
-        parts.add("frozen: weights", start.weight_bytes().frozen);
-        parts.add("frozen: panels", panels.frozen);
-        parts.model("policy before", start.weight_bytes().trained, panels.trained);
-        parts.model("policy after", start.weight_bytes().trained, panels.trained);
-        reference(&mut parts, &mut pools, &rows);
-        reward(&mut parts, &mut pools, &rows);
-        pools.forward(&models.policy, &rows, threads);
-        parts.pools(&pools);
-        parts.sampler(start, &rows, &recipe.sampling, threads);
-        parts.add("rollouts", rows.iter().map(|r| ROLLOUT.0 * r.lm + ROLLOUT.1 * r.tokens).sum());
-        all.push(parts.of(Stage::Eval, held));
-    }
+    evaluation(&mut all, &mut pools);
     all
 }

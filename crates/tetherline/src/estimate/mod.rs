@@ -58,10 +58,10 @@ pub struct Estimate {
     pub memory: Vec<StageMemory>,
     /// Bytes of the stage that needs most.
     pub peak_bytes: u64,
-    /// Seconds of an optimizer step of SFT and of the reward model.
+    /// Seconds of an optimizer step of SFT, of the reward model and of DPO.
     pub stages: Vec<StageTime>,
-    /// Seconds of a step of PPO.
-    pub step: StepTime,
+    /// Seconds of a step of PPO; none in a recipe with `[dpo]`.
+    pub step: Option<StepTime>,
     /// The same for other recipes.
     pub choices: Vec<Choice>,
 }
@@ -83,7 +83,15 @@ struct Predicted {
     memory: Vec<StageMemory>,
     peak: u64,
     stages: Vec<StageTime>,
-    step: StepTime,
+    step: Option<StepTime>,
+}
+
+impl Predicted {
+    /// Seconds of a step of what makes the policy: PPO, or the last of the other stages.
+    fn seconds(&self) -> f64 {
+        let last = || self.stages.last().map_or(0.0, |s| s.seconds);
+        self.step.map_or_else(last, |step| step.total())
+    }
 }
 
 /// What stays the same from choice to choice.
@@ -113,14 +121,6 @@ pub fn estimate(recipe: &Recipe, options: &EstimateOptions) -> Result<Estimate, 
     if recipe.device != Device::Cpu {
         let problem = "its memory and speed are known for device = \"cpu\" alone; try --set device=cpu";
         return Err(Error::input(format!("the plan for device {}", recipe.device), problem));
-    }
-    if recipe.dpo.is_some() {
-        let problem = "memory and time of direct preference optimisation are not predicted yet";
-        return Err(Error::input("the plan of a recipe with [dpo]", problem));
-    }
-    if recipe.cost.is_some() {
-        let problem = "memory and time of a cost model and its critic are not predicted yet";
-        return Err(Error::input("the plan of a recipe with [cost]", problem));
     }
     crate::plan(recipe, Stages::All)?;
     let engine = crate::pipeline::training_engine(recipe, recipe.threads)?;

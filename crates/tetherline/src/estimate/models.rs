@@ -33,6 +33,8 @@ pub(super) struct Models {
     pub(super) reward: Option<(ModelShape, bool)>,
     /// How many reward models there are, all taken to be like the first.
     pub(super) members: usize,
+    /// With `[cost]`: the cost model, if there is one, and the critic of costs.
+    pub(super) cost: Option<(Option<ModelShape>, ModelShape)>,
 }
 
 /// As trained: with the recipe's adapter, or its lowest blocks frozen.
@@ -91,7 +93,17 @@ impl Models {
             (Some((value, same)), Some(_)) => Some((value.clone(), *same)),
             (_, reward) => reward,
         };
+        let cost = recipe.cost.as_ref().map(|_| -> Result<_, Error> {
+            let given = section.cost.as_ref().map(|text| open(text, REWARD_HEADS)).transpose()?;
+            // The critic starts as the cost model, as the value model does as the reward model.
+            let critic = match &given {
+                Some((_, shape)) => frozen_like(recipe, shape.clone())?,
+                None => start.with_heads(REWARD_HEADS).map_err(fail)?,
+            };
+            Ok((given.map(|(_, shape)| shape), critic))
+        });
         let moves = recipe.kl.reference.is_some_and(|r| r.moves());
-        Ok(Self { files, start, policy, reference, moves, value, reward, members: recipe.reward_members() })
+        let (members, cost) = (recipe.reward_members(), cost.transpose()?);
+        Ok(Self { files, start, policy, reference, moves, value, reward, members, cost })
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn text(e: &Estimate) -> String {
     line(&mut out, format_args!("\npeak memory of each stage\n"));
     for stage in &e.memory {
         line(&mut out, format_args!("  {:<40}{:>12}", stage.stage.name(), bytes(stage.peak)));
-        if stage.stage != Stage::Ppo {
+        if !matches!(stage.stage, Stage::Ppo | Stage::Dpo) {
             continue;
         }
         let (listed, rest) = stage.parts.split_at(LISTED.min(stage.parts.len()));
@@ -81,25 +81,29 @@ pub(super) fn text(e: &Estimate) -> String {
     for stage in &e.stages {
         line(&mut out, format_args!("  {:<40}{:>12}", stage.stage.name(), seconds(stage.seconds)));
     }
-    line(&mut out, format_args!("  {:<40}{:>12}", "ppo", seconds(e.step.total())));
-    let parts = [
-        ("rollout", e.step.rollout),
-        ("scoring", e.step.scoring),
-        ("update", e.step.update),
-        ("trial of the update", e.step.trial),
-    ];
-    for (name, s) in parts.into_iter().filter(|(name, s)| *s > 0.0 || !name.starts_with("trial")) {
+    let parts = e.step.map_or([("", 0.0); 4], |step| {
+        line(&mut out, format_args!("  {:<40}{:>12}", "ppo", seconds(step.total())));
+        [
+            ("rollout", step.rollout),
+            ("scoring", step.scoring),
+            ("update", step.update),
+            ("trial of the update", step.trial),
+        ]
+    });
+    let trials_or_none = |name: &str| name.is_empty() || name.starts_with("trial");
+    for (name, s) in parts.into_iter().filter(|(name, s)| *s > 0.0 || !trials_or_none(name)) {
         line(&mut out, format_args!("    {name:<38}{:>12}", seconds(s)));
     }
+    let what = if e.step.is_some() { "PPO step" } else { "DPO step" };
     line(&mut out, format_args!("\nthe same recipe with one choice made otherwise (* as declared)\n"));
-    line(&mut out, format_args!("  {:<22}  {:<38}{:>12}{:>14}", "", "", "peak memory", "PPO step"));
+    line(&mut out, format_args!("  {:<22}  {:<38}{:>12}{:>14}", "", "", "peak memory", what));
     let mut about = "";
     for c in &e.choices {
         let named = if c.about == about { "" } else { c.about };
         about = c.about;
         let star = if c.declared { '*' } else { ' ' };
         let set: String = c.set.chars().take(38).collect();
-        let (peak, step) = (bytes(c.peak_bytes), seconds(c.step.total()));
+        let (peak, step) = (bytes(c.peak_bytes), seconds(c.seconds));
         line(&mut out, format_args!("  {named:<22}{star} {set:<38}{peak:>12}{step:>14}"));
     }
     out.push_str(

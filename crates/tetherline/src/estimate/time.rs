@@ -85,40 +85,46 @@ impl Clock<'_> {
     }
 }
 
-/// Seconds of the supervised stages, and of a step of PPO.
+/// Seconds of the supervised stages, and of a step of PPO where it is not DPO that makes the policy.
 pub(super) fn of(
     recipe: &Recipe,
     models: &Models,
     lengths: &Lengths,
     speeds: &Speeds,
-) -> Result<(Vec<StageTime>, StepTime), Error> {
+) -> Result<(Vec<StageTime>, Option<StepTime>), Error> {
     let precision = match recipe.model.dtype {
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
     };
     let clock = Clock { speeds, precision, checkpointing: recipe.model.gradient_checkpointing };
     let mut stages = Vec::new();
-    let mut supervised = |stage: Stage, shape: &ModelShape, units: Vec<Vec<RowSize>>| -> Result<(), Error> {
+    let supervised = |stage: Stage, shape: &ModelShape, units: Vec<Vec<RowSize>>| -> Result<_, Error> {
         let rows: Vec<RowSize> = units.into_iter().flatten().collect();
-        if !rows.is_empty() {
-            stages.push(StageTime { stage, seconds: clock.step(shape, &rows)? + clock.optimizer(shape)? });
-        }
-        Ok(())
+        let seconds = clock.step(shape, &rows)? + clock.optimizer(shape)?;
+        Ok((!rows.is_empty()).then_some(StageTime { stage, seconds }))
     };
     if let Some(sft) = recipe.sft.as_ref().filter(|_| recipe.runs_sft()) {
-        supervised(Stage::Sft, &models.start, lengths.sft_batch(sft.batch_size))?;
+        stages.extend(supervised(Stage::Sft, &models.start, lengths.sft_batch(sft.batch_size))?);
     }
     if let (true, Some((reward, _))) = (recipe.trains_reward_model(), &models.reward) {
-        supervised(Stage::Reward, reward, lengths.pair_batch(recipe.reward.batch_size))?;
+        stages.extend(supervised(Stage::Reward, reward, lengths.pair_batch(recipe.reward.batch_size))?);
+    }
+    let reference = match &models.reference {
+        Reference::Copy => &models.start,
+        Reference::Other(shape) => shape,
+    };
+    if let Some(dpo) = &recipe.dpo {
+        let pairs = lengths.dpo_batch(dpo.batch_size);
+        let rows: Vec<RowSize> = pairs.iter().flatten().copied().collect();
+        let of_reference = clock.forward(reference, &rows)?;
+        let step = supervised(Stage::Dpo, &models.policy, pairs)?;
+        stages.extend(step.map(|s| StageTime { seconds: s.seconds + of_reference, ..s }));
+        return Ok((stages, None));
     }
 
     let ppo = &recipe.ppo;
     let rows = lengths.rollout(ppo.batch_size);
     let policy = &models.policy;
-    let reference = match &models.reference {
-        Reference::Copy => &models.start,
-        Reference::Other(shape) => shape,
-    };
     let scalars: Vec<RowSize> = rows.iter().map(|r| RowSize { lm: 0, ..*r }).collect();
     let mut scoring = clock.forward(policy, &rows)? + clock.forward(reference, &rows)?;
     let mut epoch = clock.step(policy, &rows)? + ppo.minibatches as f64 * clock.optimizer(policy)?;
@@ -134,6 +140,13 @@ pub(super) fn of(
     if let Some((reward, _)) = &models.reward {
         scoring += models.members as f64 * clock.forward(reward, &scalars)?;
     }
+    if let Some((model, critic)) = &models.cost {
+        scoring += clock.forward(critic, &scalars)?;
+        epoch += clock.step(critic, &scalars)? + ppo.minibatches as f64 * clock.optimizer(critic)?;
+        if let Some(model) = model {
+            scoring += clock.forward(model, &scalars)?;
+        }
+    }
     let rollout = clock.decode(policy, &rows, ppo.samples_per_prompt)?;
     let mut trial = 0.0;
     if recipe.judges_updates() {
@@ -148,5 +161,5 @@ pub(super) fn of(
             trial += others * pair(&rows)?;
         }
     }
-    Ok((stages, StepTime { rollout, scoring, update: ppo.epochs as f64 * epoch, trial }))
+    Ok((stages, Some(StepTime { rollout, scoring, update: ppo.epochs as f64 * epoch, trial })))
 }
