@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A budget's KL is the exact KL to the reference, nats per sequence, over the rows of an update that fall under it, as a
-//! median over 25 updates. Updates up to `SETTLED` do not count.
+//! median over 25 updates. The first 175 updates of the embedded world do not count, nor the first 100 of the tiny model.
 //!
 //! - `frontdesk`: the embedded world. Its 39 users are taken together as three, since one of them writes less than two prompts
 //!   of 64; and a text does not show who wrote it, so a user's budget cannot differ much from what the domains' budgets make of
@@ -25,17 +25,15 @@ use tetherline_core::{BoxError, Silent};
 /// Budgets and their targets, nats per sequence.
 type Budgets = &'static [(&'static str, f64)];
 
-/// Of the embedded world. The domain targets differ by a factor of two; those of users and of all
-/// rows are what the domains' come to on average (0.15·2 + 0.23·3 + 0.62·4 = 3.5).
+/// Of the embedded world. The domain targets differ by a factor of almost two. Those of users and of all rows are a little above
+/// what the domains' come to on average (0.15·1.4 + 0.23·2 + 0.62·2.6 = 2.29): where every level is met exactly, nothing
+/// says which one's β shall carry the penalty, and what the upper levels carry the domains cannot part among them.
 const FRONTDESK: Budgets =
-    &[("*", 4.0), ("unsafe", 2.0), ("medical", 3.0), ("legal", 3.0), ("user:*", 3.5), ("all", 3.5)];
+    &[("*", 2.6), ("unsafe", 1.4), ("medical", 2.0), ("legal", 2.0), ("user:*", 2.45), ("all", 2.45)];
 
 /// Of the tiny model: two domains of one size, two users of one size.
 const TINY: Budgets =
     &[("harbour", 0.3), ("shop", 0.6), ("user:ann", 0.45), ("user:bob", 0.45), ("all", 0.45)];
-
-/// Updates before which nothing counts.
-const SETTLED: u64 = 100;
 
 /// Updates of a median.
 const WINDOW: usize = 25;
@@ -65,7 +63,8 @@ fn main() -> Result<(), BoxError> {
     };
     let start = Instant::now();
     run(&recipe, &options, &mut Silent)?;
-    println!("{}", table(&out, budgets, seed, start.elapsed().as_secs_f64())?);
+    let settled = if what == "tiny" { 100 } else { 175 };
+    println!("{}", table(&out, budgets, settled, seed, start.elapsed().as_secs_f64())?);
     Ok(())
 }
 
@@ -92,17 +91,18 @@ fn frontdesk(dir: &Path, seed: u64, steps: u64) -> Result<Recipe, BoxError> {
         set("ppo.batch_size", "96".to_owned()),
         set("ppo.lr", "2e-4".to_owned()),
         set("ppo.lr_schedule", "constant".to_owned()),
-        set("kl", section(FRONTDESK, 3.5)),
+        set("kl", section(FRONTDESK, 2.45, 0.0)),
         set("eval.prompts", "0".to_owned()),
     ];
     Ok(Recipe::load("quickstart", &sets)?)
 }
 
-/// The `[kl]` section.
-fn section(budgets: Budgets, target: f64) -> String {
+/// The `[kl]` section. With `shrink` 0 every group's KL counts as it was measured, however small the group.
+fn section(budgets: Budgets, target: f64, shrink: f64) -> String {
     let each: Vec<String> =
         budgets.iter().map(|(id, target)| format!("{{ id = '{id}', target = {target:?} }}")).collect();
-    format!("{{ auto_pi = {{ init = 0.1, target = {target:?} }}, budget = [{}] }}", each.join(", "))
+    let law = format!("auto_pi = {{ init = 0.1, target = {target:?} }}");
+    format!("{{ {law}, shrink = {shrink:?}, budget = [{}] }}", each.join(", "))
 }
 
 fn tiny(dir: &Path, seed: u64, steps: u64) -> Result<Recipe, BoxError> {
@@ -147,7 +147,7 @@ every = 0
     );
     let path = dir.join("recipe.toml");
     std::fs::write(&path, text)?;
-    let kl = [("kl".to_owned(), section(TINY, 0.45))];
+    let kl = [("kl".to_owned(), section(TINY, 0.45, 32.0))];
     Ok(Recipe::load(path.to_str().ok_or("the directory's name is no UTF-8")?, &kl)?)
 }
 
@@ -165,7 +165,7 @@ fn median(values: &[f64]) -> f64 {
     0.5 * (sorted[(n - 1) / 2] + sorted[n / 2])
 }
 
-fn table(out: &Path, budgets: Budgets, seed: u64, seconds: f64) -> Result<String, BoxError> {
+fn table(out: &Path, budgets: Budgets, settled: u64, seed: u64, seconds: f64) -> Result<String, BoxError> {
     // KL of every id by update, from the observations.
     let mut series: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
     let mut rows: BTreeMap<String, f64> = BTreeMap::new();
@@ -189,13 +189,13 @@ fn table(out: &Path, budgets: Budgets, seed: u64, seconds: f64) -> Result<String
             let kl: Vec<f64> = w.iter().map(|p| p.1).collect();
             (w[WINDOW - 1].0, median(&kl))
         });
-        let settled: Vec<(u64, f64)> = windows.filter(|(step, _)| *step > SETTLED).collect();
+        let counted: Vec<(u64, f64)> = windows.filter(|(step, _)| *step > settled).collect();
         let holds = |kl: f64| (kl / target - 1.0).abs() <= 0.15;
-        for &(step, kl) in &settled {
+        for &(step, kl) in &counted {
             *all_hold.entry(step).or_insert(true) &= holds(kl);
         }
-        let inside = settled.iter().filter(|(_, kl)| holds(*kl)).count() as f64 / settled.len().max(1) as f64;
-        let overall = median(&settled.iter().map(|p| p.1).collect::<Vec<_>>());
+        let inside = counted.iter().filter(|(_, kl)| holds(*kl)).count() as f64 / counted.len().max(1) as f64;
+        let overall = median(&counted.iter().map(|p| p.1).collect::<Vec<_>>());
         let n = rows[id] / points.len() as f64;
         writeln!(text, "| `{id}` | {target:.1} | {n:.0} | {overall:.2} | {:.0} % |", 100.0 * inside)?;
     }
