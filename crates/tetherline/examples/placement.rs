@@ -62,7 +62,7 @@ const BETAS: [f64; 3] = [2.0, 1.0, 0.5];
 
 /// Of stories260k; β beside advantages in score units, so these are not whitened.
 const STORY_BETAS: [&str; 1] = ["0.1"];
-const STORY_STEPS: u64 = 30;
+const STORY_STEPS: u64 = 18;
 const STORY_SETTINGS: &[(&str, &str)] = &[("ppo.whiten_advantages", "false")];
 
 /// KL at which rewards are compared there, nats per sequence.
@@ -129,7 +129,7 @@ struct Place {
 impl Place {
     fn of(world: &World, policy: &[f64]) -> Self {
         let (reward, kl) = (mean(policy, &world.reward), kl(policy, &world.reference));
-        Self { reward, kl, lacks: most_reward(world, kl) - reward }
+        Self { reward, kl, lacks: (most_reward(world, kl) - reward).max(0.0) }
     }
 }
 
@@ -165,11 +165,15 @@ fn on_letters(args: &Args, seeds: u64) -> Result<(String, Vec<Panel>, Value), Bo
     let (mut rows, mut numbers) = (Vec::new(), Vec::new());
     let mut panel =
         Panel::new("Where each placement ends, two tokens", "KL, nats per response", "mean reward");
-    let most = (1..=60).map(|i| 0.035 * f64::from(i)).map(|kl| (kl, most_reward(&world, kl)));
+    let mut lacks = Panel::new("Reward below the most there is at its KL", "β", "score").log_x().log_y();
+    let most = (1..=60).map(|i| 0.075 * f64::from(i)).map(|kl| (kl, most_reward(&world, kl)));
     panel = panel.with(Series::new("the most there is", Style::Line, most.collect()).colour(7));
     let mut left = jobs.chunks(seeds as usize);
     for (i, (name, _)) in PLACEMENTS.iter().enumerate() {
-        let (mut dots, mut ends) = (Vec::new(), Vec::new());
+        let (mut dots, mut below) = (Vec::new(), Vec::new());
+        let betas = (0..=40).map(|k| 0.45 * 5_f64.powf(f64::from(k) / 40.0));
+        let line: Vec<(f64, Place)> =
+            betas.map(|b| (b, Place::of(&world, &predicted(&world, i, b)))).collect();
         for beta in BETAS {
             let wanted = predicted(&world, i, beta);
             let (best, _) = optimum(&world.reference, &world.reward, beta);
@@ -195,7 +199,7 @@ fn on_letters(args: &Args, seeds: u64) -> Result<(String, Vec<Panel>, Value), Bo
                 format!("{:.3}", total_variation(&wanted, &best)),
                 cell(|f| f.2),
             ]);
-            ends.push((theory.kl, theory.reward));
+            below.push((beta, bounds(&each(|f| f.0.lacks)).0));
             dots.push((bounds(&each(|f| f.0.kl)).0, bounds(&each(|f| f.0.reward)).0));
             numbers.push(json!({"placement": name, "beta": beta, "steps": steps,
                 "predicted": {"reward": theory.reward, "kl": theory.kl, "lacks": theory.lacks},
@@ -203,8 +207,14 @@ fn on_letters(args: &Args, seeds: u64) -> Result<(String, Vec<Panel>, Value), Bo
                     "tv_predicted": f.1, "tv_optimum": f.2})).collect::<Vec<_>>()}));
         }
         panel = panel
-            .with(Series::new("", Style::Dashed, ends).colour(i))
+            .with(
+                Series::new("", Style::Dashed, line.iter().map(|p| (p.1.kl, p.1.reward)).collect()).colour(i),
+            )
             .with(Series::new(name, Style::Dots, dots).colour(i));
+        let theory = if i == 0 { Vec::new() } else { line.iter().map(|p| (p.0, p.1.lacks)).collect() };
+        lacks = lacks
+            .with(Series::new("", Style::Dashed, theory).colour(i))
+            .with(Series::new(name, Style::Dots, below).colour(i));
     }
     let head = [
         "placement",
@@ -223,7 +233,7 @@ fn on_letters(args: &Args, seeds: u64) -> Result<(String, Vec<Panel>, Value), Bo
         "### Two tokens, the end known\n\n{}\n![Where each placement ends](placement-letters.svg)\n\n",
         table(&head, &rows)
     );
-    Ok((text, vec![panel], json!(numbers)))
+    Ok((text, vec![panel, lacks], json!(numbers)))
 }
 
 fn on_stories(args: &Args, stories: &Stories, seeds: u64) -> Result<(String, Vec<Panel>, Value), BoxError> {
