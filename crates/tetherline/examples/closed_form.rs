@@ -74,7 +74,7 @@ const LOWERED: &str = "{ schedule = { init = 4.0, end = 0.25, steps = STEPS, sha
 
 const CHANGES_SEEDS: u64 = 3;
 
-/// What the issue of this experiment asks for: total variation, and the KL's distance from KL*.
+/// What counts as the optimum: total variation, and the KL's distance from KL*.
 const GOALS: (f64, f64) = (0.02, 0.03);
 
 /// Points, and the interval of y at each.
@@ -330,7 +330,7 @@ fn changes(world: &World, args: &Args, steps: u64, numbers: &mut Vec<Value>) -> 
 mod tests {
     use super::*;
 
-    /// Three arms, worked out by hand beside the issue: π_ref = (0.5, 0.3, 0.2), r = (0, 1, 2).
+    /// Three arms, worked out by hand: π_ref = (0.5, 0.3, 0.2), r = (0, 1, 2).
     #[test]
     fn the_optimum_of_three_arms() {
         let (reference, reward) = ([0.5, 0.3, 0.2], [0.0, 1.0, 2.0]);
