@@ -131,6 +131,8 @@ pub struct Checked {
     pub events: BTreeMap<String, u64>,
     /// Where files of the directory are not what the chain says they were.
     pub problems: Vec<String>,
+    /// Whether the last record is the end of a run. Otherwise it was killed or is going on, and no record covers its logs.
+    pub ended: bool,
 }
 
 /// Verifies the chain of a run, and that its configuration, its logs and the results of its stages are those that the chain
@@ -152,6 +154,7 @@ pub fn check(root: &Path, kept: Option<&Head>) -> Result<Checked, Error> {
         Err(e) => problems.push(format!("{name} cannot be read: {e}")),
     };
     let last = |what: &str| records.iter().rev().find(|r| event(r) == what);
+    let ended = records.last().is_some_and(|r| event(r) == "end");
     if let Some(first) = records.first() {
         expect("config.toml", file_sha256(&root.join("config.toml")), &first.body["config"]);
     }
@@ -172,7 +175,16 @@ pub fn check(root: &Path, kept: Option<&Head>) -> Result<Checked, Error> {
         let dir = if stage == Stage::Ppo.name() { "policy" } else { stage };
         expect(&format!("{dir}/"), dir_sha256(&root.join(dir)), was);
     }
-    Ok(Checked { head, events, problems })
+    if records.is_empty() {
+        problems.push("audit.jsonl has no record: it covers nothing".to_owned());
+    } else if !ended && root.join("report.html").is_file() {
+        problems.push(
+            "audit.jsonl does not end as a run does, although there is a report: its last records were taken away, or a \
+             later run in this directory was killed"
+                .to_owned(),
+        );
+    }
+    Ok(Checked { head, events, problems, ended })
 }
 
 fn event(record: &Record) -> &str {

@@ -5,7 +5,7 @@
 //! | name | from | unit |
 //! | --- | --- | --- |
 //! | `kl`, `score`, `gold`, `entropy`, `length_tokens`, `refuses_unsafe`, … , and `NAME/DOMAIN` | `evaluation.json` | as there |
-//! | `kl_first_reference` | `evaluation.json`: an evaluation measures to the reference that the run began with | nats per sequence |
+//! | `kl_first_reference` | `kl` of a policy's first round; of a later one `policy/drift_ledger.json`, where it is known there | nats per sequence |
 //! | `latency` | Σ `time/rollout_s` / Σ `tokens/generated` of `metrics.jsonl` | seconds per token |
 //! | `train/KEY` | the last line of `metrics.jsonl` | as there |
 //! | `verdicts/VERDICT` | `control.jsonl`: how often the controller said so | count |
@@ -15,14 +15,16 @@ use crate::Error;
 use crate::pipeline::{EvaluationFile, read_json};
 use crate::recipe::{Place, RecipeError};
 use crate::report::{EVALUATION, lines};
+use crate::rounds::DriftLedger;
 use crate::run_dir::RunDir;
-use serde::Serialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tetherline_audit::sha256;
 use tetherline_eval::Comparison;
-use tetherline_eval::gate::{GateReport, Gates, Metric, Metrics};
+use tetherline_eval::gate::{GateReport, Gates, Mean, Metric, Metrics};
 use tetherline_reward::HeldOut;
 
 /// What to compare.
@@ -125,7 +127,7 @@ fn source(path: &Path) -> Result<Source, Error> {
     let evaluation: Option<EvaluationFile> = read_json(&run.root().join(EVALUATION))?;
     let comparison: Option<Comparison> = evaluation.map(|e| e.comparison);
     let mut metrics = comparison.as_ref().map(Metrics::aligned).unwrap_or_default();
-    if let Some(kl) = metrics.by_name.get("kl").copied() {
+    if let Some(kl) = first_reference(&run, metrics.by_name.get("kl").copied())? {
         metrics.by_name.insert("kl_first_reference".into(), kl);
     }
     let mut put = |name: String, value: f64| {
@@ -165,6 +167,18 @@ fn source(path: &Path) -> Result<Source, Error> {
     })
 }
 
+/// KL to the first reference of all rounds. That of a policy's first round is the one that its evaluation measured to, `kl`; later
+/// rounds have it from the drift ledger, where that could measure it.
+fn first_reference(run: &RunDir, kl: Option<Metric>) -> Result<Option<Metric>, Error> {
+    let path = run.policy().join(crate::rounds::FILE);
+    let ledger: Option<DriftLedger> = read_json(&path)?;
+    let Some(last) = ledger.as_ref().filter(|l| l.rounds.len() > 1).and_then(|l| l.rounds.last()) else {
+        return Ok(kl);
+    };
+    let mean = |value| Mean { value, se: last.kl_first_stderr, n: usize::try_from(last.responses).ok() };
+    Ok(last.kl_first.map(|value| Metric::Mean(mean(value))))
+}
+
 /// The numbers of a run by name, without those by domain and those of training steps.
 ///
 /// # Errors
@@ -173,6 +187,33 @@ pub fn run_metrics(root: &Path) -> Result<BTreeMap<String, f64>, Error> {
     let all = source(root)?.metrics.by_name.into_iter();
     let plain = all.filter(|(name, _)| !name.contains('/')).map(|(name, metric)| (name, metric.value()));
     Ok(plain.filter(|(_, value)| value.is_finite()).collect())
+}
+
+/// An object whose keys stand in it once: of two values the one that passes must not win unseen.
+struct Once(BTreeMap<String, Value>);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Once;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of metrics")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Once, A::Error> {
+                let mut out = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    if out.insert(key.clone(), value).is_some() {
+                        return Err(serde::de::Error::custom(format!("{key:?} stands in it twice")));
+                    }
+                }
+                Ok(Once(out))
+            }
+        }
+        d.deserialize_map(Keys)
+    }
 }
 
 /// Adds the metrics of a file. What the source has already is not replaced: the file would decide what the run showed.
@@ -184,7 +225,7 @@ fn add(to: &mut Metrics, file: Option<&Path>) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })?;
-    let values: BTreeMap<String, Value> = serde_json::from_str(&text).map_err(|e| Error::input(&*name, e))?;
+    let Once(values) = serde_json::from_str(&text).map_err(|e| Error::input(&*name, e))?;
     for (key, value) in values {
         let metric =
             Metric::deserialize_from(value).map_err(|e| Error::input(format!("{name}, {key:?}"), e))?;
@@ -221,6 +262,8 @@ mod tests {
         assert!(!judge(&options(r#"{"p95_ms": 180}"#)).unwrap().report.passed);
         let error = judge(&options(r#"{"p95_ms": "fast"}"#)).unwrap_err().to_string();
         assert!(error.contains("b.json, \"p95_ms\"") && error.contains("hits"), "{error}");
+        let error = judge(&options(r#"{"p95_ms": 900, "p95_ms": 200}"#)).unwrap_err().to_string();
+        assert!(error.contains("\"p95_ms\" stands in it twice"), "{error}");
         let wrong = |text: &str| load(&write("w.toml", text)).unwrap_err().to_string();
         assert!(wrong("[kl]\nmax = 4\nmaks = 3\n").contains("w.toml:3:1: unknown field `maks`"));
         assert!(wrong("").contains("no gate"));

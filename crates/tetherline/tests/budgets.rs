@@ -171,6 +171,9 @@ fn a_policy_of_five_rounds_knows_its_distance_to_the_first_reference() {
         let last = found.rounds.last().unwrap();
         let measured = distance(&recipe, &out.join("policy"));
         assert!((last.kl_first.unwrap() - measured).abs() < 1e-6 * measured, "{last:?} {measured}");
+        // So do gates, which otherwise would see the last round alone.
+        let gated = tetherline::gate::run_metrics(&out).unwrap().get("kl_first_reference").copied();
+        assert_eq!(gated, last.kl_first.filter(|_| round > 1), "round {round}");
         // KL to the round's own reference starts at nothing again.
         assert_eq!(round == 1, last.kl_first == last.kl_reference, "{last:?}");
         // The ledger counts on.

@@ -19,6 +19,9 @@ pub(crate) fn verify(args: &AuditVerifyArgs) -> anyhow::Result<()> {
     let checked = check(&args.path, kept.as_ref()).map_err(refused)?;
     let events: Vec<_> = checked.events.iter().map(|(event, n)| format!("{n} {event}")).collect();
     output::result(&format!("the chain is whole: {}\nhead: {}", events.join(", "), checked.head));
+    if !checked.ended {
+        output::result("it has no end: the run was killed or is going on, and its logs are not covered yet");
+    }
     if checked.problems.is_empty() {
         return Ok(());
     }

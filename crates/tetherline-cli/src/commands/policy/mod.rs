@@ -119,7 +119,13 @@ fn open(args: &RegistryArgs) -> anyhow::Result<Registry> {
 /// Who acts: `approve_as`, else `--by`, else the user's name.
 fn actor(args: &RegistryArgs, approve_as: Option<&str>) -> anyhow::Result<Actor> {
     let user = || ["USER", "USERNAME", "LOGNAME"].iter().find_map(|key| std::env::var(key).ok());
-    let who = approve_as.map(str::to_owned).or_else(|| args.by.clone()).or_else(user).unwrap_or_default();
+    // Containers often set none of them.
+    let asked = || {
+        let out = std::process::Command::new("whoami").output().ok()?;
+        String::from_utf8(out.stdout).ok().filter(|_| out.status.success())
+    };
+    let given = approve_as.map(str::to_owned).or_else(|| args.by.clone());
+    let who = given.or_else(user).or_else(asked).unwrap_or_default();
     Actor::new(&who, &clock::now())
         .map_err(|_| UsageError("say who you are: --by NAME, or set USER".to_owned()).into())
 }
