@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 pub const EFFECT: f64 = 0.2;
 
 /// Differences before the t-test may reject: fewer of a skewed kind do not have the t distribution that it assumes.
-pub const SETTLED: usize = 50;
+pub const SETTLED: usize = 100;
 
 /// The anytime-valid t-test of H₀: μ = 0.
 #[derive(Clone, Debug)]
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_interval_is_where_the_test_does_not_reject() {
-        let x: Vec<f64> = (0..60).map(|i| 0.4 + ((i * 37) % 23) as f64 / 11.0 - 1.0).collect();
+        let x: Vec<f64> = (0..110).map(|i| 0.4 + ((i * 37) % 23) as f64 / 11.0 - 1.0).collect();
         let at = |mu: f64| {
             let mut test = TTest::new(EFFECT);
             x.iter().for_each(|x| test.push(x - mu));
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn numbers_that_never_differ_are_the_strongest_evidence_and_zeros_none() {
         let (mut same, mut zero) = (TTest::new(EFFECT), TTest::new(EFFECT));
-        for _ in 0..50 {
+        for _ in 0..SETTLED {
             same.push(0.25);
             zero.push(0.0);
         }

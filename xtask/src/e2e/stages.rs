@@ -59,9 +59,10 @@ pub(super) fn check(checks: &mut Checks, tether: &Tether, model: &Model) {
             bail!("--dry-run ran");
         }
         // A registry that cannot be opened stops a run before it begins.
-        let wrong = tether.path("no/such/folder/runs.db");
-        tether.run(&args!["run", recipe, "--out", whole, "--registry", wrong])?.expect_error(&["runs.db"])?;
         let (as_ann, registry) = (tether.with_env(&[("USER", "ann".into())]), tether.path("runs.db"));
+        as_ann
+            .run(&args!["run", recipe, "--out", whole, "--registry", recipe])?
+            .expect_error(&["short.toml"])?;
         as_ann.ok(&args!["run", recipe, "--out", whole, "--registry", registry])?;
         let listed = as_ann.ok(&args!["policy", "list", "--registry", registry, "--json"])?;
         if listed.matches("\"candidate\"").count() != 1 {
