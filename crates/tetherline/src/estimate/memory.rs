@@ -135,7 +135,7 @@ impl Parts {
 }
 
 /// What the system's allocator keeps of freed blocks beyond the sum of the other parts: a share of it and a constant, bytes.
-/// No allocator says it beforehand; these fit what 23 runs took on Linux with glibc (`docs/plan.md`).
+/// No allocator says it beforehand; these fit what 18 runs took on Linux with glibc (`docs/plan.md`).
 const KEPT: (u64, u64) = (16, 3_000_000);
 
 /// Numbers that a rollout keeps: of each response token (ids, log-probs of policy and reference, entropy, KL, values,
