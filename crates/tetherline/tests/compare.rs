@@ -13,7 +13,7 @@ const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/
 
 fn sets(dir: &Path, more: &[(&str, &str)]) -> Vec<(String, String)> {
     let words = ["boat", "rope", "tide", "lamp", "order", "bread", "shore", "clerk"];
-    let text = (0..64).fold(String::new(), |mut text, i| {
+    let text = (0..128).fold(String::new(), |mut text, i| {
         writeln!(text, r#"{{"prompt": "the {} and the {} {i}"}}"#, words[i % 8], words[(i / 8 + 3 * i) % 8])
             .unwrap();
         text
@@ -84,7 +84,7 @@ fn a_policy_ties_with_itself_and_beats_a_worse_one() {
     let shy = trained(dir.path(), "shy", &more);
     let same = compare(&options(&[&weak, &format!("{weak}/policy")]), &mut Silent).unwrap();
     let tested = &same.candidates[0].tested;
-    assert_eq!((same.prompts, same.available, tested.len()), (64, 64, 2));
+    assert_eq!((same.prompts, same.available, tested.len()), (128, 128, 2));
     assert!(
         tested.iter().all(|t| t.mean == t.metric.null() && t.verdict == Verdict::Undecided && t.p == 1.0),
         "{tested:?}"
