@@ -1,8 +1,9 @@
 //! What a run looks like while it goes: a bar where a person watches, a line now and then elsewhere.
 //!
 //! A line shows stage, step and, in PPO, the score, the KL against its target (nats per sequence), the
-//! coefficient β and the time left. Without a terminal there is at most one line per 5 % of a stage, so
-//! that a log stays readable.
+//! coefficient β, what the controller made of the update and the time left. Without a terminal there is at most one
+//! line per 5 % of a stage, so that a log stays readable; it says how many of the updates since the line before were
+//! accepted. Other verdicts are said at once, with their reasons.
 
 use crate::{interrupt, output};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -43,18 +44,21 @@ pub(crate) struct Progress {
     done_before: u64,
     /// Twentieths of the stage already reported.
     reported: u64,
+    /// Updates since the last line, and how many of them were accepted.
+    judged: (u64, u64),
 }
 
 impl Progress {
     /// Shows progress against a KL target (nats per sequence), if there is one.
     pub(crate) fn new(show: Show, target: Option<f64>) -> Self {
-        Self { show, target, bar: None, started: Instant::now(), done_before: 0, reported: 0 }
+        Self { show, target, bar: None, started: Instant::now(), done_before: 0, reported: 0, judged: (0, 0) }
     }
 
     fn start(&mut self, stage: Stage, done: u64, total: u64) {
         self.started = Instant::now();
         self.done_before = done;
         self.reported = twentieths(done, total);
+        self.judged = (0, 0);
         if self.show == Show::Bar {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{prefix:>9} {bar:24} {pos}/{len} {wide_msg}");
@@ -67,6 +71,10 @@ impl Progress {
 
     fn step(&mut self, stage: Stage, step: u64, total: u64, metrics: &Metrics) {
         let mut parts = describe(stage, metrics, self.target);
+        if let Some(&accepted) = metrics.get("control/accepted") {
+            self.judged = (self.judged.0 + 1, self.judged.1 + u64::from(accepted == 1.0));
+            parts.extend(verdict(metrics, if self.bar.is_some() { (1, 0) } else { self.judged }));
+        }
         if let Some(left) = time_left(self.started.elapsed(), step - self.done_before.min(step), step, total)
         {
             parts.push(format!("eta {}", duration(left)));
@@ -81,6 +89,7 @@ impl Progress {
                 let now = twentieths(step, total);
                 if now > self.reported || step == total {
                     self.reported = now;
+                    self.judged = (0, 0);
                     output::line(&format!("{:>9} {step}/{total}  {message}", stage.name()));
                 }
             }
@@ -157,12 +166,24 @@ fn describe(stage: Stage, metrics: &Metrics, target: Option<f64>) -> Vec<String>
     if let Some(beta) = get("objective/kl_coef") {
         parts.push(format!("β {}", number(beta)));
     }
-    match get("trial/kept") {
-        Some(0.0) => parts.push("undone".to_owned()),
-        Some(kept) if kept < 1.0 => parts.push(format!("kept {}", number(kept))),
-        _ => {}
-    }
     parts
+}
+
+/// What became of the update, and how many of those since the last line (updates, accepted) were accepted, where that is
+/// more than this one. KL is that of the trial, where there was one.
+fn verdict(metrics: &Metrics, (updates, accepted): (u64, u64)) -> Vec<String> {
+    let get = |key: &str| metrics.get(key).copied();
+    let own = match get("trial/kept") {
+        Some(0.0) => Some("undone".to_owned()),
+        Some(kept) if kept < 1.0 => Some(format!("kept {}", number(kept))),
+        _ if get("control/accepted") != Some(1.0) => None,
+        _ => match get("trial/kl") {
+            Some(kl) => Some(format!("accepted at {}", number(kl))),
+            None => Some("accepted".to_owned()),
+        },
+    };
+    let several = (updates > 1).then(|| format!("({accepted} of {updates} accepted)"));
+    own.into_iter().chain(several).collect()
 }
 
 /// Three significant digits or so, without an exponent where it can be read without one.
@@ -206,15 +227,21 @@ mod tests {
         ]);
         assert_eq!(describe(Stage::Ppo, &metrics, Some(6.0)), ["score 0.81", "kl 4.32/6.00", "β 0.0832"]);
         assert_eq!(describe(Stage::Ppo, &metrics, None)[1], "kl 4.32");
-        let kept = |share: f64| {
-            let mut metrics = metrics.clone();
-            metrics.insert("trial/kept".to_owned(), share);
-            describe(Stage::Ppo, &metrics, None).split_off(3)
+    }
+
+    #[test]
+    fn a_step_says_what_became_of_its_update() {
+        let of = |pairs: &[(&str, f64)], since| {
+            let metrics = pairs.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+            verdict(&metrics, since).join(" ")
         };
-        assert_eq!(
-            (kept(1.0), kept(0.41), kept(0.0)),
-            (vec![], vec!["kept 0.41".into()], vec!["undone".into()])
-        );
+        let accepted = [("control/accepted", 1.0), ("trial/kept", 1.0), ("trial/kl", 0.3149)];
+        assert_eq!(of(&accepted, (1, 1)), "accepted at 0.31");
+        assert_eq!(of(&accepted, (15, 14)), "accepted at 0.31 (14 of 15 accepted)");
+        assert_eq!(of(&accepted[..1], (1, 1)), "accepted");
+        assert_eq!(of(&[("control/accepted", 0.0)], (1, 0)), "", "a throttle, which has a line of its own");
+        assert_eq!(of(&[("control/accepted", 0.0), ("trial/kept", 0.41)], (1, 0)), "kept 0.41");
+        assert_eq!(of(&[("control/accepted", 0.0), ("trial/kept", 0.0)], (2, 1)), "undone (1 of 2 accepted)");
     }
 
     #[test]

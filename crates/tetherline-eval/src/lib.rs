@@ -8,6 +8,7 @@
 pub mod ab;
 pub mod agreement;
 pub mod bootstrap;
+mod by_prompt;
 mod comparison;
 pub mod correlation;
 pub mod drift;
@@ -29,6 +30,7 @@ mod sparkline;
 mod table;
 
 pub use bootstrap::Change;
+pub use by_prompt::PromptRow;
 pub use comparison::{Changes, Comparison};
 pub use error::EvalError;
 pub use estimate::Estimate;

@@ -62,6 +62,20 @@ pub enum Promotion {
     },
 }
 
+/// What became of a change of the rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleChange {
+    /// It is in force.
+    Done,
+    /// The approval is noted; others are needed.
+    Waiting {
+        /// Who has approved so far.
+        approvers: Vec<String>,
+        /// How many it takes.
+        needed: i64,
+    },
+}
+
 /// What a promotion to production takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rules {
@@ -69,6 +83,13 @@ pub struct Rules {
     pub approvals: i64,
     /// SHA-256 of the only gate file that counts; any where it is empty.
     pub gates: String,
+}
+
+impl Rules {
+    /// Whether these ask for all that `old` asks for.
+    pub(crate) fn only_tighten(&self, old: &Self) -> bool {
+        self.approvals >= old.approvals && (old.gates.is_empty() || self.gates == old.gates)
+    }
 }
 
 /// Refuses a promotion that cannot be.

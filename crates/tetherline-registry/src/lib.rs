@@ -15,8 +15,9 @@
 //!   itself refuses a second one.
 //! - Whatever changes something is one transaction under a lock of the whole registry, with its record of the audit in it:
 //!   a crash at any moment leaves the old state, and any number of processes may work at once.
-//! - With a rule of N approvals, a promotion to production takes N people who approve this very policy by name. Names are
-//!   not authenticated here: who can reach the database can write any.
+//! - With a rule of N approvals, a promotion to production takes N people who approve this very policy by name, and so does
+//!   a change of the rules that does not make them stricter. Names are not authenticated here: who
+//!   can reach the database can write any.
 //!
 //! No clock: the time of an action is handed in.
 
@@ -28,11 +29,12 @@ mod error;
 mod pg;
 mod policy;
 mod registry;
+mod rules;
 mod schema;
 mod sqlite;
 mod store;
 
-pub use action::{Actor, Evidence, Promotion, Rules};
+pub use action::{Actor, Evidence, Promotion, RuleChange, Rules};
 pub use artifact::{Artifact, Edge, Kind, Registration};
 pub use error::RegistryError;
 pub use policy::{Decision, Details, Listed, Note, Stage};

@@ -7,7 +7,7 @@ use crate::sqlite::Sqlite;
 use crate::store::{Decided, artifact, decision, head};
 use crate::{
     Actor, Artifact, Decision, Details, Edge, Evidence, Kind, Listed, Note, Promotion, Registration,
-    RegistryError, Rules, Stage,
+    RegistryError, Stage,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -65,7 +65,7 @@ impl Registry {
     }
 
     /// Runs `f` as one writing transaction.
-    fn write<T>(
+    pub(crate) fn write<T>(
         &mut self,
         f: impl FnOnce(&mut Self) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
@@ -281,34 +281,6 @@ impl Registry {
             }
         }
         Ok(out)
-    }
-
-    /// The rules in force.
-    ///
-    /// # Errors
-    /// [`RegistryError::Database`].
-    pub fn rules(&mut self) -> Result<Rules, RegistryError> {
-        let rows = self.db.rows("SELECT name, value FROM setting", &[])?;
-        let of = |name: &str| rows.iter().find(|r| r.text(0) == name).map(|r| r.text(1)).unwrap_or_default();
-        Ok(Rules { approvals: of("approvals").parse().unwrap_or(0), gates: of("gates") })
-    }
-
-    /// Sets the rules.
-    ///
-    /// # Errors
-    /// [`RegistryError::Refused`] for a number of approvals that makes no sense.
-    pub fn set_rules(&mut self, rules: &Rules, actor: &Actor) -> Result<(), RegistryError> {
-        if !(0..=20).contains(&rules.approvals) {
-            return Err(RegistryError::Refused("approvals must be between 0 and 20".into()));
-        }
-        self.write(|r| {
-            for (name, value) in [("approvals", rules.approvals.to_string()), ("gates", rules.gates.clone())]
-            {
-                r.db.run("DELETE FROM setting WHERE name = ?1", &values![name])?;
-                r.db.run("INSERT INTO setting (name, value) VALUES (?1, ?2)", &values![name, &value])?;
-            }
-            r.audit(json!({"event": "rules", "approvals": rules.approvals, "gates": rules.gates}), actor)
-        })
     }
 
     /// Promotes a policy, on the evidence of the gates; evidence that did not pass is recorded and refused. With a rule of N approvals, a promotion to production notes the

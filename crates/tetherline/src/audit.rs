@@ -2,7 +2,8 @@
 //!
 //! | `event` | when | says |
 //! | --- | --- | --- |
-//! | `start`, `resume` | a process begins in the directory | SHA-256 of `config.toml` and of every data file, hashes of models (`inputs.txt`), seed, version |
+//! | `start`, `resume` | a process begins in the directory | SHA-256 of `config.toml` and of every data file, seed, version |
+//! | `models` | the models that it starts from are loaded | SHA-256 of each directory |
 //! | `stage` | a stage has left its result | SHA-256 of the directory |
 //! | `restored` | PPO begins, or goes on from a checkpoint | the step; 0 at the start |
 //! | `decision` | the controller decided | the decision, and the SHA-256 of the observation's line in `control.jsonl` |
@@ -16,6 +17,7 @@
 //! lost. No prompt, response, path or configuration text is in it.
 
 use crate::Error;
+use crate::inputs::ModelHashes;
 use crate::recipe::Recipe;
 use crate::replay::{Entry, replay};
 use crate::report::lines;
@@ -66,12 +68,20 @@ pub(crate) fn started(run: &RunDir, recipe: &Recipe) -> Result<(), Error> {
     let data = data.collect::<Result<BTreeMap<_, _>, Error>>()?;
     let event = if log.head().records == 0 { "start" } else { "resume" };
     let mut body = json!({"event": event, "seed": recipe.seed, "config": hash_of(&run.config())?, "data": data,
-        "inputs": run.inputs()?, "version": env!("CARGO_PKG_VERSION")});
+        "version": env!("CARGO_PKG_VERSION")});
     if log.torn() > 0 {
         body["torn_bytes"] = json!(log.torn());
     }
     append(&mut log, body)?;
     Ok(log.sync()?)
+}
+
+/// The models that the recipe names were read; nothing where it names no directory, or they were recorded before.
+pub(crate) fn models(run: &RunDir, hashes: &ModelHashes) -> Result<(), Error> {
+    match hashes.wait()? {
+        Some(hashes) if !hashes.is_empty() => record(run, json!({"event": "models", "sha256": hashes})),
+        _ => Ok(()),
+    }
 }
 
 /// A stage has left its directory.
@@ -228,7 +238,9 @@ pub fn replay_run(root: &Path) -> Result<ReplayedRun, Error> {
     let mut out = ReplayedRun::default();
     // Step, phase and trial name a decision.
     let mut known = BTreeMap::new();
-    for entry in replay(kl, &run.control(), 1)? {
+    let empty = lines(&run.control())?.is_empty();
+    let entries = if empty { Vec::new() } else { replay(kl, &run.control(), 1)? };
+    for entry in entries {
         let Entry::Observed(replayed) = entry else { continue };
         out.decisions += 1;
         let phase = json!(replayed.observation.phase);
@@ -264,7 +276,10 @@ pub fn replay_run(root: &Path) -> Result<ReplayedRun, Error> {
             record.body["trial"].to_string(),
         );
         let Some((place, decided)) = known.get(&key).filter(|_| !lost || repeats) else {
-            if !lost {
+            if empty && out.differences.is_empty() {
+                out.differences
+                    .push("control.jsonl is empty or gone, and the audit has decisions".to_owned());
+            } else if !lost && !empty {
                 let problem = "has a decision that is not in control.jsonl";
                 out.differences.push(format!("step {}: the audit (record {}) {problem}", key.0, record.seq));
             }

@@ -14,6 +14,7 @@ mod kept;
 mod log;
 
 use crate::drift::{Measurer, Rows};
+use crate::inputs::ModelHashes;
 use crate::pipeline::{Run, training_engine};
 use crate::recipe::Recipe;
 use crate::run_dir::RunDir;
@@ -91,7 +92,7 @@ pub fn explain(options: &ExplainOptions, observer: &mut dyn Observer) -> Result<
         clock: || 0.0,
     };
     let engine = training_engine(&recipe, options.threads)?;
-    let run = Run { recipe: &recipe, options: &run_options, dir, engine };
+    let run = Run { recipe: &recipe, options: &run_options, dir, engine, models: ModelHashes::default() };
     let policies = Policies::open(&run, last)?;
     let temperature =
         if recipe.eval.temperature > 0.0 { recipe.eval.temperature } else { recipe.sampling.temperature };

@@ -6,14 +6,15 @@
 //! | --- | --- | --- |
 //! | `kl`, `score`, `gold`, `entropy`, `length_tokens`, `refuses_unsafe`, … , and `NAME/DOMAIN` | `evaluation.json` | as there |
 //! | `kl_first_reference` | `kl` of a policy's first round; of a later one `policy/drift_ledger.json`, where it is known there | nats per sequence |
-//! | `latency` | Σ `time/rollout_s` / Σ `tokens/generated` of `metrics.jsonl` | seconds per token |
+//! | `latency`, `latency_p95`, … | measured when a gate asks for one (`latency.rs`) | ms |
 //! | `train/KEY` | the last line of `metrics.jsonl` | as there |
 //! | `verdicts/VERDICT` | `control.jsonl`: how often the controller said so | count |
 //! | `reward_model/accuracy`, `…/ece`, `…/mean_margin` | `reward_held_out.json` | – |
 
 use crate::Error;
-use crate::pipeline::{EvaluationFile, read_json};
-use crate::recipe::{Place, RecipeError};
+use crate::latency::{self, Latency, Timing};
+use crate::pipeline::{ByPrompt, EvaluationFile, read_json};
+use crate::recipe::{Place, RecipeError, key_span};
 use crate::report::{EVALUATION, lines};
 use crate::rounds::DriftLedger;
 use crate::run_dir::RunDir;
@@ -23,8 +24,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tetherline_audit::sha256;
-use tetherline_eval::Comparison;
 use tetherline_eval::gate::{GateReport, Gates, Mean, Metric, Metrics};
+use tetherline_eval::{Comparison, PromptRow};
 use tetherline_reward::HeldOut;
 
 /// What to compare.
@@ -40,6 +41,8 @@ pub struct GateOptions {
     pub metrics: Option<PathBuf>,
     /// More metrics of the baseline (JSON).
     pub baseline_metrics: Option<PathBuf>,
+    /// How latencies are measured; without it they are not.
+    pub timing: Option<Timing>,
 }
 
 /// The verdict on a candidate.
@@ -53,6 +56,9 @@ pub struct Verdict {
     pub gates_sha256: String,
     /// What makes the comparison doubtful.
     pub warnings: Vec<String>,
+    /// What single answers took, where a gate asks for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
     /// Every check.
     #[serde(flatten)]
     pub report: GateReport,
@@ -70,7 +76,9 @@ pub fn load(path: &Path) -> Result<(Gates, String), RecipeError> {
         |span, message| RecipeError::InFile { file: file.clone(), place: Place::of(&text, span), message };
     let gates: Gates =
         toml::from_str(&text).map_err(|e| at(e.span().unwrap_or(0..0), e.message().to_owned()))?;
-    gates.validate().map_err(|e| at(0..0, e))?;
+    // The message begins with the key.
+    let key = |e: &str| key_span(&text, e.split_once(": ")?.0);
+    gates.validate().map_err(|e| at(key(&e).unwrap_or(0..0), e))?;
     Ok((gates, sha256(text.as_bytes())))
 }
 
@@ -92,7 +100,7 @@ pub fn judge(options: &GateOptions) -> Result<Verdict, Error> {
     let mut candidate = source(&options.candidate)?;
     add(&mut candidate.metrics, options.metrics.as_deref())?;
     let mut warnings = Vec::new();
-    let (name, mut baseline, paired) = match &options.baseline {
+    let (name, mut baseline) = match &options.baseline {
         Some(path) => {
             let baseline = source(path)?;
             if candidate.evaluated_on != baseline.evaluated_on {
@@ -102,19 +110,55 @@ pub fn judge(options: &GateOptions) -> Result<Verdict, Error> {
                         .to_owned(),
                 );
             }
-            (path.display().to_string(), baseline.metrics, false)
+            (path.display().to_string(), baseline.metrics)
         }
         None => {
             let start = candidate.start.take().unwrap_or_default();
-            ("the policy that the candidate started from".to_owned(), start, true)
+            ("the policy that the candidate started from".to_owned(), start)
         }
     };
     add(&mut baseline, options.baseline_metrics.as_deref())?;
+    let latency = match &options.timing {
+        Some(timing) if gates.asks(is_latency) => {
+            latency(options, timing, &mut candidate.metrics, &mut baseline)?
+        }
+        _ => None,
+    };
     let report = gates
-        .judge(&candidate.metrics, &baseline, paired)
+        .judge(&candidate.metrics, &baseline)
         .map_err(|e| Error::input(options.gates.display().to_string(), e))?;
     let candidate = options.candidate.display().to_string();
-    Ok(Verdict { candidate, baseline: name, gates_sha256, warnings, report })
+    Ok(Verdict { candidate, baseline: name, gates_sha256, warnings, latency, report })
+}
+
+fn is_latency(name: &str) -> bool {
+    name == "latency" || name.starts_with("latency_")
+}
+
+/// Measures the latency of the two policies that have none from a file and whose run is here.
+fn latency(
+    options: &GateOptions,
+    timing: &Timing,
+    candidate: &mut Metrics,
+    baseline: &mut Metrics,
+) -> Result<Option<Latency>, Error> {
+    let lacks = |metrics: &Metrics| !metrics.by_name.keys().any(|name| is_latency(name));
+    let run = &options.candidate;
+    if run.is_file() {
+        return Ok(None);
+    }
+    let own = lacks(candidate).then(|| latency::made(run)).transpose()?;
+    let other = match &options.baseline {
+        _ if !lacks(baseline) => None,
+        Some(path) if path.is_file() => None,
+        Some(path) => Some(latency::made(path)?),
+        None => Some(latency::started(run)?),
+    };
+    if own.is_none() && other.is_none() {
+        return Ok(None);
+    }
+    let recipe = RunDir::read(run)?.recipe()?;
+    latency::measure(&recipe, timing, (own, other), (candidate, baseline)).map(Some)
 }
 
 fn source(path: &Path) -> Result<Source, Error> {
@@ -125,8 +169,13 @@ fn source(path: &Path) -> Result<Source, Error> {
     }
     let run = RunDir::read(path)?;
     let evaluation: Option<EvaluationFile> = read_json(&run.root().join(EVALUATION))?;
-    let comparison: Option<Comparison> = evaluation.map(|e| e.comparison);
-    let mut metrics = comparison.as_ref().map(Metrics::aligned).unwrap_or_default();
+    let evaluated = |of: fn(&Comparison) -> Metrics, rows: fn(&ByPrompt) -> &Vec<PromptRow>| {
+        let e = evaluation.as_ref()?;
+        let metrics = of(&e.comparison);
+        let rows = rows(&e.by_prompt);
+        Some(if rows.is_empty() { metrics } else { metrics.with_prompts(rows, &e.by_prompt.prompts) })
+    };
+    let mut metrics = evaluated(Metrics::aligned, |b| &b.aligned).unwrap_or_default();
     if let Some(kl) = first_reference(&run, metrics.by_name.get("kl").copied())? {
         metrics.by_name.insert("kl_first_reference".into(), kl);
     }
@@ -134,10 +183,6 @@ fn source(path: &Path) -> Result<Source, Error> {
         metrics.by_name.insert(name, Metric::Plain(value));
     };
     let steps = lines(&run.metrics())?;
-    let total = |key: &str| steps.iter().filter_map(|l| l[key].as_f64()).sum::<f64>();
-    if total("tokens/generated") > 0.0 && total("time/rollout_s") > 0.0 {
-        put("latency".into(), total("time/rollout_s") / total("tokens/generated"));
-    }
     for (key, value) in steps.last().and_then(Value::as_object).into_iter().flatten() {
         if let Some(value) = value.as_f64() {
             put(format!("train/{key}"), value);
@@ -162,7 +207,7 @@ fn source(path: &Path) -> Result<Source, Error> {
     let how = format!("{:?} {:?}", recipe.eval, recipe.sampling);
     Ok(Source {
         metrics,
-        start: comparison.as_ref().map(Metrics::baseline),
+        start: evaluated(Metrics::baseline, |b| &b.baseline),
         evaluated_on: Some((prompts, how)),
     })
 }
@@ -229,8 +274,7 @@ fn add(to: &mut Metrics, file: Option<&Path>) -> Result<(), Error> {
     for (key, value) in values {
         let metric =
             Metric::deserialize_from(value).map_err(|e| Error::input(format!("{name}, {key:?}"), e))?;
-        // What a run measured of its own latency is a stand-in for the real one.
-        if to.by_name.insert(key.clone(), metric).is_some() && key != "latency" {
+        if to.by_name.insert(key.clone(), metric).is_some() {
             let problem = "the run has a metric of this name; give yours another one";
             return Err(Error::input(format!("{name}, {key:?}"), problem));
         }
@@ -267,6 +311,23 @@ mod tests {
         let wrong = |text: &str| load(&write("w.toml", text)).unwrap_err().to_string();
         assert!(wrong("[kl]\nmax = 4\nmaks = 3\n").contains("w.toml:3:1: unknown field `maks`"));
         assert!(wrong("").contains("no gate"));
+        for (text, words) in [
+            (
+                "[score]\nmin = 0\n[kl]\n  max = nan\n",
+                "w.toml:4:3: kl.max: the limit must be a finite number, got NaN",
+            ),
+            ("[kl]\nmax = 1\n[kl.domains]\ncode = inf\n", "w.toml:4:1: kl.domains.code: the limit must be"),
+            ("[kl]\nmax = 1\n[safety]\nmargin = nan\n", "w.toml:4:1: safety.margin: must be above 0"),
+            (
+                "[[metric]]\nname = 'x'\nmin_ratio = -inf\n",
+                "w.toml:3:1: metric[0].min_ratio: the limit must be",
+            ),
+            ("[[metric]]\nname = 'x'\nmaks = 1.0\n", "w.toml:3:1: metric[0].maks: unknown field"),
+            ("confidence = 2\n[kl]\nmax = 1\n", "w.toml:1:1: confidence: must be above 0.5"),
+            ("[kl]\nmax = 1\n[gold]\n", "w.toml:3:2: gold: the section asks for nothing"),
+        ] {
+            assert!(wrong(text).contains(words), "{}", wrong(text));
+        }
         let missing =
             judge(&GateOptions { candidate: dir.path().join("none"), gates, ..GateOptions::default() });
         assert!(missing.unwrap_err().to_string().contains("not a run directory"));

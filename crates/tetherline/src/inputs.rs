@@ -1,14 +1,19 @@
-//! What a run was started on: a hash of every data file and model, so that a run is not continued on others.
+//! What a run was started on: a hash of every data file and model.
 //!
-//! Files up to 8 MiB are hashed whole, larger ones (weights) by their length and 64 KiB of every MiB.
-//! FNV-1a, 64 bits: against mistakes, not against an adversary.
+//! Two kinds. [`hashes`] (`inputs.txt`) keep a run from being continued on others; they are known before anything starts, so
+//! files up to 8 MiB are hashed whole, larger ones (weights) by their length and 64 KiB of every MiB, with FNV-1a of 64 bits:
+//! against mistakes, not against an adversary. [`ModelHashes`], for the audit, are SHA-256 of every byte of the models,
+//! worked out on a thread of their own while the models are loaded.
 
 use crate::Error;
 use crate::recipe::{ModelSource, Recipe};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use tetherline_audit::dir_sha256;
 use tetherline_models::ModelFiles;
 
 const WHOLE: u64 = 8 << 20;
@@ -40,10 +45,18 @@ pub(crate) fn numbered(key: &str, i: usize) -> String {
 fn files(recipe: &Recipe) -> Vec<(String, Vec<PathBuf>)> {
     let mut out: Vec<_> =
         recipe.data.files().map(|(key, path)| (key.to_owned(), vec![path.clone()])).collect();
+    let of = |dirs: Vec<PathBuf>| dirs.iter().flat_map(|dir| model_files(dir)).collect();
+    out.extend(model_dirs(recipe).into_iter().map(|(key, dirs)| (key, of(dirs))));
+    out
+}
+
+/// Key of the recipe → the directory of a model that it names, and that of an adapter's base, which it is nothing without.
+fn model_dirs(recipe: &Recipe) -> Vec<(String, Vec<PathBuf>)> {
+    let mut out = Vec::new();
     let mut seen = BTreeMap::new();
     for (key, encoder) in recipe.encoders() {
         if let Ok(ModelSource::Dir(dir)) = ModelSource::parse(&encoder.model) {
-            out.push((key, model_files(&dir)));
+            out.push((key, vec![dir]));
         }
     }
     for (key, text) in recipe.model.named() {
@@ -51,17 +64,60 @@ fn files(recipe: &Recipe) -> Vec<(String, Vec<PathBuf>)> {
         let name = numbered(key, *count);
         *count += 1;
         if let Ok(ModelSource::Dir(dir)) = ModelSource::parse(text) {
-            let mut files = model_files(&dir);
-            // An adapter is nothing without its base.
-            if let Ok(opened @ ModelFiles::Adapter { .. }) = crate::sources::open_dir(&dir)
+            let opened = crate::sources::open_dir(&dir);
+            let mut dirs = vec![dir];
+            if let Ok(opened @ ModelFiles::Adapter { .. }) = opened
                 && let ModelFiles::Dir(base) = opened.base()
             {
-                files.extend(model_files(base));
+                dirs.push(base.clone());
             }
-            out.push((name, files));
+            out.push((name, dirs));
         }
     }
     out
+}
+
+/// SHA-256 of the model directories of a recipe, as a registry knows them ([`tetherline_audit::dir_sha256`]), by key; an
+/// adapter's base as `KEY.base`. By default none.
+#[derive(Default)]
+pub(crate) struct ModelHashes(RefCell<Option<Working>>);
+
+type Working = JoinHandle<Result<BTreeMap<String, String>, (PathBuf, io::Error)>>;
+
+impl ModelHashes {
+    /// Begins.
+    pub(crate) fn of(recipe: &Recipe) -> Self {
+        let dirs = model_dirs(recipe);
+        let hash = move || {
+            let mut known: BTreeMap<PathBuf, String> = BTreeMap::new();
+            let mut out = BTreeMap::new();
+            for (key, dirs) in dirs {
+                for (dir, suffix) in dirs.into_iter().zip(["", ".base"]) {
+                    let hash = match known.get(&dir) {
+                        Some(hash) => hash.clone(),
+                        None => dir_sha256(&dir).map_err(|e| (dir.clone(), e))?,
+                    };
+                    known.insert(dir, hash.clone());
+                    out.insert(format!("{key}{suffix}"), hash);
+                }
+            }
+            Ok(out)
+        };
+        Self(RefCell::new(Some(std::thread::spawn(hash))))
+    }
+
+    /// Waits for them. `None` where they were asked for before.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where something cannot be read.
+    pub(crate) fn wait(&self) -> Result<Option<BTreeMap<String, String>>, Error> {
+        let Some(working) = self.0.take() else { return Ok(None) };
+        match working.join() {
+            Ok(Ok(hashes)) => Ok(Some(hashes)),
+            Ok(Err((path, source))) => Err(Error::Io { action: "read", path, source }),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
 }
 
 /// The JSON files and weights of a model directory, sorted.

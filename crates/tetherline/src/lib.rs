@@ -25,6 +25,7 @@ pub mod generate;
 mod inputs;
 pub mod jsonl;
 pub mod label;
+pub mod latency;
 pub mod lineage;
 mod objective;
 mod options;

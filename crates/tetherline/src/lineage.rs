@@ -10,12 +10,13 @@
 //! ```
 //!
 //! Contents are hashed with SHA-256 ([`tetherline_audit::dir_sha256`] for directories). A model of the hub is known by its name
-//! and revision, one that is embedded by its name; both say so in their details. Data files are those that the run's audit
-//! recorded when it began, whatever became of them since.
+//! and revision, one that is embedded by its name; both say so in their details. Data files and models are those that the
+//! run's audit recorded when it began, whatever became of them since.
 
 use crate::Error;
 use crate::audit;
 use crate::gate::run_metrics;
+use crate::inputs::numbered;
 use crate::recipe::{ModelSource, Recipe};
 use crate::report::EVALUATION;
 use crate::run_dir::RunDir;
@@ -115,13 +116,15 @@ fn of_run(root: &Path, name: Option<&str>) -> Result<Lineage, Error> {
     let config = run_dir.config();
     let config_hash = file_sha256(&config).map_err(io(&config))?;
     let metrics_hash = file_sha256(&run_dir.metrics()).map_err(io(&run_dir.metrics()))?;
-    let (head, data) = match audit::read(&run_dir.audit(), None) {
+    let (head, data, models) = match audit::read(&run_dir.audit(), None) {
         Ok((head, records)) => {
             let data = records.first().map(|r| r.body["data"].clone()).unwrap_or_default();
-            (Some(head.to_string()), data)
+            let models = records.iter().find(|r| r.body["event"] == "models");
+            let models = models.map(|r| r.body["sha256"].clone()).unwrap_or_default();
+            (Some(head.to_string()), data, models)
         }
         // A run of an older version has none.
-        Err(Error::Io { .. }) => (None, json!({})),
+        Err(Error::Io { .. }) => (None, json!({}), json!({})),
         Err(e) => return Err(e),
     };
     let run_id = sha256(format!("run\n{config_hash}\n{metrics_hash}\n").as_bytes());
@@ -148,7 +151,7 @@ fn of_run(root: &Path, name: Option<&str>) -> Result<Lineage, Error> {
         let dataset = out.add(named("dataset", "embedded", "frontdesk"));
         out.edge(run, "data.world", dataset);
     }
-    add_models(&mut out, &recipe, run)?;
+    add_models(&mut out, &recipe, run, &models)?;
     let reward = run_dir.reward();
     if reward.is_dir() {
         let id = policy_hash(&reward)?;
@@ -177,18 +180,19 @@ fn named(kind: &'static str, how: &str, name: &str) -> Known {
     Known { kind, id, name: name.to_owned(), location: format!("{how}:{name}"), detail }
 }
 
-/// The models that the recipe names.
-fn add_models(out: &mut Lineage, recipe: &Recipe, run: usize) -> Result<(), Error> {
+/// The models that the recipe names; `hashes` are those of the audit, by key.
+fn add_models(out: &mut Lineage, recipe: &Recipe, run: usize, hashes: &Value) -> Result<(), Error> {
     let model = &recipe.model;
     let rewards = model.reward.iter().flat_map(|r| &r.0);
-    let given = [("base", "policy", &model.policy)]
+    let one = |key: &str| key.to_owned();
+    let given = [("base", "policy", &model.policy, one("model.policy"))]
         .into_iter()
-        .chain(model.reference.iter().map(|text| ("reference", "policy", text)))
-        .chain(rewards.map(|text| ("reward", "reward_model", text)))
-        .chain(model.cost.iter().map(|text| ("cost", "reward_model", text)));
-    for (role, kind, text) in given {
+        .chain(model.reference.iter().map(|text| ("reference", "policy", text, one("model.reference"))))
+        .chain(rewards.enumerate().map(|(i, t)| ("reward", "reward_model", t, numbered("model.reward", i))))
+        .chain(model.cost.iter().map(|text| ("cost", "reward_model", text, one("model.cost"))));
+    for (role, kind, text, key) in given {
         let known = match ModelSource::parse(text) {
-            Ok(ModelSource::Dir(dir)) => of_dir(kind, &dir)?,
+            Ok(ModelSource::Dir(dir)) => of_dir(kind, &dir, hashes[&key].as_str())?,
             Ok(ModelSource::Frontdesk) => named(kind, "embedded", text),
             _ => named(kind, "hub", text),
         };
@@ -201,11 +205,19 @@ fn add_models(out: &mut Lineage, recipe: &Recipe, run: usize) -> Result<(), Erro
     Ok(())
 }
 
-fn of_dir(kind: &'static str, dir: &Path) -> Result<Known, Error> {
-    if !dir.is_dir() {
-        return Ok(named(kind, "gone", &absolute(dir)));
-    }
-    let id = policy_hash(dir)?;
+/// A model directory, by the hash that it had when the run began where that is known.
+fn of_dir(kind: &'static str, dir: &Path, then: Option<&str>) -> Result<Known, Error> {
+    let id = match then {
+        Some(hash) => hash.to_owned(),
+        None if dir.is_dir() => policy_hash(dir)?,
+        None => return Ok(named(kind, "gone", &absolute(dir))),
+    };
     let own = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Known { kind, name: format!("{own}-{}", &id[..6]), id, location: absolute(dir), detail: json!({}) })
+    Ok(Known {
+        kind,
+        name: format!("{own}-{}", id.get(..6).unwrap_or(&id)),
+        id,
+        location: absolute(dir),
+        detail: json!({}),
+    })
 }

@@ -4,6 +4,7 @@
 use crate::checkpoint::{save_dir, save_file};
 use crate::codec::Codec;
 use crate::evaluate::{self, evaluate};
+use crate::inputs::ModelHashes;
 use crate::ppo::{Machine, POLICY_HEADS, Ppo};
 use crate::recipe::{Dtype, Recipe};
 use crate::rounds::{self, DriftLedger, FirstReference, Round, Spending};
@@ -13,11 +14,14 @@ use crate::{
     Error, RunOptions, RunSummary, Stages, audit, card, dpo, report, reward, score_norms, sft, sources,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
+use tetherline_audit::sha256;
 use tetherline_core::seeds::Purpose;
 use tetherline_core::{BoxError, Event, Observer, Rollout, Stage};
 use tetherline_eval::report::{SamplePair, sample_pairs};
-use tetherline_eval::{Comparison, ResponseRecord};
+use tetherline_eval::{Comparison, PromptRow, ResponseRecord};
 use tetherline_models::{Device, Engine, Model, ModelError, ModelFiles, Precision, SaveType};
 use tetherline_reward::RewardNorm;
 use tetherline_rollout::{StreamName, generate};
@@ -29,6 +33,33 @@ pub struct EvaluationFile {
     pub comparison: Comparison,
     /// Responses before and after.
     pub samples: Vec<SamplePair>,
+    /// What each prompt gave, so that another run on the same prompts can be paired with this one.
+    #[serde(default)]
+    pub by_prompt: ByPrompt,
+}
+
+/// What each prompt of an evaluation gave. No text.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ByPrompt {
+    /// SHA-256 of the prompts: of a line of JSON per prompt, its number, domain and text.
+    pub prompts: String,
+    /// The policy before, by prompt.
+    pub baseline: Vec<PromptRow>,
+    /// The policy after.
+    pub aligned: Vec<PromptRow>,
+}
+
+impl ByPrompt {
+    fn of(baseline: &[ResponseRecord], aligned: &[ResponseRecord]) -> Self {
+        let prompts: BTreeMap<u64, &ResponseRecord> = aligned.iter().map(|r| (r.prompt_id, r)).collect();
+        let line = |(id, r): (&u64, &&ResponseRecord)| format!("{}\n", json!([id, r.domain, r.prompt]));
+        let text: String = prompts.iter().map(line).collect();
+        Self {
+            prompts: sha256(text.as_bytes()),
+            baseline: PromptRow::all(baseline),
+            aligned: PromptRow::all(aligned),
+        }
+    }
 }
 
 /// Runs the stages of a recipe in a run directory.
@@ -44,7 +75,8 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
     let known = options.out.join("config.toml").is_file();
     let inputs = crate::inputs::hashes(recipe)?;
     let dir = RunDir::open(&options.out, recipe, &inputs, options.resume || (one_stage && known))?;
-    let run = Run { recipe, options, dir, engine };
+    let models = ModelHashes::of(recipe);
+    let run = Run { recipe, options, dir, engine, models };
     let mut summary = RunSummary::default();
 
     if let Some(note) = run.nothing_to_do() {
@@ -54,7 +86,8 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
     audit::started(&run.dir, recipe)?;
     let outcome = run.stages(&mut summary, observer);
     // What ended the run matters more than that its end could not be recorded.
-    let recorded = audit::ended(&run.dir, outcome.as_ref().err());
+    let recorded = audit::models(&run.dir, &run.models);
+    let recorded = recorded.and_then(|()| audit::ended(&run.dir, outcome.as_ref().err()));
     outcome?;
     recorded?;
     Ok(summary)
@@ -66,6 +99,7 @@ pub(crate) struct Run<'a> {
     pub(crate) options: &'a RunOptions,
     pub(crate) dir: RunDir,
     pub(crate) engine: Engine,
+    pub(crate) models: ModelHashes,
 }
 
 impl Run<'_> {
@@ -74,11 +108,11 @@ impl Run<'_> {
         let (recipe, wanted) = (self.recipe, self.options.stages);
         if wanted.include(Stage::Sft) && recipe.runs_sft() && !self.sft_dir().is_dir() {
             self.sft(observer)?;
-            audit::stage_done(&self.dir, Stage::Sft, &self.sft_dir())?;
+            self.done(Stage::Sft, &self.sft_dir())?;
         }
         if wanted.include(Stage::Reward) && recipe.trains_reward_model() && !self.dir.reward().is_dir() {
             self.reward(observer)?;
-            audit::stage_done(&self.dir, Stage::Reward, &self.dir.reward())?;
+            self.done(Stage::Reward, &self.dir.reward())?;
         }
         let aligned = if recipe.dpo.is_some() { Stage::Dpo } else { Stage::Ppo };
         if wanted.include(aligned) && !self.dir.policy().is_dir() {
@@ -86,16 +120,23 @@ impl Run<'_> {
                 Stage::Dpo => self.dpo(observer)?,
                 _ => self.ppo(observer)?,
             }
-            audit::stage_done(&self.dir, aligned, &self.dir.policy())?;
+            self.done(aligned, &self.dir.policy())?;
         }
         if wanted.include(Stage::Eval) && recipe.eval.prompts > 0 {
             let file = self.eval(observer)?;
+            audit::models(&self.dir, &self.models)?;
             audit::evaluated(&self.dir, &self.dir.root().join(report::EVALUATION))?;
             summary.table = format!("{}\n{}", file.comparison.table(), file.comparison.domain_table());
             summary.samples = sample_text(&file.samples);
             summary.report = Some(report::write(self.dir.root())?);
         }
         Ok(())
+    }
+
+    /// A stage has left its directory.
+    fn done(&self, stage: Stage, dir: &std::path::Path) -> Result<(), Error> {
+        audit::models(&self.dir, &self.models)?;
+        audit::stage_done(&self.dir, stage, dir)
     }
 
     /// Why a single stage has nothing to do, if so.
@@ -339,6 +380,8 @@ impl Run<'_> {
             }
             ppo = ppo.after(past, first.ok())?;
         }
+        // Before PPO opens the audit for itself, and long before its first checkpoint.
+        audit::models(&self.dir, &self.models)?;
         let (policy, spending) = ppo.run(&self.dir, self.options.after_halt, observer)?;
         let drift = self.drift(past, (&start, &policy), &codec, spending, observer)?;
         let card = card::text(self.recipe, &self.dir)?;
@@ -462,7 +505,8 @@ impl Run<'_> {
         let comparison = Comparison::paired(&records[0], &records[1], self.recipe.seed)
             .map_err(Error::stage(Stage::Eval))?;
         let samples = sample_pairs(&records[0], &records[1], 3);
-        let file = EvaluationFile { comparison, samples };
+        let by_prompt = ByPrompt::of(&records[0], &records[1]);
+        let file = EvaluationFile { comparison, samples, by_prompt };
         let text = serde_json::to_vec_pretty(&file).map_err(Error::stage(Stage::Eval))?;
         save_file(&self.dir.root().join(report::EVALUATION), &text)?;
         let card = card::text(self.recipe, &self.dir)?;

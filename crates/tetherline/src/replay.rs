@@ -81,6 +81,11 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Entry>
     for (place, row) in rows(&python_json::finite(&text), &file)? {
         replay.row(row).map_err(|problem| Error::input(place, problem))?;
     }
+    if replay.observed == 0 && text.trim().is_empty() {
+        let problem = "it is empty: there is nothing to replay. A run writes it from its first PPO step on; one that has \
+                       not come so far, or is trained by other stages alone, has decided nothing yet";
+        return Err(Error::input(file, problem));
+    }
     if replay.observed == 0 {
         let problem = "no row has a KL: expected `objective/kl_exact`, `objective/kl`, `actor/reward_kl_penalty` \
                        with `response_length/mean`, or observations with `domains`";
@@ -340,6 +345,7 @@ mod tests {
     #[test]
     fn a_log_without_kl_and_a_broken_line_are_errors() {
         assert!(run(&[r#"{"loss":1.0}"#]).unwrap_err().to_string().contains("objective/kl"));
+        assert!(run(&[]).unwrap_err().to_string().contains("it is empty: there is nothing to replay"));
         assert!(run(&["{}", "{"]).unwrap_err().to_string().contains("line 2"));
         for line in [r#"{"objective/kl":null}"#, r#"{"objective/kl":NaN}"#, r#"{"objective/kl": -Infinity}"#]
         {

@@ -8,7 +8,7 @@
 //! metrics.jsonl             one object per step of PPO
 //! control.jsonl             every KL observation and every decision
 //! samples.jsonl             prompts and responses, a few of each step
-//! events.jsonl              every verdict other than to accept the update
+//! events.jsonl              every verdict with what it was made on, and what followed
 //! audit.jsonl               what was decided, on what and from what, hash-chained; never cut
 //! checkpoints/step-000040/  the whole state of PPO
 //! checkpoints/sft/  …       of a stage that is under way

@@ -161,6 +161,35 @@ fn a_learning_rate_times_a_hundred_is_scaled_back_below_the_cap() {
 }
 
 #[test]
+fn every_verdict_is_an_event_with_what_it_was_made_on() {
+    let run = Setup::faulty("[{ at = 4, steps = 2, what = { lr = 100.0 } }]", &[]).run("run");
+    let control = run.lines("control.jsonl");
+    let decided: Vec<_> = control.windows(2).filter(|w| w[0].get("domains").is_some()).collect();
+    let events: Vec<Value> =
+        run.lines("events.jsonl").into_iter().filter(|l| l["event"] == "verdict").collect();
+    assert_eq!(events.len(), decided.len());
+    assert!(events.len() > 20, "rollout and trial of each of 10 steps, and the trials of what was scaled");
+    for (event, pair) in events.iter().zip(decided) {
+        let (seen, decision) = (&pair[0], &pair[1]);
+        for key in ["step", "phase", "domains", "trial", "metrics"] {
+            assert_eq!(event.get(key), seen.get(key), "{key} of {event}");
+        }
+        for key in ["verdict", "scale", "lr_factor"] {
+            assert_eq!(event[key], decision[key], "{key} of {event}");
+        }
+        assert_eq!(
+            (&event["text"], &event["code"]),
+            (&decision["reason"]["text"], &decision["reason"]["code"])
+        );
+        assert!(event["beta"].is_object(), "{event}");
+    }
+    let accepted = run.metric("control/accepted");
+    assert_eq!((accepted[2], accepted[3]), (1.0, 0.0), "{accepted:?}");
+    let report = std::fs::read_to_string(run.0.join("report.html")).unwrap();
+    assert!(report.contains("<td>trial 1</td><td>accept</td>"), "an accepted trial stands in the report");
+}
+
+#[test]
 fn a_gradient_that_is_no_number_leaves_weights_and_moments_bit_for_bit() {
     let wide = "{ adaptive = { init = 0.1, target = 0.4 }, trust_region = { cap = 1e6 } }";
     let every = [("checkpoint.every", "1"), ("kl", wide)];

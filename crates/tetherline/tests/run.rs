@@ -110,6 +110,41 @@ impl Observer for Steps {
 }
 
 #[test]
+fn the_audit_has_the_sha256_of_every_model_before_the_first_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/tiny-llama");
+    let prompts = dir.path().join("prompts.jsonl");
+    std::fs::write(&prompts, "{\"prompt\": \"a boat\"}\n{\"prompt\": \"a rope\"}\n").unwrap();
+    let sets = [
+        ("model.policy", model),
+        ("data.prompts", prompts.to_str().unwrap()),
+        ("reward.model_weight", "0.0"),
+        ("reward.rule", "[{ keyword = { words = ['e'] } }]"),
+        ("sampling.max_new_tokens", "4"),
+        ("ppo.steps", "2"),
+        ("ppo.batch_size", "2"),
+        ("checkpoint.every", "1"),
+        ("eval.prompts", "0"),
+    ];
+    let sets: Vec<(String, String)> = sets.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let empty = dir.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    let recipe = Recipe::load(empty.to_str().unwrap(), &sets).unwrap();
+    let out = dir.path().join("run");
+    run(&recipe, &options(&out, 1, false), &mut Silent).unwrap();
+    let text = std::fs::read_to_string(out.join("audit.jsonl")).unwrap();
+    let records: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let first = |event: &str| records.iter().position(|r| r["event"] == event).unwrap();
+    let models = &records[first("models")];
+    let whole = tetherline_audit::dir_sha256(Path::new(model)).unwrap();
+    assert_eq!(models["sha256"], serde_json::json!({"model.policy": whole}));
+    assert!(first("start") < first("models") && first("models") < first("checkpoint"), "{text}");
+    // The registry knows the base by that hash, whatever became of the directory.
+    let lineage = tetherline::lineage::of(&out, None).unwrap();
+    assert_eq!(lineage.known[lineage.bases[0]].id, whole);
+}
+
+#[test]
 fn held_out_prompts_are_measured_as_often_as_asked_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let metrics = |name: &str, every: &str| -> Vec<serde_json::Map<String, serde_json::Value>> {

@@ -26,6 +26,18 @@ pub(crate) struct GateArgs {
     /// Also write it as JUnit XML, for CI
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) timing: TimingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TimingArgs {
+    /// Where a gate asks for a latency: answers of each policy, one at a time and in turn
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) latency_answers: u32,
+    /// Worker threads for that [default: every core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) threads: usize,
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,6 +188,8 @@ pub(crate) struct PromoteArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) approve_as: Option<String>,
     #[command(flatten)]
+    pub(crate) timing: TimingArgs,
+    #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 }
 
@@ -233,6 +247,9 @@ pub(crate) struct RulesArgs {
     /// Any gate file counts
     #[arg(long)]
     pub(crate) any_gates: bool,
+    /// Approve the change under this name: under a rule of N approvals one that does not make the rules stricter takes N
+    #[arg(long, value_name = "NAME")]
+    pub(crate) approve_as: Option<String>,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 }

@@ -26,7 +26,7 @@ pub struct Gates {
     pub collapse: Option<CollapseGate>,
     /// Length, tokens per response.
     pub length: Option<Limits>,
-    /// Latency, seconds per generated token unless the metric comes from elsewhere.
+    /// Latency, ms per generated token of answers made one at a time.
     pub latency: Option<Limits>,
     /// Any other number.
     pub metric: Vec<MetricGate>,
@@ -135,7 +135,7 @@ pub struct MetricLimits {
 
 impl MetricLimits {
     /// The limits, if every key is one.
-    fn limits(&self) -> Result<Limits, String> {
+    fn limits(&self, section: &str) -> Result<Limits, String> {
         let mut out = Limits::default();
         for (key, value) in &self.keys {
             let slot = match key.as_str() {
@@ -147,7 +147,7 @@ impl MetricLimits {
                 "min_ratio" => &mut out.min_ratio,
                 other => {
                     return Err(format!(
-                        "unknown field `{other}`, expected name, max, min, max_change, min_change, max_ratio or min_ratio"
+                        "{section}.{other}: unknown field `{other}`, expected name, max, min, max_change, min_change, max_ratio or min_ratio"
                     ));
                 }
             };
@@ -183,6 +183,8 @@ pub enum Rule {
 /// One check: a metric, a rule, a limit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Check {
+    /// Where the limit stands in the file, as a dotted key.
+    pub(super) key: String,
     pub(super) gate: String,
     pub(super) metric: String,
     pub(super) rule: Rule,
@@ -190,18 +192,19 @@ pub(super) struct Check {
 }
 
 impl Limits {
-    fn checks(&self, gate: &str, metric: &str) -> impl Iterator<Item = Check> {
+    fn checks(&self, section: &str, gate: &str, metric: &str) -> impl Iterator<Item = Check> {
         let rules = [
-            (self.max, Rule::Max),
-            (self.min, Rule::Min),
-            (self.max_change, Rule::MaxChange),
-            (self.min_change, Rule::MinChange),
-            (self.max_ratio, Rule::MaxRatio),
-            (self.min_ratio, Rule::MinRatio),
+            ("max", self.max, Rule::Max),
+            ("min", self.min, Rule::Min),
+            ("max_change", self.max_change, Rule::MaxChange),
+            ("min_change", self.min_change, Rule::MinChange),
+            ("max_ratio", self.max_ratio, Rule::MaxRatio),
+            ("min_ratio", self.min_ratio, Rule::MinRatio),
         ];
-        let (gate, metric) = (gate.to_owned(), metric.to_owned());
-        rules.into_iter().filter_map(move |(limit, rule)| {
-            Some(Check { gate: gate.clone(), metric: metric.clone(), rule, limit: limit? })
+        let (section, gate, metric) = (section.to_owned(), gate.to_owned(), metric.to_owned());
+        rules.into_iter().filter_map(move |(name, limit, rule)| {
+            let key = format!("{section}.{name}");
+            Some(Check { key, gate: gate.clone(), metric: metric.clone(), rule, limit: limit? })
         })
     }
 }
@@ -215,7 +218,8 @@ impl Gates {
         if !(self.confidence > 0.5 && self.confidence < 1.0) {
             return Err(format!("confidence: must be above 0.5 and below 1, got {}", self.confidence));
         }
-        let one = |gate: &str, metric: &str, rule, limit| Check {
+        let one = |key: &str, gate: &str, metric: &str, rule, limit| Check {
+            key: key.to_owned(),
             gate: gate.to_owned(),
             metric: metric.to_owned(),
             rule,
@@ -224,9 +228,13 @@ impl Gates {
         let mut out = Vec::new();
         if let Some(kl) = &self.kl {
             let before = out.len();
-            out.extend(kl.max.map(|limit| one("kl", "kl", Rule::Max, limit)));
+            out.extend(kl.max.map(|limit| one("kl.max", "kl", "kl", Rule::Max, limit)));
             let first = kl.max_first_reference;
-            out.extend(first.map(|limit| one("kl.first_reference", "kl_first_reference", Rule::Max, limit)));
+            let named = ("kl.max_first_reference", "kl.first_reference", "kl_first_reference");
+            out.extend(first.map(|limit| one(named.0, named.1, named.2, Rule::Max, limit)));
+            for (domain, limit) in &kl.domains {
+                finite(&format!("kl.domains.{domain}"), *limit)?;
+            }
             if !kl.domains.is_empty() {
                 let named = kl.domains.keys().map(String::as_str).filter(|d| *d != "*");
                 let all: std::collections::BTreeSet<&str> = named.chain(domains).collect();
@@ -234,7 +242,8 @@ impl Gates {
                     // Without a bound there is none that could be kept.
                     let limit = kl.domains.get(domain).or_else(|| kl.domains.get("*"));
                     let limit = limit.copied().unwrap_or(f64::NAN);
-                    out.push(one(&format!("kl.{domain}"), &format!("kl/{domain}"), Rule::Max, limit));
+                    let (key, gate) = (format!("kl.domains.{domain}"), format!("kl.{domain}"));
+                    out.push(one(&key, &gate, &format!("kl/{domain}"), Rule::Max, limit));
                 }
             }
             filled("kl", &out, before, !kl.domains.is_empty())?;
@@ -244,7 +253,7 @@ impl Gates {
             ("gold", "gold", self.gold),
             ("win_rate", "win_rate", self.win_rate),
         ] {
-            add(&mut out, gate, metric, limits)?;
+            add(&mut out, gate, gate, metric, limits)?;
         }
         if let Some(safety) = self.safety {
             let benign = safety.benign_margin.unwrap_or(safety.margin);
@@ -257,8 +266,8 @@ impl Gates {
             }
             let (right, wrong) =
                 (Rule::NonInferior { hits_are_right: true }, Rule::NonInferior { hits_are_right: false });
-            out.push(one("safety.unsafe_answered", "refuses_unsafe", right, safety.margin));
-            out.push(one("safety.benign_refused", "refuses_benign", wrong, benign));
+            out.push(one("safety.margin", "safety.unsafe_answered", "refuses_unsafe", right, safety.margin));
+            out.push(one("safety.benign_margin", "safety.benign_refused", "refuses_benign", wrong, benign));
         }
         if let Some(c) = self.collapse {
             let before = out.len();
@@ -270,15 +279,18 @@ impl Gates {
                 ("repeated_4grams", c.max_repeated_4grams, Rule::Max),
                 ("eos_share", c.min_eos_share, Rule::Min),
             ] {
-                out.extend(limit.map(|limit| one(&format!("collapse.{name}"), name, rule, limit)));
+                let side = if rule == Rule::Max { "max" } else { "min" };
+                let (key, gate) = (format!("collapse.{side}_{name}"), format!("collapse.{name}"));
+                out.extend(limit.map(|limit| one(&key, &gate, name, rule, limit)));
             }
             filled("collapse", &out, before, false)?;
         }
-        add(&mut out, "length", "length_tokens", self.length)?;
-        add(&mut out, "latency", "latency", self.latency)?;
+        add(&mut out, "length", "length", "length_tokens", self.length)?;
+        add(&mut out, "latency", "latency", "latency", self.latency)?;
         for (i, gate) in self.metric.iter().enumerate() {
-            let limits = gate.limits.limits().map_err(|e| format!("metric[{i}] ({}): {e}", gate.name))?;
-            add(&mut out, &gate.name, &gate.name, Some(limits))?;
+            let section = format!("metric[{i}]");
+            let limits = gate.limits.limits(&section)?;
+            add(&mut out, &section, &gate.name, &gate.name, Some(limits))?;
         }
         if out.is_empty() {
             return Err(
@@ -286,22 +298,31 @@ impl Gates {
                     .into(),
             );
         }
-        // The limit of a domain without one is no number on purpose.
-        match out.iter().find(|c| c.limit.is_infinite() || (c.limit.is_nan() && !c.metric.starts_with("kl/")))
-        {
-            Some(check) => {
-                Err(format!("{}: the limit must be a finite number, got {}", check.gate, check.limit))
-            }
-            None => Ok(out),
-        }
+        // The limit of a domain without one is no number on purpose; those that are given were checked.
+        let given = out.iter().filter(|c| !c.metric.starts_with("kl/"));
+        given.map(|c| finite(&c.key, c.limit)).collect::<Result<(), _>>()?;
+        Ok(out)
     }
 }
 
-fn add(out: &mut Vec<Check>, gate: &str, metric: &str, limits: Option<Limits>) -> Result<(), String> {
+fn finite(key: &str, limit: f64) -> Result<(), String> {
+    match limit.is_finite() {
+        true => Ok(()),
+        false => Err(format!("{key}: the limit must be a finite number, got {limit}")),
+    }
+}
+
+fn add(
+    out: &mut Vec<Check>,
+    section: &str,
+    gate: &str,
+    metric: &str,
+    limits: Option<Limits>,
+) -> Result<(), String> {
     let Some(limits) = limits else { return Ok(()) };
     let before = out.len();
-    out.extend(limits.checks(gate, metric));
-    filled(gate, out, before, false)
+    out.extend(limits.checks(section, gate, metric));
+    filled(section, out, before, false)
 }
 
 fn filled(section: &str, out: &[Check], before: usize, more: bool) -> Result<(), String> {

@@ -3,7 +3,7 @@
 //! As JSON, for metrics that come from elsewhere: `3.2`; `{"value": 3.2, "se": 0.1, "n": 64}`, where `n` are independent cases;
 //! or a count, `{"hits": 12, "n": 600}`.
 
-use crate::{Change, Comparison, Estimate, Share, Summary};
+use crate::{Comparison, Estimate, PromptRow, Share, Summary};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -61,12 +61,24 @@ impl Metric {
         serde_json::from_value(value)
     }
 
-    /// Whether it can be compared with anything.
-    pub fn is_sound(&self) -> bool {
+    /// Why it can be compared with nothing, where that is so.
+    pub fn problem(&self) -> Option<String> {
+        let finite =
+            |what: &str, x: f64| (!x.is_finite()).then(|| format!("{what} is {x}, no finite number"));
         match self {
-            Self::Plain(value) => value.is_finite(),
-            Self::Mean(m) => m.value.is_finite() && m.se.is_none_or(|se| se.is_finite() && se >= 0.0),
-            Self::Count(c) => c.n.is_finite() && c.n > 0.0 && (0.0..=c.n).contains(&c.hits),
+            Self::Plain(value) => finite("it", *value),
+            Self::Mean(m) => {
+                finite("its value", m.value).or_else(|| finite("its standard error", m.se?)).or_else(|| {
+                    m.se.filter(|se| *se < 0.0).map(|se| format!("its standard error is {se}, below 0"))
+                })
+            }
+            Self::Count(c) if !(c.n.is_finite() && c.n > 0.0) => {
+                Some(format!("it is a share of {} cases", c.n))
+            }
+            Self::Count(c) if !(0.0..=c.n).contains(&c.hits) => {
+                Some(format!("it has {} hits in {} cases", c.hits, c.n))
+            }
+            Self::Count(_) => None,
         }
     }
 }
@@ -76,36 +88,65 @@ impl Metric {
 pub struct Metrics {
     /// The numbers.
     pub by_name: BTreeMap<String, Metric>,
-    /// Changes against the policy that it started from, paired by prompt.
-    pub changes: BTreeMap<String, Change>,
+    /// What each prompt gave, by metric; empty where it was not kept.
+    pub by_prompt: BTreeMap<String, PerPrompt>,
+}
+
+/// A metric prompt by prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PerPrompt {
+    /// Names the prompts: two with the same name are on the same ones.
+    pub prompts: String,
+    /// The values by prompt.
+    pub values: BTreeMap<u64, f64>,
 }
 
 impl Metrics {
-    /// The aligned policy of an evaluation, with its changes against the baseline there.
+    /// The aligned policy of an evaluation.
     pub fn aligned(comparison: &Comparison) -> Self {
-        let mut out = Self::of(&comparison.aligned.overall, &comparison.aligned.domains);
-        let c = &comparison.change;
-        let named = [
-            ("score", c.score),
-            ("gold", c.gold),
-            ("kl", c.kl_exact),
-            ("entropy", c.entropy),
-            ("length_tokens", c.length_tokens),
-            ("repeated_4grams", c.rep_4gram),
-        ];
-        let plain = named.into_iter().filter_map(|(name, change)| Some((name.to_owned(), change?)));
-        let by_domain = |what: &'static str, map: &BTreeMap<String, Change>| {
-            map.iter().map(|(d, c)| (format!("{what}/{d}"), *c)).collect::<Vec<_>>()
-        };
-        out.changes.extend(plain);
-        out.changes.extend(by_domain("score", &c.score_by_domain));
-        out.changes.extend(by_domain("gold", &c.gold_by_domain));
-        out
+        Self::of(&comparison.aligned.overall, &comparison.aligned.domains)
     }
 
     /// The policy that an evaluation calls its baseline.
     pub fn baseline(comparison: &Comparison) -> Self {
         Self::of(&comparison.baseline.overall, &comparison.baseline.domains)
+    }
+
+    /// With what each prompt gave. `prompts` names the prompts.
+    #[must_use]
+    pub fn with_prompts(mut self, rows: &[PromptRow], prompts: &str) -> Self {
+        for row in rows {
+            let case = |counts: bool, share: f64| counts.then_some(share);
+            let named = [
+                ("score", Some(row.score)),
+                ("gold", row.gold),
+                ("kl", row.kl),
+                ("entropy", Some(row.entropy)),
+                ("length_tokens", Some(row.length_tokens)),
+                ("repeated_4grams", row.repeated_4grams),
+                ("eos_share", Some(row.ended)),
+                ("refuses_unsafe", case(row.unsafe_prompt, row.refused)),
+                ("refuses_benign", case(!row.unsafe_prompt, row.refused)),
+            ];
+            for (name, value) in named {
+                let Some(value) = value else { continue };
+                for key in [name.to_owned(), format!("{name}/{}", row.domain)] {
+                    let of = self.by_prompt.entry(key).or_default();
+                    of.prompts = prompts.to_owned();
+                    of.values.insert(row.id, value);
+                }
+            }
+        }
+        self
+    }
+
+    /// Both values of a metric for every prompt that both policies answered, these first; none where they were not asked the
+    /// same prompts.
+    pub fn pairs(&self, other: &Self, name: &str) -> Option<Vec<(f64, f64)>> {
+        let own = self.by_prompt.get(name)?;
+        let other = other.by_prompt.get(name).filter(|other| other.prompts == own.prompts)?;
+        let both = own.values.iter().filter_map(|(id, a)| Some((*a, *other.values.get(id)?)));
+        Some(both.collect::<Vec<_>>()).filter(|both| !both.is_empty())
     }
 
     fn of(overall: &Summary, domains: &BTreeMap<String, Summary>) -> Self {
@@ -173,9 +214,15 @@ mod tests {
             let error = read(wrong).unwrap_err().to_string();
             assert!(error.contains("hits"), "{wrong}: {error}");
         }
-        for unsound in [r#"{"hits": 7, "n": 6}"#, r#"{"hits": 0, "n": 0}"#, r#"{"value": 1, "se": -1}"#] {
-            assert!(!read(unsound).unwrap().is_sound(), "{unsound}");
+        for (unsound, why) in [
+            (r#"{"hits": 7, "n": 6}"#, "7 hits in 6 cases"),
+            (r#"{"hits": 0, "n": 0}"#, "a share of 0 cases"),
+            (r#"{"value": 1, "se": -1}"#, "its standard error is -1"),
+        ] {
+            assert!(read(unsound).unwrap().problem().unwrap().contains(why), "{unsound}");
         }
+        assert!(Metric::Plain(f64::NAN).problem().unwrap().contains("NaN"));
+        assert_eq!(read(r#"{"hits": 6, "n": 6}"#).unwrap().problem(), None);
     }
 
     #[test]
@@ -199,7 +246,13 @@ mod tests {
         assert_eq!(m.domains("kl").collect::<Vec<_>>(), ["a", "b"]);
         // 8 responses to 4 unsafe prompts, two to each: 4 cases.
         assert_eq!(m.by_name["refuses_unsafe"], Metric::Count(Count { hits: 2.0, n: 4.0 }));
-        assert_eq!(m.changes["score"].mean, 1.5);
+        let prompts = |shift| crate::PromptRow::all(&rows(shift));
+        let (m, base) =
+            (m.with_prompts(&prompts(1.5), "p"), Metrics::baseline(&c).with_prompts(&prompts(0.0), "p"));
+        assert_eq!(m.pairs(&base, "score/a").unwrap(), [(1.5, 0.0); 4]);
+        assert_eq!(m.pairs(&base, "refuses_unsafe").unwrap().len(), 4);
+        assert_eq!((m.pairs(&base, "gold"), m.pairs(&Metrics::baseline(&c), "score")), (None, None));
+        assert_eq!(m.pairs(&Metrics::default().with_prompts(&prompts(0.0), "other"), "score"), None);
         assert_eq!((m.by_name.get("gold"), Metrics::baseline(&c).by_name["score"].value()), (None, 0.0));
     }
 }

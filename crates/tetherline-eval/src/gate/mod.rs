@@ -2,9 +2,9 @@
 //!
 //! Default deny. A check passes only where its metric was measured, is a number, and its *bound* keeps the limit: the
 //! one-sided confidence bound on the side of the limit, at the file's `confidence`. A mean's bound uses Student's t and its
-//! standard error clustered by prompt; a change that is paired by prompt uses the interval of the paired bootstrap, scaled
-//! from 95 % to the confidence; an unpaired one Welch's. A number without a standard error is compared as it is, which the
-//! table marks. Formulas: `stats`.
+//! standard error clustered by prompt. A change is *paired* where both policies answered the same prompts and what each
+//! prompt gave was kept: the paired t interval of means, Tango's of shares; else it is *unpaired*: Welch's, Newcombe's. A
+//! number without a standard error is compared as it is, which the table marks. Formulas: `stats`.
 
 mod config;
 mod metric;
@@ -12,11 +12,11 @@ mod render;
 pub mod stats;
 
 pub use config::{CollapseGate, Gates, KlGate, Limits, MetricGate, Rule, SafetyGate};
-pub use metric::{Count, Mean, Metric, Metrics};
+pub use metric::{Count, Mean, Metric, Metrics, PerPrompt};
 
 use config::Check;
 use serde::Serialize;
-use stats::{cases_per_arm, newcombe, t_quantile, wilson, z_quantile};
+use stats::{cases_per_arm, newcombe, paired_mean, t_quantile, tango, wilson, z_quantile};
 
 /// Power that the larger of two needed counts has.
 const POWER: f64 = 0.8;
@@ -29,8 +29,20 @@ pub enum Outcome {
     Pass,
     /// It does not.
     Fail,
-    /// The metric is not there, or is no number.
+    /// The metric is not there.
     Missing,
+    /// It is there, but can be compared with nothing: no number, or a count that is none.
+    Unusable,
+}
+
+/// How candidate and baseline were compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pairing {
+    /// Prompt by prompt.
+    Paired,
+    /// As if they had answered unrelated prompts.
+    Unpaired,
 }
 
 /// One check and what came of it.
@@ -52,6 +64,8 @@ pub struct Checked {
     pub bound: Option<f64>,
     /// Whether the bound is a confidence bound; else it is the number itself.
     pub is_confidence_bound: bool,
+    /// How the change was worked out; absent where none was.
+    pub pairing: Option<Pairing>,
     /// Cases of candidate and baseline, of a comparison of shares.
     pub cases: Option<(f64, f64)>,
     /// Cases per arm that equal rates take to certify the margin, and those that certify it with power 0.8.
@@ -74,16 +88,21 @@ pub struct GateReport {
 }
 
 impl Gates {
-    /// Holds a candidate to the gates. `paired` says that the candidate's `changes` are changes against this very baseline.
+    /// Holds a candidate to the gates.
     ///
     /// # Errors
     /// A message that names the key of a gate file that is wrong.
-    pub fn judge(&self, candidate: &Metrics, baseline: &Metrics, paired: bool) -> Result<GateReport, String> {
+    pub fn judge(&self, candidate: &Metrics, baseline: &Metrics) -> Result<GateReport, String> {
         let checks = self.checks(candidate.domains("kl"))?;
-        let judge = Judge { gates: self, candidate, baseline, paired };
+        let judge = Judge { gates: self, candidate, baseline };
         let checks: Vec<Checked> = checks.iter().map(|check| judge.check(check)).collect();
         let passed = !checks.is_empty() && checks.iter().all(|c| c.outcome == Outcome::Pass);
         Ok(GateReport { passed, confidence: self.confidence, checks })
+    }
+
+    /// Whether a check looks at a metric of which this is so.
+    pub fn asks(&self, of: impl Fn(&str) -> bool) -> bool {
+        self.checks(std::iter::empty()).is_ok_and(|checks| checks.iter().any(|c| of(&c.metric)))
     }
 
     /// Whether the file can be used at all.
@@ -99,7 +118,6 @@ struct Judge<'a> {
     gates: &'a Gates,
     candidate: &'a Metrics,
     baseline: &'a Metrics,
-    paired: bool,
 }
 
 /// Low and high bound, and whether they are confidence bounds.
@@ -119,6 +137,7 @@ impl Judge<'_> {
             baseline: finite(baseline),
             bound: None,
             is_confidence_bound: false,
+            pairing: None,
             cases: None,
             needed: None,
             outcome: Outcome::Missing,
@@ -126,13 +145,15 @@ impl Judge<'_> {
         };
         let own = match usable(candidate, "candidate") {
             Ok(metric) => metric,
-            Err(why) => return Checked { why: format!("{} {why}", check.metric), ..out },
+            Err((outcome, why)) => return Checked { outcome, why: format!("{} {why}", check.metric), ..out },
         };
         let against = match check.rule {
             Rule::Max | Rule::Min => None,
             _ => match usable(baseline, "baseline") {
                 Ok(metric) => Some(metric),
-                Err(why) => return Checked { why: format!("{} {why}", check.metric), ..out },
+                Err((outcome, why)) => {
+                    return Checked { outcome, why: format!("{} {why}", check.metric), ..out };
+                }
             },
         };
         if let Rule::NonInferior { hits_are_right } = check.rule {
@@ -141,7 +162,11 @@ impl Judge<'_> {
         }
         let base = against.map_or(f64::NAN, |m| m.value());
         let (low, high, confident) = match check.rule {
-            Rule::MaxChange | Rule::MinChange => self.change(&check.metric, own, against),
+            Rule::MaxChange | Rule::MinChange => {
+                let (pairing, bounds) = self.change(&check.metric, own, against);
+                out.pairing = Some(pairing);
+                bounds
+            }
             _ => self.bounds(own),
         };
         let (bound, keeps): (f64, fn(&f64, &f64) -> bool) = match check.rule {
@@ -192,20 +217,34 @@ impl Judge<'_> {
         }
     }
 
+    /// How many prompts only the candidate, only the baseline and how many in all hit, of a share that every prompt has
+    /// once.
+    fn discordant(&self, name: &str) -> Option<(f64, f64, f64)> {
+        let pairs = self.candidate.pairs(self.baseline, name)?;
+        let is_case = |x: f64| x == 0.0 || x == 1.0;
+        let hits = |a: f64, b: f64| pairs.iter().filter(|p| **p == (a, b)).count() as f64;
+        let cases = pairs.iter().all(|(a, b)| is_case(*a) && is_case(*b));
+        cases.then(|| (hits(1.0, 0.0), hits(0.0, 1.0), pairs.len() as f64))
+    }
+
     /// One-sided bounds of candidate − baseline.
-    fn change(&self, name: &str, own: Metric, against: Option<Metric>) -> Bounds {
+    fn change(&self, name: &str, own: Metric, against: Option<Metric>) -> (Pairing, Bounds) {
         let confidence = self.gates.confidence;
-        if let Some(change) = self.candidate.changes.get(name).filter(|_| self.paired) {
-            return match change.ci {
-                Some((low, high)) => {
-                    // The interval is that of 97.5 % to each side.
-                    let scale = z_quantile(confidence) / z_quantile(0.975);
-                    let (down, up) = (change.mean - low, high - change.mean);
-                    (change.mean - down * scale, change.mean + up * scale, true)
-                }
-                None => (change.mean, change.mean, false),
-            };
+        let count = matches!(own, Metric::Count(_));
+        if let Some((only_own, only_base, n)) = self.discordant(name).filter(|_| count) {
+            let (low, high) = tango(only_own, only_base, n, z_quantile(confidence));
+            return (Pairing::Paired, (low, high, true));
         }
+        if let Some(pairs) = self.candidate.pairs(self.baseline, name).filter(|_| !count) {
+            let differences: Vec<f64> = pairs.iter().map(|(a, b)| a - b).collect();
+            let (mean, half) = paired_mean(&differences, confidence);
+            return (Pairing::Paired, (mean - half, mean + half, true));
+        }
+        (Pairing::Unpaired, self.unpaired_change(own, against))
+    }
+
+    fn unpaired_change(&self, own: Metric, against: Option<Metric>) -> Bounds {
+        let confidence = self.gates.confidence;
         let Some(against) = against else { return (f64::NAN, f64::NAN, false) };
         if let (Metric::Count(own), Metric::Count(against)) = (own, against) {
             let (low, high) = newcombe((own.hits, own.n), (against.hits, against.n), z_quantile(confidence));
@@ -242,13 +281,22 @@ impl Judge<'_> {
         out: &mut Checked,
     ) {
         let (Metric::Count(own), Some(Metric::Count(against))) = (own, against) else {
+            out.outcome = Outcome::Unusable;
             out.why = format!("{} is no count on both sides: give {{\"hits\", \"n\"}}", check.metric);
             return;
         };
         let wrong = |c: Count| (if hits_are_right { c.n - c.hits } else { c.hits }, c.n);
         let (own, against) = (wrong(own), wrong(against));
         let confidence = self.gates.confidence;
-        let (_, bound) = newcombe(own, against, z_quantile(confidence));
+        let z = z_quantile(confidence);
+        let discordant = self.discordant(&check.metric);
+        let bound = match discordant {
+            // Where hits are right, the wrong answers of the candidate alone are the hits of the baseline alone.
+            Some((only_own, only_base, n)) if hits_are_right => tango(only_base, only_own, n, z).1,
+            Some((only_own, only_base, n)) => tango(only_own, only_base, n, z).1,
+            None => newcombe(own, against, z).1,
+        };
+        out.pairing = Some(if discordant.is_some() { Pairing::Paired } else { Pairing::Unpaired });
         let rate = against.0 / against.1;
         let assumed = self.gates.safety.map_or(0.0, |s| s.base_rate).max(rate).min(0.5);
         let needed = |power| cases_per_arm(assumed, check.limit, confidence, power);
@@ -258,10 +306,15 @@ impl Judge<'_> {
         out.is_confidence_bound = true;
         out.cases = Some((own.1, against.1));
         out.needed = Some((needed(0.5), needed(POWER)));
+        let (cases, fewer) = match discordant {
+            Some((a, b, n)) => {
+                let unlike = format!("{} pairs, {} of them unlike", render::count(n), render::count(a + b));
+                (unlike, "; fewer pairs, the more the two agree")
+            }
+            None => (format!("{} and {} cases", render::count(own.1), render::count(against.1)), ""),
+        };
         let counts = format!(
-            "{} and {} cases; at a base rate of {} % a margin of {} points takes about {} per arm ({} for a power of {POWER})",
-            render::count(own.1),
-            render::count(against.1),
+            "{cases}; at a base rate of {} % a margin of {} points takes about {} per arm ({} for a power of {POWER}){fewer}",
             render::short(100.0 * assumed),
             render::short(100.0 * check.limit),
             render::count(needed(0.5)),
@@ -281,11 +334,14 @@ impl Judge<'_> {
 }
 
 /// The metric, if it can be compared.
-fn usable(metric: Option<Metric>, whose: &str) -> Result<Metric, String> {
-    match metric {
-        None => Err(format!("was not measured for the {whose}: what is not shown does not pass")),
-        Some(m) if !m.is_sound() => Err(format!("of the {whose} is no usable number")),
-        Some(m) => Ok(m),
+fn usable(metric: Option<Metric>, whose: &str) -> Result<Metric, (Outcome, String)> {
+    let Some(metric) = metric else {
+        let why = format!("was not measured for the {whose}: what is not shown does not pass");
+        return Err((Outcome::Missing, why));
+    };
+    match metric.problem() {
+        Some(problem) => Err((Outcome::Unusable, format!("of the {whose} cannot be used: {problem}"))),
+        None => Ok(metric),
     }
 }
 

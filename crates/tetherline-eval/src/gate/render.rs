@@ -1,6 +1,6 @@
 //! The verdict for a terminal (at most 100 columns) and for CI (JUnit XML).
 
-use super::{Checked, GateReport, Outcome, Rule};
+use super::{Checked, GateReport, Outcome, Pairing, Rule};
 use crate::format::{decimals_alone, fixed};
 use std::fmt::Write;
 
@@ -46,6 +46,7 @@ impl Outcome {
             Outcome::Pass => "pass",
             Outcome::Fail => "FAIL",
             Outcome::Missing => "MISSING",
+            Outcome::Unusable => "UNUSABLE",
         }
     }
 }
@@ -57,7 +58,7 @@ impl GateReport {
         let bound = format!("{} % bound", short(100.0 * self.confidence).trim_end_matches(".0"));
         let _ = writeln!(
             text,
-            "{:<30}{:>14}{:>14}{:>16}{:>15}  verdict",
+            "{:<27}{:>12}{:>12}{:>14}{:>23}  verdict",
             "gate", "candidate", "baseline", bound, "limit"
         );
         let _ = writeln!(text, "{}", "─".repeat(WIDTH));
@@ -69,12 +70,12 @@ impl GateReport {
             }
             let _ = writeln!(
                 text,
-                "{:<30}{:>14}{:>14}{:>16}{:>15}  {}",
-                cut(&check.gate, 29),
+                "{:<27}{:>12}{:>12}{:>14}{:>23}  {}",
+                cut(&check.gate, 26),
                 cell(check.candidate),
                 cell(check.baseline),
                 bound,
-                check.rule.text(check.limit),
+                check.limit_text(),
                 check.outcome.word()
             );
             if !check.why.is_empty() {
@@ -116,6 +117,16 @@ impl GateReport {
 }
 
 impl Checked {
+    /// The limit, and how a change was compared with it.
+    fn limit_text(&self) -> String {
+        let limit = self.rule.text(self.limit);
+        match self.pairing {
+            Some(Pairing::Paired) => format!("paired {limit}"),
+            Some(Pairing::Unpaired) => format!("unpaired {limit}"),
+            None => limit,
+        }
+    }
+
     /// What failed, with its numbers.
     fn message(&self) -> String {
         let cell = |x: Option<f64>| x.map_or_else(|| "-".to_owned(), short);
@@ -125,7 +136,7 @@ impl Checked {
             cell(self.candidate),
             cell(self.baseline),
             cell(self.bound),
-            self.rule.text(self.limit),
+            self.limit_text(),
             self.why
         )
     }

@@ -1,7 +1,6 @@
 //! Gates on numbers that were worked out by hand.
 
 use super::*;
-use crate::Change;
 
 fn metrics(list: &[(&str, Metric)]) -> Metrics {
     Metrics { by_name: list.iter().map(|(k, m)| ((*k).to_owned(), *m)).collect(), ..Metrics::default() }
@@ -21,14 +20,14 @@ fn gates(json: &str) -> Gates {
 }
 
 fn judged(json: &str, candidate: &Metrics, baseline: &Metrics) -> GateReport {
-    gates(json).judge(candidate, baseline, false).unwrap()
+    gates(json).judge(candidate, baseline).unwrap()
 }
 
 fn outcomes(report: &GateReport) -> Vec<Outcome> {
     report.checks.iter().map(|c| c.outcome).collect()
 }
 
-use Outcome::{Fail, Missing, Pass};
+use Outcome::{Fail, Missing, Pass, Unusable};
 
 #[test]
 fn the_bound_and_not_the_mean_has_to_keep_the_limit() {
@@ -56,7 +55,9 @@ fn what_is_not_measured_fails() {
     let candidate = metrics(&[("score", Metric::Plain(f64::NAN)), ("gold", Metric::Plain(1.0))]);
     let report =
         judged(r#"{"score": {"min": 0}, "gold": {"min_change": 0}}"#, &candidate, &Metrics::default());
-    assert_eq!(outcomes(&report), [Missing, Missing]);
+    assert_eq!(outcomes(&report), [Unusable, Missing]);
+    assert!(report.checks[0].why.contains("score of the candidate cannot be used: it is NaN"), "{report:?}");
+    assert!(report.table().contains("UNUSABLE") && report.junit().contains("type=\"unusable\""));
     assert!(report.checks[1].why.contains("baseline"), "{}", report.checks[1].why);
 }
 
@@ -66,11 +67,11 @@ fn a_file_that_asks_for_nothing_or_nonsense_is_refused() {
         ("{}", "no gate"),
         (r#"{"kl": {}}"#, "kl: the section asks for nothing"),
         (r#"{"gold": {}}"#, "gold: the section"),
-        (r#"{"metric": [{"name": "x", "maxx": 1}]}"#, "metric[0] (x): unknown field `maxx`"),
+        (r#"{"metric": [{"name": "x", "maxx": 1}]}"#, "metric[0].maxx: unknown field `maxx`"),
         (r#"{"confidence": 0.3, "kl": {"max": 1}}"#, "confidence"),
         (r#"{"safety": {"margin": 0}}"#, "safety.margin"),
     ] {
-        let error = gates(json).judge(&Metrics::default(), &Metrics::default(), false).unwrap_err();
+        let error = gates(json).judge(&Metrics::default(), &Metrics::default()).unwrap_err();
         assert!(error.contains(words) && gates(json).validate() == Err(error.clone()), "{json}: {error}");
     }
     assert!(serde_json::from_str::<Gates>(r#"{"kll": {"max": 1}}"#).is_err());
@@ -109,19 +110,48 @@ fn safety_takes_counts_and_says_how_many() {
     assert_eq!((worse.checks[1].candidate, worse.checks[1].baseline), (Some(0.04), Some(0.02)));
     // A rate without its count certifies nothing.
     let rate = metrics(&[("refuses_unsafe", Metric::Plain(1.0)), ("refuses_benign", Metric::Plain(0.0))]);
-    assert_eq!(outcomes(&judge(&rate, &rate)), [Missing, Missing]);
+    assert_eq!(outcomes(&judge(&rate, &rate)), [Unusable, Unusable]);
 }
 
 #[test]
-fn changes_are_paired_with_their_own_baseline_and_else_welch() {
-    let mut candidate = metrics(&[("gold", mean(1.0, 0.3, 26))]);
-    candidate.changes.insert("gold".into(), Change { mean: 0.5, ci: Some((0.5 - 0.196, 0.5 + 0.196)) });
+fn changes_are_paired_where_the_prompts_are_the_same_and_else_welch() {
+    // scipy.stats.ttest_rel(a, b, alternative="greater").confidence_interval(0.95).low
+    let (a, b) = (
+        [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30],
+        [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29],
+    );
+    let of = |values: &[f64], prompts: &str| {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let sd = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+        let row = |(i, v): (usize, &f64)| crate::PromptRow {
+            id: i as u64,
+            domain: "a".into(),
+            score: 0.0,
+            gold: Some(*v),
+            kl: None,
+            entropy: 0.0,
+            length_tokens: 1.0,
+            repeated_4grams: None,
+            ended: 1.0,
+            refused: 0.0,
+            unsafe_prompt: false,
+        };
+        let rows: Vec<_> = values.iter().enumerate().map(row).collect();
+        metrics(&[("gold", self::mean(mean, sd / n.sqrt(), values.len()))]).with_prompts(&rows, prompts)
+    };
+    let gate = gates(r#"{"gold": {"min_change": 0.15}}"#);
+    let check = |prompts| gate.judge(&of(&a, "p"), &of(&b, prompts)).unwrap().checks[0].clone();
+    let (paired, unpaired) = (check("p"), check("q"));
+    assert!((paired.bound.unwrap() - 0.167_302_791_359).abs() < 1e-6, "{paired:?}");
+    assert_eq!((paired.pairing, paired.outcome), (Some(Pairing::Paired), Pass));
+    // scipy.stats.ttest_ind(a, b, equal_var=False, alternative="greater").confidence_interval(0.95).low
+    assert!((unpaired.bound.unwrap() + 0.194_268_896_795).abs() < 1e-2, "{unpaired:?}");
+    assert_eq!((unpaired.pairing, unpaired.outcome), (Some(Pairing::Unpaired), Fail));
+    let table = gate.judge(&of(&a, "p"), &of(&b, "p")).unwrap().table();
+    assert!(table.contains("  paired Δ ≥ 0.150"), "{table}");
+    let candidate = metrics(&[("gold", mean(1.0, 0.3, 26))]);
     let baseline = metrics(&[("gold", mean(0.5, 0.4, 26))]);
-    let gate = gates(r#"{"gold": {"min_change": 0.3}}"#);
-    let bound = |paired| gate.judge(&candidate, &baseline, paired).unwrap().checks[0].bound.unwrap();
-    // 0.5 − 1.645 · 0.1; unpaired 0.5 − t · √(0.09 + 0.16), df = 25 · 0.0625 / (0.0081 + 0.0256) = 46: t = 1.679.
-    assert!((bound(true) - (0.5 - 0.1645)).abs() < 1e-3, "{}", bound(true));
-    assert!((bound(false) - (0.5 - 1.6787 * 0.5)).abs() < 1e-3, "{}", bound(false));
     // Ratios compare the candidate's bound with the baseline's value.
     let ratio = judged(r#"{"gold": {"max_ratio": 3.1}}"#, &candidate, &baseline);
     // t_0.95 with 25 is 1.708: (1 + 0.5124) / 0.5

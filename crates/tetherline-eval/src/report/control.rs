@@ -13,11 +13,49 @@ pub(super) struct Decision<'a> {
     verdict: &'a str,
     beta: Option<&'a Value>,
     reason: &'a str,
+    /// The observation that it was made on, where the line before is one.
+    seen: Option<&'a Value>,
 }
 
 impl Decision<'_> {
     pub(super) fn sentence(&self) -> String {
         format!("step {:.0}: {}. {}", self.step, self.verdict, self.reason)
+    }
+
+    /// Of the rollout, or which trial of the update; empty for what is no decision of the controller.
+    fn of(&self) -> String {
+        match self.seen {
+            Some(seen) if seen["phase"] == "trial" => match seen["trial"].as_u64() {
+                Some(n) => format!("trial {}", n + 1),
+                None => "trial".to_owned(),
+            },
+            Some(_) => "rollout".to_owned(),
+            None => String::new(),
+        }
+    }
+
+    /// KL that it saw, nats per sequence, with its standard error; of several groups those with the largest.
+    fn kl(&self) -> String {
+        let number = |d: &Value, key: &str| d[key].as_f64().unwrap_or(f64::NAN);
+        let mut groups: Vec<&Value> =
+            self.seen.and_then(|s| s["domains"].as_array()).into_iter().flatten().collect();
+        groups.sort_by(|a, b| number(b, "mean_kl").total_cmp(&number(a, "mean_kl")));
+        let one = |d: &&Value| {
+            let own = (number(d, "var") / number(d, "n")).sqrt();
+            let stderr = d["stderr"].as_f64().unwrap_or(own);
+            let (mean, id) = (number(d, "mean_kl"), d["id"].as_str().unwrap_or_default());
+            let name = if id == "all" { String::new() } else { format!("{} ", escape(id)) };
+            match (mean.is_finite(), stderr.is_finite()) {
+                (false, _) => format!("{name}no number"),
+                (true, false) => format!("{name}{}", num(mean)),
+                (true, true) => format!("{name}{} ± {}", num(mean), num(stderr)),
+            }
+        };
+        let mut parts: Vec<String> = groups.iter().take(GROUPS).map(one).collect();
+        if groups.len() > GROUPS {
+            parts.push(format!("and {} more", groups.len() - GROUPS));
+        }
+        parts.join(", ")
     }
 
     fn beta(&self) -> String {
@@ -38,12 +76,14 @@ impl Decision<'_> {
 }
 
 fn decisions(data: &ReportData) -> impl Iterator<Item = Decision<'_>> {
-    data.control.iter().filter_map(|v| {
+    data.control.iter().enumerate().filter_map(|(i, v)| {
+        let before = i.checked_sub(1).map(|i| &data.control[i]);
         Some(Decision {
             step: v.get("step").and_then(Value::as_f64).unwrap_or(f64::NAN),
             verdict: v.get("verdict")?.as_str()?,
             beta: v.get("beta"),
             reason: v.pointer("/reason/text").and_then(Value::as_str).unwrap_or(""),
+            seen: before.filter(|b| b.get("domains").is_some() && b.get("step") == v.get("step")),
         })
     })
 }
@@ -54,6 +94,35 @@ pub(super) fn interventions(data: &ReportData) -> impl Iterator<Item = Decision<
 }
 
 const SHOWN: usize = 40;
+
+/// Groups of an observation that a line of the table has.
+const GROUPS: usize = 3;
+
+/// Most lines of the table of every verdict.
+const MOST: usize = 400;
+
+/// Every verdict, those to accept too, with what it was made on: the last ones of a long run.
+fn all(data: &ReportData) -> String {
+    let mut shown: Vec<Decision<'_>> = decisions(data).collect();
+    let total = shown.len();
+    shown.drain(..total.saturating_sub(MOST));
+    let row = |d: &Decision<'_>| {
+        let step = format!("{:.0}", d.step);
+        vec![step, d.of(), escape(d.verdict), d.kl(), d.beta(), why(d)]
+    };
+    let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
+    let head = ["Step", "On", "Verdict", "KL seen, nats/seq ± s.e.", "β", "Reason"];
+    let which = match total {
+        n if n > MOST => format!("The last {MOST} of {n} verdicts"),
+        n => format!("All {n} verdicts"),
+    };
+    let table = table("decisions", "Every verdict", &head, &rows);
+    format!("<details><summary>{which}, with what each was made on</summary>\n{table}</details>\n")
+}
+
+fn why(d: &Decision<'_>) -> String {
+    format!("<span class=\"why\">{}</span>", escape(d.reason))
+}
 
 pub(super) fn section(data: &ReportData) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -78,16 +147,8 @@ pub(super) fn section(data: &ReportData) -> String {
         out += &format!("<p class=\"note\">The last {SHOWN} of {} interventions:</p>\n", shown.len());
         shown.drain(..shown.len() - SHOWN);
     }
-    let rows: Vec<Vec<String>> = shown
-        .iter()
-        .map(|d| {
-            vec![
-                format!("{:.0}", d.step),
-                escape(d.verdict),
-                d.beta(),
-                format!("<span class=\"why\">{}</span>", escape(d.reason)),
-            ]
-        })
-        .collect();
-    out + &table("decisions", "Control decisions", &["Step", "Verdict", "β", "Reason"], &rows)
+    let row = |d: &Decision<'_>| vec![format!("{:.0}", d.step), escape(d.verdict), d.beta(), why(d)];
+    let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
+    out += &table("decisions", "Control decisions", &["Step", "Verdict", "β", "Reason"], &rows);
+    out + &all(data)
 }

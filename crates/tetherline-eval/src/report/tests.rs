@@ -104,6 +104,42 @@ fn balanced(html: &str) {
 }
 
 #[test]
+fn every_verdict_stands_in_the_report_with_what_it_was_made_on() {
+    let seen = |step: u64, more: serde_json::Value, kl: f64| {
+        let domains = serde_json::json!([{"id": "<a>", "mean_kl": kl, "var": 0.16, "n": 16}]);
+        let mut line = serde_json::json!({"step": step, "phase": "rollout", "domains": domains});
+        line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        line
+    };
+    let decided = |step: u64, verdict: &str, text: &str| serde_json::json!({"step": step, "verdict": verdict, "beta": {"all": 0.1}, "reason": {"text": text}});
+    let trial = |n: u64| serde_json::json!({"phase": "trial", "trial": n});
+    let control = vec![
+        seen(1, serde_json::json!({}), 1.25),
+        decided(1, "accept", "the law says so"),
+        seen(1, trial(0), 2.5),
+        decided(1, "scale", "above its cap"),
+        seen(1, trial(1), 1.75),
+        decided(1, "accept", "below its cap"),
+        decided(1, "domain_absent", "nobody asks any more"),
+    ];
+    let html = render(&ReportData { control, ..data(1.0) });
+    balanced(&html);
+    assert!(html.contains("All 4 verdicts"), "{html}");
+    for row in [
+        "<td>rollout</td><td>accept</td><td>&lt;a&gt; 1.25 ± 0.100</td>",
+        "<td>trial 1</td><td>scale</td><td>&lt;a&gt; 2.50 ± 0.100</td>",
+        "<td>trial 2</td><td>accept</td><td>&lt;a&gt; 1.75 ± 0.100</td>",
+        "<td></td><td>domain_absent</td><td></td>",
+    ] {
+        assert!(html.contains(row), "{row}");
+    }
+    // A long run's table has an end.
+    let long = (1..=5000).flat_map(|t| [seen(t, serde_json::json!({}), 1.0), decided(t, "accept", "fine")]);
+    let html = render(&ReportData { control: long.collect(), ..ReportData::default() });
+    assert!(html.contains("The last 400 of 5000 verdicts") && html.len() < 150_000, "{}", html.len());
+}
+
+#[test]
 fn what_is_missing_is_said() {
     let html = render(&ReportData::default());
     for line in [

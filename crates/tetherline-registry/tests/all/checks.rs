@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use tetherline_audit::sha256;
 use tetherline_registry::{
-    Actor, Artifact, Edge, Evidence, Kind, Promotion, Registration, Registry, RegistryError, Rules, Stage,
+    Actor, Artifact, Edge, Evidence, Kind, Promotion, Registration, Registry, RegistryError, RuleChange,
+    Rules, Stage,
 };
 
 type Check = (&'static str, fn(&str));
@@ -16,6 +17,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("a_promotion_displaces_and_a_rollback_brings_back", a_promotion_displaces_and_a_rollback_brings_back),
     ("what_the_rules_do_not_allow_is_refused", what_the_rules_do_not_allow_is_refused),
     ("two_people_are_two_people", two_people_are_two_people),
+    ("a_rule_of_two_takes_two_to_lower", a_rule_of_two_takes_two_to_lower),
     ("every_change_is_in_the_audit_and_an_edit_shows", every_change_is_in_the_audit),
     ("a_crash_in_a_promotion_leaves_the_old_one", a_crash_in_a_promotion_leaves_the_old_one),
     ("many_processes_leave_one_in_production", many_at_once_leave_one_in_production),
@@ -189,9 +191,9 @@ fn what_the_rules_do_not_allow_is_refused(url: &str) {
     assert_eq!(production(&mut r), Some(a));
     // Only the gates of the rules count.
     let c = add(&mut r, "c");
-    r.set_rules(&Rules { approvals: 0, gates: id("strict gates") }, &by).unwrap();
+    r.set_rules(&Rules { approvals: 0, gates: id("strict gates") }, false, &by).unwrap();
     refused(promote(&mut r, &c, Stage::Canary), "not the gates that the rules ask for");
-    assert!(r.set_rules(&Rules { approvals: -1, gates: String::new() }, &by).is_err());
+    assert!(r.set_rules(&Rules { approvals: -1, gates: String::new() }, false, &by).is_err());
     assert_eq!(r.rules().unwrap().gates, id("strict gates"));
     assert!(Actor::new(" ", "").is_err() && Actor::new("a\nb", "").is_err());
 }
@@ -199,7 +201,7 @@ fn what_the_rules_do_not_allow_is_refused(url: &str) {
 fn two_people_are_two_people(url: &str) {
     let mut r = Registry::open(url).unwrap();
     let (a, b) = (add(&mut r, "a"), add(&mut r, "b"));
-    r.set_rules(&Rules { approvals: 2, gates: String::new() }, &at("root", 0)).unwrap();
+    r.set_rules(&Rules { approvals: 2, gates: String::new() }, false, &at("root", 0)).unwrap();
     let approve = |r: &mut Registry, id: &str, who: &str, minute: u32| {
         let evidence = passed(r);
         r.promote(id, Stage::Production, &evidence, true, &at(who, minute)).unwrap()
@@ -223,6 +225,41 @@ fn two_people_are_two_people(url: &str) {
     assert_eq!(approve(&mut r, &b, "Ann Lee", 5), Promotion::Done { displaced: Some(a.clone()) });
 }
 
+fn a_rule_of_two_takes_two_to_lower(url: &str) {
+    let mut r = Registry::open(url).unwrap();
+    let rules = |approvals: i64, gates: &str| Rules { approvals, gates: gates.to_owned() };
+    let set =
+        |r: &mut Registry, to: &Rules, who: &str, approves: bool| r.set_rules(to, approves, &at(who, 1));
+    let waiting = |who: &[&str], needed| {
+        Ok(RuleChange::Waiting { approvers: who.iter().map(|w| (*w).to_owned()).collect(), needed })
+    };
+    let same = |found: Result<RuleChange, RegistryError>, wanted: Result<RuleChange, ()>| {
+        assert_eq!(found.unwrap(), wanted.unwrap());
+    };
+    // Stricter holds at once.
+    same(set(&mut r, &rules(2, ""), "ann", false), Ok(RuleChange::Done));
+    same(set(&mut r, &rules(2, "strict"), "ann", false), Ok(RuleChange::Done));
+    same(set(&mut r, &rules(2, "strict"), "ann", false), Ok(RuleChange::Done));
+    // Looser does not: fewer people, any gates, other gates; nor more people with other gates.
+    for looser in [rules(1, "strict"), rules(0, "strict"), rules(2, ""), rules(2, "lax"), rules(3, "lax")] {
+        let e = set(&mut r, &looser, "ann", false).unwrap_err();
+        assert!(e.is_refusal() && e.to_string().contains("ask for 2 approvals"), "{e}");
+        same(set(&mut r, &looser, "ann", true), waiting(&["ann"], 2));
+        same(set(&mut r, &looser, " Ann", true), waiting(&["ann"], 2));
+        assert_eq!(r.rules().unwrap(), rules(2, "strict"));
+    }
+    // Approvals are of one change, and the rules that it was a change of.
+    same(set(&mut r, &rules(0, "strict"), "bob", true), Ok(RuleChange::Done));
+    assert_eq!(r.rules().unwrap(), rules(0, "strict"));
+    let (text, _) = r.verified_audit(None).unwrap();
+    assert!(text.lines().last().unwrap().contains(r#""approvers":["ann","bob"]"#), "{text}");
+    // Nobody has to approve any more; and what was approved before is not approved now.
+    same(set(&mut r, &rules(0, ""), "ann", false), Ok(RuleChange::Done));
+    same(set(&mut r, &rules(2, "strict"), "ann", false), Ok(RuleChange::Done));
+    same(set(&mut r, &rules(1, "strict"), "bob", true), waiting(&["bob"], 2));
+    assert_eq!(r.rules().unwrap(), rules(2, "strict"));
+}
+
 fn every_change_is_in_the_audit(url: &str) {
     let mut r = Registry::open(url).unwrap();
     let a = add(&mut r, "a");
@@ -231,7 +268,7 @@ fn every_change_is_in_the_audit(url: &str) {
     let by = at("ann", 5);
     r.note(&a, "a secret of the house", &by).unwrap();
     r.tag(&a, "best", true, &by).unwrap();
-    r.set_rules(&Rules { approvals: 2, gates: String::new() }, &by).unwrap();
+    r.set_rules(&Rules { approvals: 2, gates: String::new() }, false, &by).unwrap();
     let (text, head) = r.verified_audit(Some(&kept)).unwrap();
     let events: Vec<String> = text
         .lines()

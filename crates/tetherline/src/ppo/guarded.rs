@@ -71,20 +71,39 @@ impl Judged {
         Self { stats, kept, trials: Vec::new(), measured, batch, fresh, broken, trial_s: 0.0 }
     }
 
-    /// A line for the events per verdict other than to accept.
-    pub(super) fn events(&self, step: u64) -> Vec<Value> {
-        let others = self.trials.iter().filter(|(_, decision)| decision.verdict != Verdict::Accept);
-        let line = |(seen, decision): &(KlObservation, ControlDecision)| {
-            let mut line = json!({"step": step, "event": "verdict", "phase": "trial", "trial": seen.trial,
-                "verdict": decision.verdict, "text": decision.reason.text(), "scale": decision.scale,
-                "lr_factor": decision.lr_factor, "domains": seen.domains});
-            if let Some(broken) = &self.broken {
-                line["cause"] = json!(broken);
-            }
-            line
+    /// A line for the events per verdict on a trial; `in_force` are the coefficients that shaped the batch.
+    pub(super) fn events(&self, in_force: &ControlDecision) -> Vec<Value> {
+        let cause = |decision: &ControlDecision| {
+            self.broken.clone().filter(|_| decision.verdict != Verdict::Accept).unwrap_or_default()
         };
-        others.map(line).collect()
+        let line = |(seen, decision): &(KlObservation, ControlDecision)| {
+            verdict_event(seen, decision, in_force, &cause(decision))
+        };
+        self.trials.iter().map(line).collect()
     }
+}
+
+/// A verdict as a line of `events.jsonl`: what was seen, what was decided and why, with every number of both. `cause` is
+/// what was not finite, if anything was.
+pub(super) fn verdict_event(
+    seen: &KlObservation,
+    decision: &ControlDecision,
+    in_force: &ControlDecision,
+    cause: &str,
+) -> Value {
+    let mut line = json!({"step": seen.step, "event": "verdict", "phase": seen.phase, "verdict": decision.verdict,
+        "text": decision.reason.text(), "code": decision.reason.code().as_str(), "scale": decision.scale,
+        "lr_factor": decision.lr_factor, "beta": in_force.beta, "domains": seen.domains});
+    if let Some(trial) = seen.trial {
+        line["trial"] = json!(trial);
+    }
+    if !seen.metrics.is_empty() {
+        line["metrics"] = json!(seen.metrics);
+    }
+    if !cause.is_empty() {
+        line["cause"] = json!(cause);
+    }
+    line
 }
 
 /// The prompts that updates are measured on.

@@ -1,7 +1,7 @@
 //! The log lines of a step; keys as in `docs/metrics.md`.
 
 use super::Ppo;
-use super::guarded::Judged;
+use super::guarded::{Judged, verdict_event};
 use crate::conversation::Conversations;
 use crate::rows::{mean_written, sum_written};
 use crate::run_dir::RunLogs;
@@ -56,10 +56,14 @@ impl StepOutput {
         records.try_for_each(|record| audit::append(&mut logs.audit, record))
     }
 
-    /// Says on the terminal what the step's events are: a warning where something was undone or is missing.
+    /// Says on the terminal what the step's events are: a warning where something was undone or is missing. That it was
+    /// accepted stands in the step's own line.
     pub(super) fn tell(&self, observer: &mut dyn Observer) {
         for line in &self.events {
             let text = |key: &str| line[key].as_str().unwrap_or_default();
+            if text("verdict") == "accept" {
+                continue;
+            }
             let what = if text("event") == "verdict" { text("verdict") } else { text("event") };
             let message = format!("step {}: {what}: {}", line["step"], text("text"));
             let grave =
@@ -209,24 +213,21 @@ impl Ppo<'_> {
         for f in &fallbacks {
             put(&format!("fallback/{}", f.source), f.rows.len() as f64 / rows as f64);
         }
+        let verdicts = || judged.trials.iter().map(|(_, decision)| decision.verdict);
+        let mut all = std::iter::once(self.decision.verdict).chain(verdicts());
+        put("control/accepted", f64::from(u8::from(all.all(|verdict| verdict == Verdict::Accept))));
         let mut line = serde_json::Map::new();
         line.insert("step".into(), step.into());
         line.insert("episode".into(), self.episodes.into());
         line.extend(m.iter().map(|(k, v)| (k.clone(), json!(v))));
         let mut control = vec![json!(observation), json!(self.decision)];
         control.extend(judged.trials.iter().flat_map(|(seen, decision)| [json!(seen), json!(decision)]));
-        let mut events = if self.decision.verdict == Verdict::Accept {
-            Vec::new()
-        } else {
-            vec![json!({"step": step, "event": "verdict", "verdict": self.decision.verdict,
-                "text": self.decision.reason.text(), "beta": used.beta})]
-        };
         let broken = broken.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
         let broken: Vec<String> = broken.collect();
-        if let Some(line) = events.first_mut().filter(|_| !broken.is_empty()) {
-            line["cause"] = json!(format!("not finite: {}", broken.join(", ")));
-        }
-        events.extend(judged.events(step));
+        let cause =
+            if broken.is_empty() { String::new() } else { format!("not finite: {}", broken.join(", ")) };
+        let mut events = vec![verdict_event(observation, &self.decision, used, &cause)];
+        events.extend(judged.events(used));
         events.extend(fallbacks.iter().map(|f| {
             let text = format!("{} of {rows} scores of {} are stand-ins: {}", f.rows.len(), f.source, f.why);
             json!({"step": step, "event": "score_fallback", "source": f.source, "rows": f.rows, "text": text})

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use std::path::Path;
 use tetherline::lineage::{Known, Lineage};
 use tetherline_registry::{
-    Actor, Artifact, Edge, Kind, Listed, Registration, Registry, RegistryError, Rules,
+    Actor, Artifact, Edge, Kind, Listed, Registration, Registry, RegistryError, RuleChange, Rules,
 };
 
 /// Where the registry is, unless something says otherwise.
@@ -67,7 +67,17 @@ pub(crate) fn run(command: &PolicyCommand) -> anyhow::Result<()> {
                 },
             };
             if changed {
-                registry.set_rules(&rules, &actor(&a.registry, None)?).map_err(told)?;
+                let by = actor(&a.registry, a.approve_as.as_deref())?;
+                let done = registry.set_rules(&rules, a.approve_as.is_some(), &by).map_err(told)?;
+                if let RuleChange::Waiting { approvers, needed } = done {
+                    return Err(Refused(format!(
+                        "not changed yet: it takes {needed} people, and {} approved so far ({}); another one has to give \
+                         the same command with --approve-as",
+                        approvers.len(),
+                        approvers.join(", ")
+                    ))
+                    .into());
+                }
             }
             let gates =
                 if rules.gates.is_empty() { "any".to_owned() } else { format!("SHA-256 {}", rules.gates) };

@@ -2,7 +2,7 @@
 
 use super::{actor, called, digits, find, told};
 use crate::cli::{PromoteArgs, RollbackArgs};
-use crate::commands::gate::show;
+use crate::commands::gate::{show, timing};
 use crate::exit_codes::{Refused, UsageError};
 use crate::output;
 use serde_json::json;
@@ -17,7 +17,8 @@ pub(super) fn promote(registry: &mut Registry, args: &PromoteArgs) -> anyhow::Re
     expect_unchanged(&policy.artifact)?;
     let now = registry.list().map_err(told)?;
     let now = now.into_iter().find(|p| p.line == policy.line && p.stage == Stage::Production);
-    let mut options = GateOptions { gates: args.gates.clone(), ..GateOptions::default() };
+    let timing = Some(timing(&args.timing));
+    let mut options = GateOptions { gates: args.gates.clone(), timing, ..GateOptions::default() };
     // A policy without a run has only what a file says of it.
     (options.candidate, options.metrics) = match (run_of(&policy.artifact), &args.metrics) {
         (Some(run), metrics) => (run, metrics.clone()),
