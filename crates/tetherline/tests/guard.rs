@@ -184,8 +184,8 @@ fn every_verdict_is_an_event_with_what_it_was_made_on() {
         assert!(event["beta"].is_object(), "{event}");
     }
     let accepted = run.metric("control/accepted");
-    assert_eq!((accepted[2], accepted[3]), (1.0, 0.0), "{accepted:?}");
-    let report = std::fs::read_to_string(run.0.join("report.html")).unwrap();
+    assert_eq!((accepted[1], accepted[3]), (1.0, 0.0), "{accepted:?}");
+    let report = std::fs::read_to_string(tetherline::report::write(&run.0).unwrap()).unwrap();
     assert!(report.contains("<td>trial 1</td><td>accept</td>"), "an accepted trial stands in the report");
 }
 
