@@ -18,7 +18,7 @@ use tetherline_ppo::{
 };
 
 const LENGTHS: [usize; 4] = [9, 6, 8, 2];
-const TOL: f64 = 2e-5;
+const TOL: f64 = 1e-5;
 
 struct Update {
     config: Value,

@@ -20,8 +20,8 @@ pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// |got − want| ≤ tol · max(1, |want|).
+/// |got − want| ≤ tol · max(0.1, |want|): relative, but for numbers near zero, which are differences of larger ones.
 #[track_caller]
 pub(crate) fn close(got: f64, want: f64, tol: f64, what: &str) {
-    assert!((got - want).abs() <= tol * want.abs().max(1.0), "{what}: got {got}, golden {want}, tol {tol}");
+    assert!((got - want).abs() <= tol * want.abs().max(0.1), "{what}: got {got}, golden {want}, tol {tol}");
 }

@@ -1,6 +1,5 @@
-//! A whole update of TRL's `PPOTrainer` (1.12) from the weights of policy, reference and value model: log-probs, values,
-//! shaping of the scores that TRL had, GAE, three epochs of AdamW; the weights after it are TRL's
-//! (`golden/trl_ppo_update` of the oracle).
+//! A whole update of TRL's `PPOTrainer` (1.12) from the weights of policy, reference, value and reward model: log-probs, values
+//! and scores, their shaping, GAE, three epochs of AdamW; the weights after it are TRL's (`golden/trl_ppo_update` of the oracle).
 
 use super::POLICY_HEADS;
 use super::loss::{Part, PpoLoss};
@@ -16,6 +15,11 @@ use tetherline_ppo::{MinibatchTotals, PpoConfig, advantages, score_rollout};
 
 /// Tokens of each response, EOS included; the first was cut off.
 const LENGTHS: [usize; 4] = [9, 6, 8, 2];
+
+/// The row whose prompt stood before each response when the reward model read it. The trainer joins the responses with the
+/// prompts of its loader, which shuffles, and the golden's responses were preset, in an order of their own; policy, reference and
+/// value model read the preset prompts.
+const PROMPT_OF_THE_SCORE: [usize; 4] = [2, 1, 3, 0];
 
 /// TRL divides by T + 1e-7.
 const TEMPERATURE: f32 = 0.7;
@@ -68,6 +72,15 @@ fn rollout(golden: &serde_json::Value) -> Rollout {
     Rollout { prompts, responses, stop, temperature: TEMPERATURE, ..Rollout::default() }
 }
 
+/// What the reward model says of prompts and responses as the trainer joined them.
+fn scores(model: &Model, engine: &Engine, rollout: &Rollout) -> Vec<f32> {
+    let prompts = PROMPT_OF_THE_SCORE.iter().map(|&i| rollout.prompts.tokens.row(i));
+    let read: Vec<Vec<u32>> = prompts.zip(rollout.responses.rows()).map(|(p, r)| [p, r].concat()).collect();
+    let last = |t: &Vec<u32>| t.len() - 1..t.len();
+    let rows: Vec<Row<'_>> = read.iter().map(|t| Row { tokens: t, lm: 0..0, scalar: last(t) }).collect();
+    model.forward(engine, &rows, 1.0).unwrap().iter().map(|r| r.scalars[0]).collect()
+}
+
 /// A unit of each row.
 fn units<'t>(rows: &[Row<'t>]) -> Vec<Vec<Row<'t>>> {
     rows.iter().map(|r| vec![r.clone()]).collect()
@@ -117,7 +130,15 @@ fn the_weights_after_an_update_of_trl() {
         vf_coef: number("vf_coef"),
         ..PpoConfig::trl_parity()
     };
-    let parts = vec![NamedScore { name: "reward_model".into(), values: floats(&tensors, "scores") }];
+    let values = floats(&tensors, "scores");
+    for (i, (got, want)) in
+        scores(&load("reward", VALUE_HEADS), &engine, &rollout).iter().zip(&values).enumerate()
+    {
+        assert!((got - want).abs() < 1e-5 * want.abs(), "score of row {i}: {got}, TRL's is {want}");
+    }
+    // On with TRL's own: the first steps of Adam have the sign of gradients that are nearly zero, so that the last bits of a score
+    // move weights by 1e-4.
+    let parts = vec![NamedScore { name: "reward_model".into(), values }];
     let scored = score_rollout(rollout, parts, config.missing_eos_penalty).unwrap();
     let adv = advantages(&scored, &[number("kl_coef"); 4], &config).unwrap();
     let away = far(&adv.advantages, &floats(&tensors, "advantages_whitened"));
