@@ -343,6 +343,11 @@ fn score(recipe: &Recipe) -> String {
         };
         parts.push(format!("{factor}rule.{}{norm}", rule.name()));
     }
+    if let Some(environment) = &recipe.environment {
+        let factor =
+            if environment.weight == 1.0 { String::new() } else { format!("{}·", num(environment.weight)) };
+        parts.push(format!("{factor}environment (rewards of all turns)"));
+    }
     if parts.is_empty() {
         "nothing: the recipe has no reward model and no rule".to_owned()
     } else {
@@ -421,6 +426,14 @@ fn steps(out: &mut Text, recipe: &Recipe) {
             ppo.batch_size, recipe.sampling.max_new_tokens, ppo.samples_per_prompt
         ),
     );
+    if let Some(environment) = &recipe.environment {
+        let text = format!(
+            "each the first of up to {} turns, in all at most {} tokens with what the environment says, which is masked: no loss, \
+             no KL, skipped by the advantages",
+            environment.max_turns, environment.max_tokens
+        );
+        out.row("", &text);
+    }
     let clip =
         ppo.max_grad_norm.map_or("no clipping".to_owned(), |x| format!("gradients clipped at {}", num(x)));
     let schedule = match ppo.lr_schedule {
@@ -513,6 +526,14 @@ mod tests {
             (
                 &[("ppo.overlong", "{ buffer = 16, penalty = 1 }")],
                 "less up to 1 over the last 16 of 96 tokens",
+            ),
+            (
+                &[("environment", "{ argv = ['ask'], max_turns = 3, max_tokens = 500, weight = 0.5 }")],
+                "+ 0.5·environment (rewards of all turns)",
+            ),
+            (
+                &[("environment", "{ argv = ['ask'], max_turns = 3, max_tokens = 500 }")],
+                "each the first of up to 3 turns, in all at most 500 tokens",
             ),
             (&[("ppo.kl_in", "reward_and_loss")], "pays β·KL twice"),
             (&[("ppo.rollout_correction", "{ token = 2 }")], "v_t·max("),
