@@ -213,7 +213,7 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// A causal model (gives logprobs) or a reward model (gives score)
+    /// A causal model (gives logprobs), a reward model or an encoder (give score)
     #[arg(long, value_name = "DIR")]
     pub(crate) model: String,
     /// A second causal model: also gives ref_logprobs, kl_k1 and kl_exact

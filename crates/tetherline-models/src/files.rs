@@ -216,6 +216,15 @@ impl ModelFiles {
             problem: format!("not valid JSON: {e}"),
         })
     }
+
+    /// Whether `config.json` names a classifier of the BERT family, which is an [`Encoder`](crate::Encoder) and no decoder.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn is_encoder(&self) -> Result<bool> {
+        let config = self.json("config.json")?.unwrap_or_default();
+        Ok(config["architectures"][0].as_str().is_some_and(crate::config::is_encoder))
+    }
 }
 
 /// The path of a file of `dir`. Names come from index files, which are not trusted.

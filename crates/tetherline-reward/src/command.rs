@@ -10,12 +10,13 @@
 //! skipped. It must exit with status 0. What it writes to standard error is quoted when it fails.
 //!
 //! Where the recipe says what stands in for a missing score (`on_failure`), the lines that were written before the program
-//! failed or its time was up still count, in order.
+//! failed or its time was up still count, in order. With `sample_timeout_s` a sample that it stalls or ends at costs its own score
+//! alone: the program is started anew for those behind it.
 //!
 //! How it is run: `process.rs`.
 
-use crate::process::Process;
-use crate::source::{Answers, Settled, is_usable, part, shorten};
+use crate::process::{Process, Replies};
+use crate::source::{Answers, Settled, is_usable, part};
 use crate::{CommandConfig, RewardError};
 use serde::{Deserialize, Serialize};
 use tetherline_core::{BoxError, Fallback, NamedScore, Score, TextSample};
@@ -68,16 +69,12 @@ impl CommandRule {
     /// # Errors
     /// [`RewardError::Command`], which says what the program did.
     pub fn run(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<f64>, RewardError> {
-        if samples.is_empty() {
-            return Ok(Vec::new());
-        }
         let requests: Vec<Request<'_>> = samples
             .iter()
             .map(|s| Request { prompt: s.prompt, response: s.response, domain: s.domain })
             .collect();
-        let mut answers = self.answers(&requests)?;
-        answers.scores.resize(samples.len(), None);
-        self.settled.settle(&self.config.name, self.config.on_failure, answers)
+        let Replies { rows, why } = self.replies(&requests)?;
+        self.settled.settle(&self.config.name, self.config.on_failure, Answers { scores: rows, why })
     }
 
     /// The numbers that the program answers to these rows, one JSON object a line: what [`CommandRule::run`] does with
@@ -86,47 +83,21 @@ impl CommandRule {
     /// # Errors
     /// As [`CommandRule::run`].
     pub fn ask<T: Serialize>(&self, rows: &[T]) -> Result<Vec<f64>, RewardError> {
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let Answers { scores, why } = self.answers(rows)?;
+        let Replies { rows, why } = self.replies(rows)?;
         match why {
             Some(why) => Err(why),
-            None => Ok(scores.into_iter().flatten().collect()),
+            None => Ok(rows.into_iter().flatten().collect()),
         }
     }
 
-    /// The scores that came, and why no more did.
-    fn answers<T: Serialize>(&self, rows: &[T]) -> Result<Answers, RewardError> {
-        let process = self.process();
-        let exchange = process.exchange(process.lines(rows)?)?;
-        let fail = |problem: String| process.error(problem, exchange.stderr());
-        let (replies, mut why) = exchange.replies(&process);
-        let mut scores = Vec::with_capacity(rows.len());
-        for (line, reply) in &replies {
-            let at = format!("wrote `{}` on line {line}", shorten(reply, 80));
-            let score = match parse_reply(reply) {
-                None => Err(format!("{at}, expected a number or {{\"score\": NUMBER}}")),
-                Some(x) if !is_usable(x, self.config.weight) => Err(format!("{at}: the score is not finite")),
-                Some(x) => Ok(x),
-            };
-            scores.push(score.as_ref().ok().copied());
-            why = why.or(score.err().map(fail));
-        }
-        let (got, expected) = (scores.len(), rows.len());
-        if got > expected {
-            // Which line belongs to which sample cannot be told.
-            scores.clear();
-        }
-        if got != expected {
-            let problem = format!("wrote {got} scores for {expected} samples; one line each is expected");
-            why = why.or_else(|| Some(fail(problem)));
-        }
-        Ok(Answers { scores, why })
-    }
-
-    fn process(&self) -> Process<'_> {
-        Process { name: &self.config.name, argv: &self.config.argv, timeout_s: self.config.timeout_s }
+    fn replies<T: Serialize>(&self, rows: &[T]) -> Result<Replies<f64>, RewardError> {
+        let CommandConfig { name, argv, timeout_s, sample_timeout_s, .. } = &self.config;
+        let process = Process { name, argv, timeout_s: *timeout_s, sample_timeout_s: *sample_timeout_s };
+        process.ask(rows, |line| match parse_reply(line) {
+            None => Err("expected a number or {\"score\": NUMBER}".to_owned()),
+            Some(x) if !is_usable(x, self.config.weight) => Err("the score is not finite".to_owned()),
+            Some(x) => Ok(x),
+        })
     }
 }
 
@@ -150,7 +121,14 @@ mod tests {
     fn rule(script: &str, timeout_s: f64) -> CommandRule {
         let argv = ["sh", "-c", script].map(String::from).to_vec();
         let on_failure = crate::OnFailure::Stop;
-        CommandRule::new(CommandConfig { name: "judge".into(), weight: 2.0, argv, timeout_s, on_failure })
+        CommandRule::new(CommandConfig {
+            name: "judge".into(),
+            weight: 2.0,
+            argv,
+            timeout_s,
+            sample_timeout_s: None,
+            on_failure,
+        })
     }
 
     fn sample(response: &str) -> TextSample<'_> {
@@ -198,8 +176,8 @@ mod tests {
         let cases = [
             ("cat >/dev/null; echo broken model >&2; exit 3", "exit status: 3"),
             ("cat >/dev/null; echo broken model >&2; exit 3", "; it wrote: broken model"),
-            ("cat >/dev/null; echo '{\"score\": 1}'", "wrote 1 scores for 2 samples"),
-            ("cat >/dev/null; echo '{\"score\": 1}'; echo oops", "wrote `oops` on line 2, expected"),
+            ("cat >/dev/null; echo '{\"score\": 1}'", "wrote 1 lines for 2 samples"),
+            ("cat >/dev/null; echo '{\"score\": 1}'; echo oops", "wrote `oops` on line 2: expected"),
             ("cat >/dev/null; echo '{\"score\": NaN}'", "the score is not finite"),
             ("cat >/dev/null; echo '{\"score\": null}'", "the score is not finite"),
             ("cat >/dev/null; echo NaN", "the score is not finite"),
@@ -246,5 +224,35 @@ mod tests {
         let mut never = rule("exit 1", 5.0);
         never.config.on_failure = crate::OnFailure::Score(0.0);
         assert!(never.run(&samples).unwrap_err().to_string().contains("failed: exit status: 1"));
+    }
+    /// One sample that is never answered, and one at which the program dies, cost themselves and their time; what was started
+    /// for them is gone.
+    #[test]
+    fn a_slow_sample_costs_its_own_time_and_score() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!(
+            r#"echo $$ >>{}; while read -r l; do case "$l" in *'"slow"'*) sleep 60;; *'"dead"'*) exit 3;; *) echo 1.5;; esac; done"#,
+            file.path().display()
+        );
+        let mut rule = rule(&script, 60.0);
+        rule.config.sample_timeout_s = Some(0.5);
+        let samples = ["a", "slow", "b", "dead", "c", "slow", "slow", "d"].map(sample);
+        let start = Instant::now();
+        let error = rule.run(&samples).unwrap_err().to_string();
+        assert!(error.contains("wrote no line for 0.5 s (sample_timeout_s)"), "{error}");
+        rule.config.on_failure = crate::OnFailure::Score(-9.0);
+        assert_eq!(rule.run(&samples).unwrap(), [1.5, -9.0, 1.5, -9.0, 1.5, -9.0, -9.0, 1.5]);
+        assert_eq!(rule.fallbacks()[0].rows, [1, 3, 5, 6]);
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+        // Five starts a call; none of them lives on.
+        let started = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(started.lines().count(), 10);
+        let lives = |pid: &str| std::path::Path::new("/proc").join(pid).is_dir();
+        assert!(!started.lines().any(lives), "{started}");
+
+        // Whoever does not answer at all is not started for every sample.
+        std::fs::write(file.path(), "").unwrap();
+        assert_eq!(rule.run(&["slow"; 8].map(sample)).unwrap(), [-9.0; 8]);
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap().lines().count(), 3);
     }
 }

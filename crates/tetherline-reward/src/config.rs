@@ -137,6 +137,13 @@ pub(crate) fn positive(field: &str, value: f64) -> Result<(), FieldError> {
     need(value.is_finite() && value > 0.0, field, &value, "a number above 0")
 }
 
+/// `sample_timeout_s`, where it is given, beside a `timeout_s` that is valid.
+pub(crate) fn sample_seconds(each: Option<f64>, all: f64) -> Result<(), FieldError> {
+    let Some(each) = each else { return Ok(()) };
+    positive("sample_timeout_s", each)?;
+    need(each <= all, "sample_timeout_s", &each, &format!("at most timeout_s = {all}"))
+}
+
 pub(crate) fn not_negative(field: &str, value: f64) -> Result<(), FieldError> {
     need(value.is_finite() && value >= 0.0, field, &value, "0 or above")
 }

@@ -59,6 +59,11 @@ fn one() -> f64 {
 }
 
 impl EncoderConfig {
+    /// The defaults, for a model.
+    pub fn of_model(model: String) -> Self {
+        Self { name: encoder_name(), weight: one(), model, label: None, output: None, pair: false }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), FieldError> {
         need(!self.model.is_empty(), "model", &"\"\"", "a directory or a hub id")
     }

@@ -19,9 +19,8 @@
 //! (`max_turns` is reached, or the policy's turn was cut off): a `text` is then not used. The program keeps nothing from turn
 //! to turn: all it needs is in the line.
 
-use crate::config::{at_least_one, need, positive};
-use crate::process::Process;
-use crate::source::shorten;
+use crate::config::{at_least_one, need, positive, sample_seconds};
+use crate::process::{Process, Replies};
 use crate::{OnFailure, RewardError};
 use serde::{Deserialize, Serialize};
 use tetherline_core::{Fallback, FieldError, Message};
@@ -38,6 +37,10 @@ pub struct EnvironmentConfig {
     /// Seconds that it may take for all open conversations of a turn.
     #[serde(default = "minute")]
     pub timeout_s: f64,
+    /// Seconds that it may take for each of them, from one line to the next; absent: `timeout_s` alone. A conversation that it
+    /// takes longer for is left without an answer, and it is started anew for those behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_timeout_s: Option<f64>,
     /// What a conversation without an answer gets: the run stops, or it ends with this (unweighted) reward.
     #[serde(default)]
     pub on_failure: OnFailure,
@@ -77,6 +80,7 @@ impl EnvironmentConfig {
         need(program, "argv", &format!("{:?}", self.argv), "a program and its arguments")?;
         positive("timeout_s", self.timeout_s)?;
         need(self.timeout_s <= 86400.0, "timeout_s", &self.timeout_s, "at most 86400")?;
+        sample_seconds(self.sample_timeout_s, self.timeout_s)?;
         if let OnFailure::Score(x) = self.on_failure {
             need(x.is_finite(), "on_failure.score", &x, "finite")?;
         }
@@ -168,38 +172,17 @@ impl Environment {
         &mut self,
         open: &[OpenConversation<'_>],
     ) -> Result<(Vec<Reply>, Option<Fallback>), RewardError> {
-        let c = &self.config;
-        let process = Process { name: ENVIRONMENT, argv: &c.argv, timeout_s: c.timeout_s };
-        let exchange = process.exchange(process.lines(open)?)?;
-        let fail = |problem: String| process.error(problem, exchange.stderr());
-        let (lines, mut why) = exchange.replies(&process);
-        let mut replies: Vec<Option<Reply>> = Vec::with_capacity(open.len());
-        for (number, line) in &lines {
-            let reply = parse(line);
-            if let Err(problem) = &reply {
-                let text = format!("wrote `{}` on line {number}: {problem}", shorten(line, 80));
-                why = why.or_else(|| Some(fail(text)));
-            }
-            replies.push(reply.ok());
-        }
-        let (got, expected) = (replies.len(), open.len());
-        if got != expected {
-            let problem =
-                format!("wrote {got} replies to {expected} conversations; one line each is expected");
-            why = why.or_else(|| Some(fail(problem)));
-        }
-        if got > expected {
-            // Which line belongs to which conversation cannot be told.
-            replies.clear();
-        }
-        replies.resize(expected, None);
+        let EnvironmentConfig { argv, timeout_s, sample_timeout_s, .. } = &self.config;
+        let (timeout_s, sample_timeout_s) = (*timeout_s, *sample_timeout_s);
+        let process = Process { name: ENVIRONMENT, argv, timeout_s, sample_timeout_s };
+        let Replies { rows: replies, why } = process.ask(open, parse)?;
         self.answered |= replies.iter().any(Option::is_some);
         let Some(why) = why else { return Ok((replies.into_iter().flatten().collect(), None)) };
         let stand_in = match self.config.on_failure {
             OnFailure::Score(x) if self.answered => Reply { text: None, reward: x },
             _ => return Err(why),
         };
-        let rows: Vec<usize> = (0..expected).filter(|&i| replies[i].is_none()).collect();
+        let rows: Vec<usize> = (0..replies.len()).filter(|&i| replies[i].is_none()).collect();
         let fallback = Fallback { source: ENVIRONMENT.to_owned(), rows, why: why.to_string() };
         let replies = replies.into_iter().map(|r| r.unwrap_or_else(|| stand_in.clone())).collect();
         Ok((replies, Some(fallback).filter(|f| !f.rows.is_empty())))
@@ -244,6 +227,13 @@ mod tests {
         let (replies, fallback) = environment(cut, "on_failure = { score = -1.0 }").ask(&two).unwrap();
         assert_eq!(replies[1], Reply { text: None, reward: -1.0 });
         assert_eq!(fallback.unwrap().rows, [1]);
+        // A conversation that it hangs at costs itself alone.
+        let hangs = r#"while read -r l; do case "$l" in *'"turn":1'*) sleep 30;; *) echo '{"done": true}';; esac; done"#;
+        let more = "sample_timeout_s = 0.4\non_failure = { score = -1.0 }";
+        let three = [open(&turns, 2), open(&turns, 1), open(&turns, 2)];
+        let (replies, fallback) = environment(hangs, more).ask(&three).unwrap();
+        assert_eq!(replies.iter().map(|r| r.reward).collect::<Vec<_>>(), [0.0, -1.0, 0.0]);
+        assert_eq!(fallback.unwrap().rows, [1]);
         // Whoever never answered is a mistake in the recipe.
         assert!(environment("exit 0", "on_failure = { score = -1.0 }").ask(&two).is_err());
     }
@@ -266,6 +256,7 @@ mod tests {
             ("argv = ['a']\nmax_tokens = 9\nmax_turns = 0", "max_turns"),
             ("argv = ['a']\nmax_tokens = 9\nrole = 'assistant'", "role"),
             ("argv = ['a']\nmax_tokens = 9\ntimeout_s = 0", "timeout_s"),
+            ("argv = ['a']\nmax_tokens = 9\nsample_timeout_s = 61", "sample_timeout_s"),
         ] {
             assert_eq!(
                 toml::from_str::<EnvironmentConfig>(text).unwrap().validate().unwrap_err().field,

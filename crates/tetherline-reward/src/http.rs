@@ -14,8 +14,9 @@
 //! `query` and `prompts` of `openrlhf` hold the rendered conversation, special tokens included.
 //!
 //! A request that could not be sent, timed out, or got a status of 429 or 5xx is tried again, after 0.1 s, 0.2 s, 0.4 s, …
-//! Once a request has failed for good, the rest of that call's samples are not asked for: a dead server costs a step one
-//! round of attempts, not one per request.
+//! A request that failed for good costs its own samples; the next one is sent once. After [`DEAD`] such requests in a row the rest
+//! of that call's samples are not asked for: a dead server costs a step a few attempts, not some per request. With `batch = 1`
+//! `timeout_s` is that of a sample.
 
 use crate::source::{Answers, Settled, is_usable, part, shorten};
 use crate::{HttpConfig, Protocol, RewardError};
@@ -25,6 +26,9 @@ use tetherline_core::{BoxError, Fallback, NamedScore, Score, TextSample};
 /// Most of an answer that is read, bytes.
 #[cfg(feature = "http")]
 const MOST: u64 = 64 << 20;
+
+/// Requests in a row that failed for good, after which a server counts as dead for the rest of a call.
+const DEAD: usize = 3;
 
 /// An HTTP rule.
 #[derive(Debug)]
@@ -73,14 +77,16 @@ impl HttpRule {
     /// # Errors
     /// [`RewardError::Source`], which says what the server did.
     pub fn run(&mut self, samples: &[TextSample<'_>]) -> Result<Vec<f64>, RewardError> {
-        let (mut answers, mut dead) = (Answers::default(), false);
+        let (mut answers, mut failed) = (Answers::default(), 0);
         for chunk in samples.chunks(self.config.batch) {
-            if dead {
+            if failed == DEAD {
                 answers.scores.resize(samples.len(), None);
                 break;
             }
-            let (scores, why) = match self.ask(chunk) {
+            let retries = if failed == 0 { self.config.retries } else { 0 };
+            let (scores, why) = match self.ask(chunk, retries) {
                 Ok(scores) => {
+                    failed = 0;
                     let usable = |x: &Option<f64>| x.filter(|x| is_usable(*x, self.config.weight));
                     let scores: Vec<Option<f64>> = scores.iter().map(usable).collect();
                     let missing = scores.iter().position(Option::is_none);
@@ -88,7 +94,7 @@ impl HttpRule {
                     (scores, missing.map(problem))
                 }
                 Err(problem) => {
-                    dead = true;
+                    failed += 1;
                     (vec![None; chunk.len()], Some(problem))
                 }
             };
@@ -99,7 +105,7 @@ impl HttpRule {
     }
 
     /// One request, with further attempts.
-    fn ask(&self, samples: &[TextSample<'_>]) -> Result<Vec<Option<f64>>, String> {
+    fn ask(&self, samples: &[TextSample<'_>], retries: u32) -> Result<Vec<Option<f64>>, String> {
         let body = body(self.config.protocol, samples).to_string();
         let mut attempt = 0;
         loop {
@@ -107,7 +113,7 @@ impl HttpRule {
                 Ok(text) => return parse(&text, samples.len()),
                 Err(failed) => failed,
             };
-            if !failed.again || attempt == self.config.retries {
+            if !failed.again || attempt == retries {
                 let attempts =
                     if attempt == 0 { String::new() } else { format!(" ({} attempts)", attempt + 1) };
                 return Err(format!("{}{attempts}", failed.problem));

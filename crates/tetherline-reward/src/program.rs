@@ -198,6 +198,36 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
     }
 
+    /// What a tight limit ends a wide one lets pass: it is the limit that ends it, and no other.
+    #[test]
+    fn each_limit_is_its_own() {
+        let Some(mut wide) = rule("timeout_s = 120\ncpu_s = 100\nmemory_mb = 1024") else { return };
+        let memory = "x=$(head -c 50000000 /dev/zero | tr '\\0' x); [ ${#x} = 50000000 ] || exit 1";
+        let cpu = "i=0; while [ $i -lt 2000000 ]; do i=$((i+1)); done";
+        let [memory, cpu] = [memory, cpu].map(|program| sample(program, "true"));
+        assert_eq!(wide.run(&[memory, cpu]).unwrap(), [1.0, 1.0]);
+        let with =
+            |more: &str, program| rule(more).map(|mut r| r.run(&[program]).unwrap()).unwrap_or_default();
+        assert_eq!(with("timeout_s = 120\ncpu_s = 100\nmemory_mb = 64", memory), [0.0]);
+        assert_eq!(with("timeout_s = 120\ncpu_s = 1\nmemory_mb = 1024", cpu), [0.0]);
+    }
+
+    /// A server of this machine that anyone outside reaches.
+    #[test]
+    fn there_is_no_network() {
+        let Some(mut rule) = rule("timeout_s = 60") else { return };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
+        let outside = std::process::Command::new("bash").args(["-c", &connect]).status();
+        if !outside.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: no bash that connects");
+            return;
+        }
+        let inside = format!("bash -c '{connect}' || exit 1");
+        assert_eq!(rule.run(&[sample(&inside, "true"), sample("bash -c true", "true")]).unwrap(), [0.0, 1.0]);
+    }
+
     #[test]
     fn a_sandbox_that_cannot_be_set_up_is_a_failure_of_the_source() {
         let Some(mut rule) = rule("on_failure = { score = -1.0 }") else { return };

@@ -14,7 +14,7 @@
 //! ```
 
 use crate::EncoderConfig;
-use crate::config::{at_least_one, need, positive};
+use crate::config::{at_least_one, need, positive, sample_seconds};
 use serde::{Deserialize, Serialize};
 use tetherline_core::FieldError;
 
@@ -135,6 +135,10 @@ pub struct CommandConfig {
     /// Seconds a batch may take.
     #[serde(default = "minute")]
     pub timeout_s: f64,
+    /// Seconds a sample may take, from one line to the next (the first with what starting takes); absent: `timeout_s` alone.
+    /// For programs that answer line by line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_timeout_s: Option<f64>,
     /// What a sample without a score gets.
     #[serde(default)]
     pub on_failure: OnFailure,
@@ -392,7 +396,8 @@ impl RuleConfig {
             Self::Command(c) => {
                 program(&c.argv)?;
                 c.on_failure.validate()?;
-                seconds("timeout_s", c.timeout_s)
+                seconds("timeout_s", c.timeout_s)?;
+                sample_seconds(c.sample_timeout_s, c.timeout_s)
             }
             Self::Http(c) => {
                 let good = ["http://", "https://"].iter().any(|scheme| {

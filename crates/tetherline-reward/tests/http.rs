@@ -149,6 +149,19 @@ fn no_server_freezes_a_run() {
     }
 }
 
+/// With one sample a request, a slow one costs itself; a server that has died is given up after three of them.
+#[test]
+fn a_slow_sample_costs_its_own_score() {
+    let stall = Act::Stall(Duration::from_secs(60));
+    let more = format!("batch = 1\ntimeout_s = 0.3\nretries = 0\n{STAND_IN}");
+    let (url, _) =
+        serve(vec![say("[1]"), stall.clone(), say("[3]"), stall.clone(), stall.clone(), say("[6]")]);
+    assert_eq!(rule(&url, &more).run(&samples(6)).unwrap(), [1.0, -1.0, 3.0, -1.0, -1.0, 6.0]);
+    let (url, bodies) = serve(vec![say("[1]"), stall]);
+    assert_eq!(rule(&url, &more).run(&samples(9)).unwrap()[..2], [1.0, -1.0]);
+    assert_eq!(bodies.lock().unwrap().len(), 1 + 3);
+}
+
 #[test]
 fn single_scores_that_are_no_numbers_are_replaced() {
     let (url, _) = serve(vec![say("{\"rewards\": [1, NaN, 1e300]}")]);

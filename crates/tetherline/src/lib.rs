@@ -33,6 +33,7 @@ pub mod pipeline;
 mod plan;
 pub mod ppo;
 mod python_json;
+pub mod rater;
 pub mod recipe;
 pub mod replay;
 pub mod report;

@@ -362,7 +362,7 @@ impl Run<'_> {
         }
         self.normalise(&mut scorer, (&start, &codec), observer)?;
         let measured = self.recipe.reward.normalize.iter().any(|name| name == "reward_model");
-        if !measured && scorer.models_mut().any(|rm| rm.norms.contains(&RewardNorm::IDENTITY)) {
+        if !measured && scorer.is_raw() {
             observer.on_event(&Event::Note(
                 "the reward model's scores are not normalised (it has no reward_norm.json): β counts in its units",
             ));

@@ -3,6 +3,7 @@
 use crate::codec::Codec;
 use crate::fit::Fit;
 use crate::ppo::POLICY_HEADS;
+use crate::rater::EncoderModel;
 use crate::scoring::RewardModel;
 use crate::train::Example;
 use crate::{Error, sources};
@@ -12,13 +13,13 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tetherline_core::{Event, Metrics, Observer, Stage};
 use tetherline_data::{ReadOptions, ScoreInput, ScoreRow, Text, read_scores};
-use tetherline_models::{Device, Engine, Model, ModelConfig};
+use tetherline_models::{Device, Engine, Model, ModelConfig, ModelFiles};
 use tetherline_reward::EnsembleConfig;
 
 /// What to score, with which models, into which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScoreOptions {
-    /// A causal model (log-probs) or a reward model (`score`): `"frontdesk"`, a directory, or a hub id.
+    /// A causal model (log-probs), a reward model or a frozen encoder (`score`): `"frontdesk"`, a directory, or a hub id.
     pub model: String,
     /// A second causal model, to measure KL to.
     pub reference: Option<String>,
@@ -50,7 +51,8 @@ pub struct ScoreSummary {
 }
 
 /// Scores responses and writes one row each: `logprobs` (nats, one per response token), with a reference
-/// also `ref_logprobs`, `kl_k1` and `kl_exact` (nats per token); with a reward model `score`.
+/// also `ref_logprobs`, `kl_k1` and `kl_exact` (nats per token); with a reward model `score`; with an encoder `logits` by label and,
+/// where it is clear which of them is meant, `score` ([`crate::rater`]).
 ///
 /// # Errors
 /// [`Error::Input`] where the device, a model or the data cannot be used, [`Error::Io`] where the file cannot be
@@ -59,6 +61,9 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
     let engine = crate::pipeline::engine(options.device, options.threads)?;
     let files = sources::open_model(&options.model)?;
     let what = || format!("the model {}", options.model);
+    if files.is_encoder().map_err(|e| Error::input(what(), e))? {
+        return score_by_encoder(options, &files, observer);
+    }
     let config = ModelConfig::load(&files).map_err(|e| Error::input(what(), e))?;
     let read = ReadOptions { skip_bad_lines: options.skip_bad_lines };
     let file = options.data.display().to_string();
@@ -118,6 +123,57 @@ pub fn score(options: &ScoreOptions, observer: &mut dyn Observer) -> Result<Scor
     observer.on_event(&Event::StageFinished { stage: Stage::Score });
     let skipped = fit.skipped();
     Ok(ScoreSummary { rows: loaded.rows.len() - skipped, tokens, skipped: loaded.skipped.len() + skipped })
+}
+
+/// The same with a frozen encoder, which reads text.
+fn score_by_encoder(
+    options: &ScoreOptions,
+    files: &ModelFiles,
+    observer: &mut dyn Observer,
+) -> Result<ScoreSummary, Error> {
+    if options.reference.is_some() {
+        let problem = "an encoder gives scores and has no reference; leave --reference out";
+        return Err(Error::input(format!("the model {}", options.model), problem));
+    }
+    let encoder = EncoderModel::load(files)?;
+    let read = ReadOptions { skip_bad_lines: options.skip_bad_lines };
+    let file = options.data.display().to_string();
+    let loaded = read_scores(&options.data, &read).map_err(|e| Error::input(file.clone(), e))?;
+    let total = loaded.rows.len() as u64;
+    let mut out = Output::create(&options.out, &options.data)?;
+    let mut fit = Fit::new(&file, usize::MAX, "an encoder cuts what is longer", options.skip_bad_lines);
+    observer.on_event(&Event::StageStarted { stage: Stage::Score, done: 0, total });
+    let mut done = 0;
+    for rows in loaded.rows.chunks(options.batch_size.max(1)) {
+        let mut texts = Vec::with_capacity(rows.len());
+        for row in rows {
+            match &row.input {
+                ScoreInput::Text { prompt, response } => texts.push((prompt.last_text(), response.as_str())),
+                ScoreInput::Tokens { .. } => {
+                    fit.refuse(
+                        row.line,
+                        "an encoder reads text with its own tokenizer, and here are `input_ids`",
+                    )?;
+                }
+            }
+        }
+        for logits in encoder.logits(&texts)? {
+            let by_label: Metrics =
+                encoder.labels().iter().cloned().zip(logits.iter().map(|&z| f64::from(z))).collect();
+            let mut line = json!({"logits": by_label});
+            if let (Some(score), Some(raw)) = (encoder.score(&logits), encoder.raw(&logits)) {
+                line["score"] = json!(score);
+                line["raw_score"] = json!(raw);
+            }
+            writeln!(out, "{line}").map_err(|e| out.error(e))?;
+        }
+        done += rows.len() as u64;
+        observer.on_event(&Event::Step { stage: Stage::Score, step: done, total, metrics: &Metrics::new() });
+    }
+    out.finish()?;
+    observer.on_event(&Event::StageFinished { stage: Stage::Score });
+    let skipped = fit.skipped();
+    Ok(ScoreSummary { rows: loaded.rows.len() - skipped, tokens: 0, skipped: loaded.skipped.len() + skipped })
 }
 
 enum Kind {

@@ -2,6 +2,7 @@
 //! the world has one.
 
 use crate::codec::Codec;
+use crate::rater::Rater;
 use crate::recipe::Recipe;
 use crate::score_norms::{self, ScoreNorms};
 use crate::{Error, encoder};
@@ -57,17 +58,7 @@ impl RewardModel {
             return Err(Error::input(what(), problem));
         }
         let codec = Codec::load(files, &model)?;
-        let heads = model.config().scores;
-        let norms = match files.json(NORM_FILE).map_err(|e| Error::input(what(), e))? {
-            Some(json @ serde_json::Value::Array(_)) => serde_json::from_value(json),
-            Some(json) => serde_json::from_value(json).map(|norm| vec![norm]),
-            None => Ok(vec![RewardNorm::IDENTITY; heads]),
-        };
-        let norms = norms.map_err(|e| Error::input(what(), e))?;
-        if norms.len() != heads {
-            let problem = format!("{NORM_FILE} is of {} heads, and it has {heads}", norms.len());
-            return Err(Error::input(what(), problem));
-        }
+        let norms = norms_of(files, model.config().scores)?;
         Ok(Self { model, codec, norms, tokens: RewardTokens::Shared })
     }
 
@@ -98,21 +89,9 @@ impl RewardModel {
         Ok(out.into_iter().map(|r| r.scalars).collect())
     }
 
-    /// Normalised scores of samples, one for each head.
-    pub(crate) fn scores(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<Vec<f32>>, Error> {
-        let raw = self.raw_scores(engine, &self.sequences(samples)?)?;
-        Ok(raw.iter().map(|heads| self.normalised(heads)).collect())
-    }
-
     /// Raw scores of the heads, each on its scale.
     pub(crate) fn normalised(&self, raw: &[f32]) -> Vec<f32> {
         raw.iter().zip(&self.norms).map(|(&x, norm)| norm.apply(x)).collect()
-    }
-
-    /// Mean of the heads' normalised scores of each sample, where no recipe says how they combine.
-    pub(crate) fn mean_scores(&self, engine: &Engine, samples: &[TextSample<'_>]) -> Result<Vec<f32>, Error> {
-        let all = self.scores(engine, samples)?;
-        Ok(all.iter().map(|heads| EnsembleConfig::default().combine(heads).0).collect())
     }
 
     /// Token sequences of samples.
@@ -134,6 +113,22 @@ impl RewardModel {
     }
 }
 
+/// Mean and standard deviation of each of `heads` heads, from beside a model; those that change nothing where there is no file.
+pub(crate) fn norms_of(files: &ModelFiles, heads: usize) -> Result<Vec<RewardNorm>, Error> {
+    let what = || format!("the reward model {}", files.root().display());
+    let norms = match files.json(NORM_FILE).map_err(|e| Error::input(what(), e))? {
+        Some(json @ serde_json::Value::Array(_)) => serde_json::from_value(json),
+        Some(json) => serde_json::from_value(json).map(|norm| vec![norm]),
+        None => Ok(vec![RewardNorm::IDENTITY; heads]),
+    };
+    let norms = norms.map_err(|e| Error::input(what(), e))?;
+    if norms.len() != heads {
+        let problem = format!("{NORM_FILE} is of {} heads, and it has {heads}", norms.len());
+        return Err(Error::input(what(), problem));
+    }
+    Ok(norms)
+}
+
 /// The files of a reward model that this run trained: `trained` is the directory of the first.
 fn trained_member(trained: &Path, i: usize) -> Result<ModelFiles, Error> {
     let name = trained.file_name().unwrap_or_default().to_string_lossy();
@@ -148,9 +143,9 @@ fn trained_member(trained: &Path, i: usize) -> Result<ModelFiles, Error> {
 /// Everything that scores, with weights.
 pub struct Scorer {
     /// The reward model (of an ensemble the first member) and its weight.
-    pub reward: Option<(RewardModel, f64)>,
+    pub reward: Option<(Rater, f64)>,
     /// The other members.
-    others: Vec<RewardModel>,
+    others: Vec<Rater>,
     ensemble: EnsembleConfig,
     /// How far members were apart on each sample of the last call.
     disagreement: Vec<f32>,
@@ -176,7 +171,7 @@ impl Scorer {
                 Some(given) => crate::sources::open_model(&given.0[i])?,
                 None => trained_member(trained, i)?,
             };
-            models.push(RewardModel::load(&files)?.for_policy(policy));
+            models.push(Rater::load(&files)?.for_policy(policy));
         }
         let others = models.split_off(models.len().min(1));
         let reward = models.pop().map(|first| (first, recipe.reward.model_weight));
@@ -205,7 +200,7 @@ impl Scorer {
         let reward = match &recipe.model.cost {
             Some(text) => {
                 let files = crate::sources::open_model(text)?;
-                Some((RewardModel::load(&files)?.for_policy(policy), cost.model_weight))
+                Some((Rater::load(&files)?.for_policy(policy), cost.model_weight))
             }
             None => None,
         };
@@ -281,9 +276,15 @@ impl Scorer {
         Ok(self)
     }
 
-    /// Every reward model.
+    /// Every reward model that is a decoder.
     pub fn models_mut(&mut self) -> impl Iterator<Item = &mut RewardModel> {
-        self.reward.iter_mut().map(|(rm, _)| rm).chain(&mut self.others)
+        let all = self.reward.iter_mut().map(|(rm, _)| rm).chain(&mut self.others);
+        all.filter_map(Rater::decoder_mut)
+    }
+
+    /// Whether any reward model's scores are as they come.
+    pub fn is_raw(&self) -> bool {
+        self.reward.iter().map(|(rm, _)| rm).chain(&self.others).any(Rater::is_raw)
     }
 
     /// Standard deviation between the members' normalised scores, for each sample of the last call; empty without an

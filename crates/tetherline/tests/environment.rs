@@ -123,6 +123,44 @@ fn a_program_that_dies_is_stood_in_for() {
     assert!(error.contains("gone") && error.contains("environment"), "{error}");
 }
 
+/// An update is judged on whole conversations, and on what the policy wrote there alone: with a rate that moves nothing the KL
+/// of its trials is that of the rollout, though the reference finds the program's words as unlikely as the policy's.
+#[test]
+fn updates_are_judged_on_conversations() {
+    let dir = tempfile::tempdir().unwrap();
+    let reference = dir.path().join("reference");
+    let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/tiny-llama"));
+    let further = recipe(dir.path(), SECOND_QUESTION, &[("ppo.lr", "1e-2"), ("eval.prompts", "0")]).unwrap();
+    run(&further, &options(&reference), &mut Silent).unwrap();
+    let policy = reference.join("policy");
+    let judged = |more: &[(&str, &str)], name: &str| {
+        let out = dir.path().join(name);
+        let sets = [
+            ("model.policy", policy.to_str().unwrap()),
+            ("model.reference", model.to_str().unwrap()),
+            ("kl", "{ fixed = { init = 0.1 }, trust_region = { cap = 50.0, old_cap = 5.0 }, guard = {} }"),
+            ("trial", "{ prompts = 8, batch = true }"),
+            ("eval.prompts", "0"),
+        ];
+        let sets: Vec<_> = sets.iter().chain(more).copied().collect();
+        run(&recipe(dir.path(), SECOND_QUESTION, &sets).unwrap(), &options(&out), &mut Silent).unwrap();
+        lines(&out, "metrics.jsonl")
+    };
+    let still = judged(&[("ppo.lr", "1e-30")], "still");
+    for m in &still {
+        let of = |key: &str| m[key].as_f64().unwrap_or_else(|| panic!("{key} {m}"));
+        assert!(of("environment/tokens") > 0.0 && of("objective/kl_exact") > 1e-3, "{m}");
+        assert!((of("trial/batch_kl") / of("objective/kl_exact") - 1.0).abs() < 1e-5, "{m}");
+        assert!(of("trial/kl") > 0.0 && of("trial/kept") == 1.0, "{m}");
+        // Other prompts and draws of the same policy: as many turns, as much KL but for noise.
+        assert!((0.2..5.0).contains(&(of("trial/kl") / of("objective/kl_exact"))), "{m}");
+    }
+    // A cap that no update can keep is one that none passes.
+    let capped = "{ fixed = { init = 0.1 }, trust_region = { cap = 50.0, old_cap = 1e-9 } }";
+    let refused = judged(&[("ppo.lr", "1e-2"), ("kl", capped)], "refused");
+    assert!(refused.iter().all(|m| m["trial/kept"].as_f64().unwrap() < 1.0), "{refused:?}");
+}
+
 #[test]
 fn what_does_not_go_with_turns_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -130,7 +168,6 @@ fn what_does_not_go_with_turns_is_refused() {
         (&[("ppo.overlong", "{ buffer = 3, penalty = 1.0 }")][..], "counts the tokens of one turn"),
         (&[("ppo.advantages", "remax")], "has one turn"),
         (&[("sampling.ignore_eos", "true")], "ends with its end of sequence"),
-        (&[("kl", "{ fixed = { init = 0.1 }, guard = {} }")], "responses of one turn"),
         (&[("environment.max_tokens", "3")], "at least sampling.max_new_tokens = 12"),
         (&[("environment.max_turns", "0")], "max_turns"),
     ] {

@@ -220,20 +220,123 @@ fn an_encoder_scores_what_was_written() {
     }
 }
 
-/// A build without encoders says what to build; a decoder's place is no place for an encoder in any build.
+/// An encoder as the reward model: prompt and response as a pair, on the scale of the reference policy where that is asked for.
+/// The value function starts from the policy.
+#[cfg(feature = "encoders")]
+#[test]
+fn an_encoder_can_be_the_reward_model() {
+    use tetherline_models::{Encoder, ModelFiles};
+    let dir = tempfile::tempdir().unwrap();
+    let sets = |more: &[(&str, String)]| {
+        let plain = [
+            ("model.reward", encoder("bert")),
+            ("ppo.missing_eos_penalty", "\"none\"".to_owned()),
+            ("eval.prompts", "4".to_owned()),
+        ];
+        recipe(&[&plain[..], more].concat())
+    };
+    let out = dir.path().join("run");
+    stage(&sets(&[]), &out, Stage::Ppo).unwrap();
+    let bert = Encoder::load(&ModelFiles::dir(encoder("bert")).unwrap()).unwrap();
+    let text = |sample: &Value, key: &str| sample[key].as_str().unwrap().to_owned();
+    let raw = |sample: &Value| {
+        let (prompt, response) = (text(sample, "prompt"), text(sample, "response"));
+        f64::from(bert.logits(&[(&prompt, Some(&response))]).unwrap()[0][0])
+    };
+    let samples = lines(out.join("samples.jsonl"));
+    assert!(samples.len() > 2);
+    for sample in &samples {
+        let (score, raw) = (sample["score"].as_f64().unwrap(), raw(sample));
+        assert!((score - raw).abs() < 1e-4, "{score} {raw} {sample}");
+    }
+    stage(&sets(&[]), &out, Stage::Eval).unwrap();
+    // On the reference's scale: (raw − mean)/std.
+    let scaled = dir.path().join("scaled");
+    stage(&sets(&[("reward.normalize", "[\"reward_model\"]".to_owned())]), &scaled, Stage::Ppo).unwrap();
+    let norms = std::fs::read_to_string(scaled.join("score_norms.json")).unwrap();
+    let norm = serde_json::from_str::<Value>(&norms).unwrap()["reward_model"].take();
+    let (mean, std) = (norm["mean"].as_f64().unwrap(), norm["std"].as_f64().unwrap());
+    assert!(mean.abs() > 0.1 && (std - 1.0).abs() > 0.01, "{norm}");
+    for sample in lines(scaled.join("samples.jsonl")) {
+        let (score, want) = (sample["score"].as_f64().unwrap(), (raw(&sample) - mean) / std);
+        assert!((score - want).abs() < 1e-4, "{score} {want} {sample}");
+    }
+}
+
+/// `tether score` with an encoder: logits by label, a score where one label is meant, and text alone.
+#[cfg(feature = "encoders")]
+#[test]
+fn given_responses_are_scored_by_an_encoder() {
+    use tetherline::score::{ScoreOptions, score};
+    use tetherline_models::{Encoder, ModelFiles};
+    let dir = tempfile::tempdir().unwrap();
+    let row = |i: usize| format!("{{\"prompt\": \"Question {i}?\", \"response\": \"An answer, the {i}.\"}}");
+    let data = file(dir.path(), "data.jsonl", (0..3).map(row));
+    let run = |model: &str, data: &str, reference: Option<&str>| {
+        let options = ScoreOptions {
+            model: encoder(model),
+            reference: reference.map(encoder),
+            data: data.into(),
+            out: dir.path().join("scores.jsonl"),
+            append_eos: false,
+            batch_size: 2,
+            threads: 1,
+            device: tetherline::Device::Cpu,
+            skip_bad_lines: false,
+        };
+        score(&options, &mut Silent).map(|done| (done.rows, lines(dir.path().join("scores.jsonl"))))
+    };
+    for (model, pair) in [("bert", true), ("distilbert", false), ("roberta", false)] {
+        let (rows, found) = run(model, &data, None).unwrap();
+        assert_eq!((rows, found.len()), (3, 3));
+        let known = Encoder::load(&ModelFiles::dir(encoder(model)).unwrap()).unwrap();
+        for (i, line) in found.iter().enumerate() {
+            let (prompt, response) = (format!("Question {i}?"), format!("An answer, the {i}."));
+            let text = if pair { (&*prompt, Some(&*response)) } else { (&*response, None) };
+            let want = &known.logits(&[text]).unwrap()[0];
+            for (label, z) in known.labels().iter().zip(want) {
+                let got = line["logits"][label].as_f64().unwrap();
+                assert!((got - f64::from(*z)).abs() < 1e-5, "{model} {label} {line}");
+            }
+            let score = line["score"].as_f64();
+            let want = match want[..] {
+                [z] => Some(f64::from(z)),
+                [no, yes] => Some(f64::from(yes - no)),
+                _ => None,
+            };
+            assert_eq!(score.is_some(), want.is_some(), "{line}");
+            assert!(score.zip(want).is_none_or(|(a, b)| (a - b).abs() < 1e-5), "{line} {want:?}");
+        }
+    }
+    let tokens = file(
+        dir.path(),
+        "tokens.jsonl",
+        std::iter::once("{\"input_ids\": [1, 2, 3], \"prompt_len\": 1}".into()),
+    );
+    let error = run("bert", &tokens, None).unwrap_err().to_string();
+    assert!(error.contains("tokens.jsonl line 1") && error.contains("reads text"), "{error}");
+    let error = run("bert", &data, Some("roberta")).unwrap_err().to_string();
+    assert!(error.contains("--reference"), "{error}");
+}
+
+/// A build without encoders says what to build, wherever one is named; of several labels one has to be declared.
 #[test]
 fn an_encoder_that_cannot_be_used_says_how() {
     let dir = tempfile::tempdir().unwrap();
     let rule = format!("[{{ encoder = {{ model = {:?} }} }}]", encoder("bert"));
-    let recipe_of = |sets: &[(&str, String)]| recipe(sets);
-    if !cfg!(feature = "encoders") {
-        let recipe = recipe_of(&[("reward.model_weight", "0".into()), ("reward.rule", rule)]);
-        let error = stage(&recipe, &dir.path().join("run"), Stage::Ppo).unwrap_err().to_string();
+    let as_rule = recipe(&[("reward.model_weight", "0".into()), ("reward.rule", rule)]);
+    let as_reward = |name| recipe(&[("model.reward", encoder(name))]);
+    let run =
+        |recipe: &Recipe, out| stage(recipe, &dir.path().join(out), Stage::Ppo).unwrap_err().to_string();
+    if cfg!(feature = "encoders") {
+        let error = run(&as_reward("roberta"), "labels");
+        assert!(error.contains("toxic, insult, threat") && error.contains("label = NAME"), "{error}");
+        return;
+    }
+    for (i, recipe) in [as_rule, as_reward("bert")].iter().enumerate() {
+        let error = run(recipe, ["rule", "reward"][i]);
         assert!(error.contains("feature `encoders`") && !error.contains('\n'), "{error}");
     }
-    let recipe = recipe_of(&[("model.reward", encoder("bert"))]);
-    let error = stage(&recipe, &dir.path().join("other"), Stage::Ppo).unwrap_err().to_string();
-    assert!(error.contains("[[reward.rule]] encoder") && error.contains("feature `encoders`"), "{error}");
 }
 
 /// Three members train, their scores combine response by response as said, and how far they are apart is logged.

@@ -11,6 +11,7 @@ pub use rope::{RopeConfig, RopeScaling};
 use crate::error::{ModelError, Result};
 use crate::files::{ModelFiles, gguf};
 pub(crate) use fields::Fields;
+pub(crate) use refuse::is_encoder;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tetherline_kernels::{Activation, NormKind};

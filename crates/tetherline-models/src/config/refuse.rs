@@ -25,9 +25,9 @@ pub(super) fn unknown(raw: &Map<String, Value>) -> String {
         || name.ends_with("ForConditionalGeneration")
     {
         "has an encoder and a decoder; take a model that is a decoder alone (…ForCausalLM)"
-    } else if name.ends_with("ForSequenceClassification") && says(&["bert"]) {
-        "is an encoder with a head for scores, which is never trained here; let it score as [[reward.rule]] encoder = { \
-         model = DIR } (in a build with the feature `encoders`)"
+    } else if is_encoder(name) {
+        "is an encoder with a head for scores, which is never trained here; let it score as model.reward or as \
+         [[reward.rule]] encoder = { model = DIR } (in a build with the feature `encoders`)"
     } else if name.ends_with("ForMaskedLM") || says(&["bert", "electra", "embedding"]) {
         "is an encoder, which cannot generate; take a model that is a decoder (…ForCausalLM)"
     } else if let Some(family) = family {
@@ -41,6 +41,11 @@ pub(super) fn unknown(raw: &Map<String, Value>) -> String {
         "is not known here; take a model of a known class"
     };
     format!("`{name}` {why}")
+}
+
+/// Whether a class is one of the BERT family with a head for scores.
+pub(crate) fn is_encoder(class: &str) -> bool {
+    class.ends_with("ForSequenceClassification") && class.to_lowercase().contains("bert")
 }
 
 /// What the classes of a family begin with.

@@ -2,8 +2,8 @@
 
 use crate::codec::Codec;
 use crate::evaluate::Responses;
+use crate::rater::Rater;
 use crate::rows::samples;
-use crate::scoring::RewardModel;
 use crate::{Error, sources};
 use serde::Serialize;
 use std::cmp::Ordering;
@@ -21,7 +21,7 @@ pub enum Judge {
     Part(String),
     /// The gold rubric of the embedded world.
     Gold,
-    /// Another reward model: a directory or a hub id.
+    /// Another reward model, or an encoder: a directory or a hub id.
     Model(String),
     /// A program that compares two answers; run without a shell.
     Command(Vec<String>),
@@ -58,7 +58,7 @@ pub(super) enum Judging {
     Score,
     Part(String),
     Gold,
-    Model(Box<RewardModel>),
+    Model(Box<Rater>),
     Command(CommandRule),
 }
 
@@ -82,7 +82,7 @@ impl Judging {
             Judge::Part(part) => Self::Part(part.clone()),
             Judge::Gold => Self::Gold,
             Judge::Model(text) => {
-                let model = RewardModel::load(&sources::open_model(text)?)?;
+                let model = Rater::load(&sources::open_model(text)?)?;
                 Self::Model(Box::new(model.for_policy(codec)))
             }
             Judge::Command(argv) => Self::Command(CommandRule::new(CommandConfig {
@@ -90,6 +90,7 @@ impl Judging {
                 name: "judge".to_owned(),
                 argv: argv.clone(),
                 timeout_s: TIMEOUT_S,
+                sample_timeout_s: None,
                 weight: 1.0,
             })),
         })

@@ -37,6 +37,11 @@ pub(super) struct Models {
     pub(super) cost: Option<(Option<ModelShape>, ModelShape)>,
 }
 
+/// Whether a model is an encoder.
+fn is_encoder(text: &str) -> Result<bool, Error> {
+    sources::open_model(text)?.is_encoder().map_err(|e| Error::input(format!("the model {text}"), e))
+}
+
 /// As trained: with the recipe's adapter, or its lowest blocks frozen.
 fn trained(recipe: &Recipe, shape: ModelShape, what: &str) -> Result<ModelShape, Error> {
     let section = &recipe.model;
@@ -79,6 +84,8 @@ impl Models {
             (_, false) => None,
             // One that is trained by this run stands on the policy's frozen weights.
             (None, true) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
+            // An encoder has no shape of ours: what it takes is not in the plan.
+            (Some(given), true) if is_encoder(&given.0[0])? => None,
             (Some(given), true) => Some((open(&given.0[0], REWARD_HEADS)?.1, false)),
         };
         let value = match (&reward, shared) {
@@ -94,7 +101,10 @@ impl Models {
             (_, reward) => reward,
         };
         let cost = recipe.cost.as_ref().map(|_| -> Result<_, Error> {
-            let given = section.cost.as_ref().map(|text| open(text, REWARD_HEADS)).transpose()?;
+            let given = match &section.cost {
+                Some(text) if !is_encoder(text)? => Some(open(text, REWARD_HEADS)?),
+                _ => None,
+            };
             // The critic starts as the cost model, as the value model does as the reward model.
             let critic = match &given {
                 Some((_, shape)) => frozen_like(recipe, shape.clone())?,

@@ -7,7 +7,7 @@ use crate::codec::Codec;
 use crate::drift::{Measurer, Rows};
 use crate::fit::Fit;
 use crate::ppo::POLICY_HEADS;
-use crate::scoring::RewardModel;
+use crate::rater::Rater;
 use crate::{Error, sources};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -261,7 +261,7 @@ fn ensemble(
             (first, kept.iter().map(|k| k.0).collect::<Vec<_>>()),
             (second, kept.iter().map(|k| k.1).collect()),
         ] {
-            let model = RewardModel::load(&files)?.for_policy(&side.codec);
+            let model = Rater::load(&files)?.for_policy(&side.codec);
             let r = &side.rows;
             let samples: Vec<TextSample<'_>> = rows
                 .iter()
@@ -276,7 +276,7 @@ fn ensemble(
                     rendered: "",
                 })
                 .collect();
-            raw.push(model.raw_scores(engine, &model.sequences(&samples)?)?);
+            raw.push(model.raw_scores(engine, &samples)?);
         }
         for (k, margins) in out.iter_mut().enumerate() {
             margins.extend(raw[0][k].iter().zip(&raw[1][k]).map(|(a, b)| f64::from(*a) - f64::from(*b)));

@@ -62,12 +62,12 @@ impl Constraint {
         start: &Model,
         adam: AdamWConfig,
     ) -> Result<Option<Self>, Error> {
-        let (Some(section), Some(scorer)) = (&recipe.cost, Scorer::of_costs(recipe, codec)?) else {
+        let (Some(section), Some(mut scorer)) = (&recipe.cost, Scorer::of_costs(recipe, codec)?) else {
             return Ok(None);
         };
         let fail = |e: tetherline_models::ModelError| Error::input("the cost critic", e);
-        let critic = match &scorer.reward {
-            Some((model, _)) if model.tokens == RewardTokens::Shared => {
+        let critic = match scorer.reward.as_mut().and_then(|(rm, _)| rm.decoder_mut()) {
+            Some(model) if model.tokens == RewardTokens::Shared => {
                 let first = super::first_head(&model.model, recipe.seed).map_err(fail)?;
                 frozen_like(&recipe.model, first, recipe.seed).map_err(fail)?
             }

@@ -20,7 +20,7 @@ use super::{Ppo, stage};
 use crate::Error;
 use crate::codec::Codec;
 use crate::recipe::{Fault, FaultKind, Recipe};
-use crate::rows::{encode_prompts, lm_rows};
+use crate::rows::encode_prompts;
 use crate::sources;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -198,8 +198,7 @@ impl Ppo<'_> {
         if out.kept > 0.0 {
             let config = &self.recipe.trial;
             if config.batch {
-                let rows = lm_rows(full, &scored.rollout);
-                out.batch = Some(self.kl_on(&rows, scored.rollout.temperature, groups)?);
+                out.batch = Some(self.kl_on(full, &scored.rollout, groups)?);
             }
             if config.audit_every > 0 && step.is_multiple_of(config.audit_every) {
                 out.fresh = self.measure(step, batch, Shard::Fresh)?.ok();

@@ -164,8 +164,8 @@ impl<'a> Ppo<'a> {
             None
         } else {
             // Huang et al.: the value model starts as the reward model, head included.
-            Some(match &mut scorer.reward {
-                Some((rm, _)) if rm.tokens == RewardTokens::Shared => {
+            Some(match scorer.reward.as_mut().and_then(|(rm, _)| rm.decoder_mut()) {
+                Some(rm) if rm.tokens == RewardTokens::Shared => {
                     // Over frozen weights of its own, if it is no adapter over the policy's; its scores stay the same.
                     rm.model = frozen_like(&recipe.model, rm.model.clone(), recipe.seed).map_err(fail)?;
                     if !rm.model.frozen().is_empty() {

@@ -10,16 +10,19 @@
 //!   differs between them is the policy.
 //! - The value model of its own (and with `[cost]` the cost critic), or the shared trunk's second head, answers for the same tokens: values that are not finite
 //!   make a measurement that is no number, as a broken policy does. So do weights that are not finite, used or not.
+//! - With `[environment]` a trial is whole conversations, and what the environment wrote is left out of the sums. An environment
+//!   that fails ends the conversation, as in a rollout.
 //! - A group without held-out prompts is measured on the batch's prompts, with streams of their own.
 
 use super::{Ppo, observe, stage};
 use crate::Error;
-use crate::rows::{full_rows, lm_rows, scalar_rows};
+use crate::conversation;
+use crate::rows::{full_rows, lm_rows, scalar_rows, sum_written};
 use tetherline_core::seeds::{Purpose, stream};
-use tetherline_core::{PromptBatch, PromptRef, Rollout};
+use tetherline_core::{PromptBatch, PromptRef, Rollout, Stage};
 use tetherline_kl::{DomainKl, KlByDomain, KlEstimate, NatsPerSequence};
-use tetherline_models::{Model, Row};
-use tetherline_rollout::{RolloutError, StreamName, generate};
+use tetherline_models::Model;
+use tetherline_rollout::{RolloutError, StreamName};
 
 /// The row of the stream that orders the prompts: no prompt has this id.
 const ORDER: u64 = u64::MAX;
@@ -62,6 +65,11 @@ impl Measured {
     }
 }
 
+/// Whether sampling failed because the policy gives no numbers.
+fn is_not_finite(source: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(source.downcast_ref(), Some(RolloutError::NonFinite { .. }))
+}
+
 /// What cannot be measured: weights that are not finite.
 pub(super) struct Unmeasurable(pub(super) String);
 
@@ -77,20 +85,33 @@ impl Ppo<'_> {
             return Ok(Err(Unmeasurable(format!("weights of the {whose} are not finite"))));
         }
         let name = StreamName { seed: self.recipe.seed, purpose: Purpose::Trial, step };
-        let (model, tokenizer) = (&self.policy.model, &self.codec.tokenizer);
         let prompts = self.shard(step, batch, which);
-        let rollout =
-            match generate(model, tokenizer, prompts, &self.recipe.sampling, name, self.engine, step) {
-                Err(e @ RolloutError::NonFinite { .. }) => return Ok(Err(Unmeasurable(e.to_string()))),
-                other => other.map_err(stage)?,
-            };
+        // Conversations as in a rollout; what they earn is not asked for.
+        let mut environment = self.environment.clone();
+        let sampled = conversation::sample(
+            environment.as_mut(),
+            &self.policy.model,
+            self.codec,
+            prompts,
+            &self.recipe.sampling,
+            name,
+            self.engine,
+            (step, Stage::Ppo),
+        );
+        let rollout = match sampled {
+            Ok((rollout, _)) => rollout,
+            Err(Error::Stage { source, .. }) if is_not_finite(source.as_ref()) => {
+                return Ok(Err(Unmeasurable(source.to_string())));
+            }
+            Err(e) => return Err(e),
+        };
         let full = full_rows(&rollout);
         if which == Shard::Judged && !self.values_are_finite(&rollout, &full)? {
             return Ok(Err(Unmeasurable("values of the value model are not finite".to_owned())));
         }
         let (domains, users) = (&rollout.prompts.domains, &rollout.prompts.users);
         let groups = observe::groups_of_rows(&self.recipe.kl, domains, users);
-        self.kl_on(&lm_rows(&full, &rollout), rollout.temperature, &groups).map(Ok)
+        self.kl_on(&full, &rollout, &groups).map(Ok)
     }
 
     /// Which model has a trained weight that is not finite.
@@ -113,18 +134,18 @@ impl Ppo<'_> {
     }
 
     /// Exact KL of the policy to the reference, to the policy before and, where it is another, to the first reference,
-    /// on these rows.
+    /// on the tokens of a rollout that the policy wrote; `full` are its whole rows.
     pub(super) fn kl_on(
         &self,
-        rows: &[Row<'_>],
-        temperature: f32,
+        full: &[Vec<u32>],
+        rollout: &Rollout,
         groups: &[Vec<String>],
     ) -> Result<Measured, Error> {
+        let (rows, t) = (lm_rows(full, rollout), rollout.temperature);
         let to = |other: &Model| -> Result<Vec<(f64, usize)>, Error> {
-            let pairs =
-                self.policy.model.forward_pair(other, self.engine, rows, temperature).map_err(stage)?;
-            let sum = |kl: &[f32]| kl.iter().map(|&x| f64::from(x)).sum();
-            Ok(pairs.iter().map(|p| (sum(&p.kl_exact), p.kl_exact.len())).collect())
+            let pairs = self.policy.model.forward_pair(other, self.engine, &rows, t).map_err(stage)?;
+            let written = |i: usize| rollout.written.as_ref().map(|w| w.row(i));
+            Ok(pairs.iter().enumerate().map(|(i, p)| sum_written(&p.kl_exact, written(i))).collect())
         };
         let by_group = |kl: &[(f64, usize)]| {
             let (mut all, mut by) = (KlEstimate::default(), KlByDomain::default());

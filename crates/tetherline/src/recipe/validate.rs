@@ -290,11 +290,6 @@ impl Recipe {
         if self.ppo.overlong.is_some() {
             return refuse("ppo.overlong", "counts the tokens of one turn; leave it out with [environment]");
         }
-        if self.judges_updates() {
-            let problem = "updates are judged on responses of one turn; with [environment] leave out kl.trust_region, \
-                           kl.guard and kl.ledger";
-            return refuse("environment", problem);
-        }
         Ok(())
     }
 
