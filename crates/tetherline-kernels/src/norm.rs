@@ -77,10 +77,10 @@ simd_fn! {
                     (scaled + plus) / dim as f32
                 }
             };
-            for i in 0..dim {
-                let g = fma::<FMA>(dy[i], w[i] + n.plus, -offset);
-                let xhat = (x[i] - mean) * r;
-                dx[i] = fma::<FMA>(r, fma::<FMA>(-xhat, along, g), dx[i]);
+            for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
+                let g = fma::<FMA>(*dy, w + n.plus, -offset);
+                let xhat = (x - mean) * r;
+                *dx = fma::<FMA>(r, fma::<FMA>(-xhat, along, g), *dx);
             }
         }
     }

@@ -291,7 +291,28 @@ struct Tile {
     ldc: usize,
     /// Columns of C inside the tile.
     cols: usize,
+    next: Next,
 }
+
+/// What the tiles after one will read and write: to be fetched while it is computed, where it comes from beyond the
+/// second-level cache. What nothing is known of is null.
+#[derive(Clone, Copy)]
+struct Next {
+    /// The strip of A below, where no tile has read it yet.
+    a: *const f32,
+    /// A share of the panels of B after these: from which row, and how many.
+    b: *const f32,
+    rows: usize,
+    /// The next tile of C.
+    c: *const f32,
+}
+
+impl Next {
+    const UNKNOWN: Self = Self { a: std::ptr::null(), b: std::ptr::null(), rows: 0, c: std::ptr::null() };
+}
+
+/// A product that touches fewer floats finds them in the second-level cache.
+const NEAR: usize = 96 * 1024;
 
 /// Columns of a transposed A that are copied at once: whole strips of either shape, in few cache lines.
 const COLUMNS: usize = 72;
@@ -365,11 +386,13 @@ impl Gemm<'_> {
         from: *const f32,
         c: *mut f32,
     ) {
-        let Self { n, b, ldc, .. } = self;
+        let Self { m, n, k, b, ldc, .. } = self;
         let panels = n.div_ceil(NR);
         // Strips of like height, instead of full ones and a low rest.
         let strips = rows.len().div_ceil(S::ROWS);
         let (low, higher) = (rows.len() / strips, rows.len() % strips);
+        let far = m * k + (m + k) * n > NEAR;
+        let share = kc.div_ceil(strips);
         let mut j = 0;
         while j < panels {
             let np = S::panels(low + usize::from(higher > 0), panels - j);
@@ -377,6 +400,21 @@ impl Gemm<'_> {
             for strip in 0..strips {
                 let height = low + usize::from(strip < higher);
                 let at = (rows.start + i) * ldc + j * NR;
+                let mut next = Next::UNKNOWN;
+                if far {
+                    let (below, p) = (i + height, strip * share);
+                    next.c = c.wrapping_add(rows.start * ldc + (j + np) * NR);
+                    if strip + 1 < strips {
+                        next.c = c.wrapping_add((rows.start + below) * ldc + j * NR);
+                        if j == 0 {
+                            next.a = a.wrapping_add(below * ars);
+                        }
+                    }
+                    if j + 2 * np <= panels && p < kc {
+                        next.b = b.data.as_ptr().wrapping_add((j + np) * b.panel + (p0 + p) * b.row);
+                        next.rows = share.min(kc - p);
+                    }
+                }
                 // SAFETY: in bounds by the checks in `gemm`.
                 unsafe {
                     let t = Tile {
@@ -391,6 +429,7 @@ impl Gemm<'_> {
                         c: c.add(at),
                         ldc,
                         cols: (np * NR).min(n - j * NR),
+                        next,
                     };
                     S::tile::<FMA>(height, np, &t);
                 }
