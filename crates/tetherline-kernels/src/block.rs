@@ -226,7 +226,7 @@ impl Acts {
                 d_out
             }
         };
-        net.packed.backward_input(down, n, d_out, dim, d_act, hidden, Init::Zero);
+        net.packed.backward_input(down, net.params, n, d_out, dim, d_act, hidden, Init::Zero);
         net.packed.backward_weight(down, n, &self.act, hidden, d_out, dim, grad, &mut g.panels);
         let source = if layer.parallel { &self.x[..n * dim] } else { &self.mid[..n * dim] };
         let h = if layer.norm2.is_some() { &self.h2[..] } else { source };
@@ -236,14 +236,14 @@ impl Acts {
             MlpSpec::Gated { gate, up, act, .. } => {
                 let gate_buf = &mut self.gate[..n * hidden];
                 mlp::gated_backward(*act, gate_buf, up_buf, d_act);
-                net.packed.backward_input(gate, n, gate_buf, hidden, d_h, dim, Init::Zero);
-                net.packed.backward_input(up, n, up_buf, hidden, d_h, dim, Init::Own);
+                net.packed.backward_input(gate, net.params, n, gate_buf, hidden, d_h, dim, Init::Zero);
+                net.packed.backward_input(up, net.params, n, up_buf, hidden, d_h, dim, Init::Own);
                 let both: [(_, &[f32], _); 2] = [(gate, gate_buf, hidden), (up, up_buf, hidden)];
                 net.packed.backward_weights(&both, n, h, dim, grad, &mut g.panels);
             }
             MlpSpec::Plain { up, act, .. } => {
                 mlp::plain_backward(*act, up_buf, d_act);
-                net.packed.backward_input(up, n, up_buf, hidden, d_h, dim, Init::Zero);
+                net.packed.backward_input(up, net.params, n, up_buf, hidden, d_h, dim, Init::Zero);
                 net.packed.backward_weight(up, n, h, dim, up_buf, hidden, grad, &mut g.panels);
             }
         }
@@ -260,7 +260,7 @@ impl Acts {
         };
         let d_att = sized(&mut g.d_att, n * lda);
         let out = &layer.attention.out;
-        net.packed.backward_input(out, n, d_out, dim, d_att, lda, Init::Zero);
+        net.packed.backward_input(out, net.params, n, d_out, dim, d_att, lda, Init::Zero);
         net.packed.backward_weight(out, n, &self.att, lda, d_out, dim, grad, &mut g.panels);
     }
 
@@ -305,7 +305,7 @@ impl Acts {
             (&a.v, &d_qkv[q_dim + kv_dim..], ldq, Init::Own),
         ];
         for (l, dy, ld, init) in parts {
-            net.packed.backward_input(l, n, dy, ld, d_h, dim, init);
+            net.packed.backward_input(l, net.params, n, dy, ld, d_h, dim, init);
         }
         let parts = parts.map(|(l, dy, ld, _)| (l, dy, ld));
         net.packed.backward_weights(&parts, n, h, dim, grad, &mut g.panels);

@@ -296,7 +296,7 @@ impl Workspace {
         d_hidden.fill(0.0);
         if let (Some(head), false) = (&s.lm_head, self.lm.positions.is_empty()) {
             let (gl, ge) = (&self.g_logprobs, &self.g_entropy);
-            self.lm.backward(s, head, net.packed, scale, gl, ge, d_hidden, grad, &mut g.panels);
+            self.lm.backward(s, head, net.params, net.packed, scale, gl, ge, d_hidden, grad, &mut g.panels);
         }
         if let Some(head) = &s.scalar_head {
             for (&p, g) in self.scalar_rows.iter().zip(self.g_scalars.chunks_exact(head.n_out)) {

@@ -76,6 +76,7 @@ impl LmState {
         &mut self,
         spec: &DecoderSpec,
         head: &LinearSpec,
+        params: Params<'_>,
         packed: &PackedWeights,
         scale: f32,
         g_logprobs: &[f32],
@@ -100,7 +101,7 @@ impl LmState {
             multiply(&mut self.logits, &self.slopes);
         }
         self.d_hidden.resize(m * d, 0.0);
-        packed.backward_input(head, m, &self.logits, v, &mut self.d_hidden, d, Init::Zero);
+        packed.backward_input(head, params, m, &self.logits, v, &mut self.d_hidden, d, Init::Zero);
         for (row, &p) in self.d_hidden.chunks_exact(d).zip(&self.positions) {
             crate::simd::add_assign(&mut d_hidden_all[p * d..(p + 1) * d], row);
         }

@@ -8,9 +8,9 @@ use crate::team::{Shares, Team, each};
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// The weights of every linear layer in the two panel layouts the kernels read: once for y = x·W, once
-/// (only if trained) for dx = dy·Wᵀ. Must be refreshed whenever the flat parameters change. Clones share the panels of
-/// frozen layers.
+/// The weights of every linear layer in the two layouts the kernels read: in panels for y = x·W, and, only if
+/// trained, for dx = dy·Wᵀ, in panels or where they are ([`in_place`]). Must be refreshed whenever the flat parameters
+/// change. Clones share the panels of frozen layers.
 #[derive(Clone, Debug)]
 pub struct PackedWeights {
     layers: Vec<Arc<PackedLinear>>,
@@ -34,7 +34,13 @@ pub enum Precision {
 #[derive(Clone, Debug, Default)]
 struct PackedLinear {
     forward: Weights,
+    /// Empty where the way back reads the flat parameters.
     backward: Weights,
+}
+
+/// Whether the way back reads the weights where they are: stored out × in, they are rows of whole panels already.
+pub(crate) fn in_place(l: &LinearSpec, precision: Precision) -> bool {
+    l.layout == Layout::OutIn && l.n_in.is_multiple_of(NR) && precision == Precision::F32
 }
 
 #[derive(Clone, Debug)]
@@ -215,7 +221,7 @@ impl PackedWeights {
                 Layout::InOut => (l.stride, 1),
             };
             packed.forward.pack(precision, w, over_in, over_out, l.n_in, l.n_out);
-            if train {
+            if train && !in_place(l, precision) {
                 packed.backward.pack(precision, w, over_out, over_in, l.n_out, l.n_in);
             }
         };
@@ -272,6 +278,7 @@ impl PackedWeights {
     pub(crate) fn backward_input(
         &self,
         l: &LinearSpec,
+        params: Params<'_>,
         rows: usize,
         dy: &[f32],
         ldy: usize,
@@ -280,8 +287,13 @@ impl PackedWeights {
         init: Init<'_>,
     ) {
         assert!(self.train, "backward on weights that were packed for inference");
-        let size = (rows, l.n_in, l.n_out);
-        self.layers[l.id].backward.multiply(None, size, A::rows(dy, ldy), dx, ldx, init);
+        if in_place(l, self.precision) {
+            let w = B { data: params.from(l.weight), row: l.stride, panel: NR };
+            gemm(rows, l.n_in, l.n_out, A::rows(dy, ldy), w, dx, ldx, init);
+        } else {
+            let size = (rows, l.n_in, l.n_out);
+            self.layers[l.id].backward.multiply(None, size, A::rows(dy, ldy), dx, ldx, init);
+        }
         if let Some((s, adapter)) = self.adapter(l) {
             between(rows * s.rank, |v| {
                 gemm(rows, s.rank, l.n_out, A::rows(dy, ldy), adapter.back_up.view(), v, s.rank, Init::Zero);

@@ -8,7 +8,7 @@ use crate::chunk::{self, Keep};
 use crate::decode;
 use crate::engine::{chunks_of, most_shards};
 use crate::gemm::{HalfGrad, HalfPanels, HalfRows, NR, Panels};
-use crate::linear::Precision;
+use crate::linear::{Precision, in_place};
 use crate::spec::{DecoderSpec, LayerSpec, LinearSpec};
 
 /// Bytes of a float.
@@ -76,7 +76,7 @@ fn linear_bytes(l: &LinearSpec, train: bool, precision: Precision) -> usize {
         Precision::F32 => Panels::bytes,
         Precision::Bf16 => HalfPanels::bytes,
     };
-    bytes(l.n_in, l.n_out) + if train { bytes(l.n_out, l.n_in) } else { 0 }
+    bytes(l.n_in, l.n_out) + if train && !in_place(l, precision) { bytes(l.n_out, l.n_in) } else { 0 }
 }
 
 /// Of the largest chunk of units, each a list of rows that stay together.

@@ -15,7 +15,7 @@ use crate::lora::LoraConfig;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use tetherline_core::seeds::{Purpose, stream};
-use tetherline_kernels::{DecoderSpec, PackedWeights, PairRow, Params, Row, RowResult, UnitLoss};
+use tetherline_kernels::{DecoderSpec, Floats, PackedWeights, PairRow, Params, Row, RowResult, UnitLoss};
 
 const LONG_ROPE: &str = "past it LongRoPE rotates the whole sequence otherwise, which cached decoding and the graph \
                          cannot follow; shorten the prompt or max_new_tokens";
@@ -32,9 +32,9 @@ pub struct Model {
     slots: Vec<Slot>,
     spec: DecoderSpec,
     /// The first `spec.frozen` are this model's; another head's may follow.
-    frozen: Arc<Vec<f32>>,
+    frozen: Arc<Floats>,
     /// Shared between clones until one of them changes.
-    trained: Arc<Vec<f32>>,
+    trained: Arc<Floats>,
     freeze: Freeze,
     /// Counts the changes of `trained`; a device copy knows which it was made from.
     version: u64,
@@ -58,8 +58,8 @@ enum Freeze {
 }
 
 /// Trained parameters of one model alone: copied if a clone has them too.
-fn own(trained: &mut Arc<Vec<f32>>) -> &mut [f32] {
-    Arc::<Vec<f32>>::make_mut(trained)
+fn own(trained: &mut Arc<Floats>) -> &mut [f32] {
+    Arc::<Floats>::make_mut(trained)
 }
 
 impl Model {
@@ -68,7 +68,7 @@ impl Model {
         heads: Heads,
         (slots, spec): (Vec<Slot>, DecoderSpec),
         freeze: Freeze,
-        (frozen, trained): (Arc<Vec<f32>>, Vec<f32>),
+        (frozen, trained): (Arc<Floats>, Floats),
     ) -> Self {
         Self {
             limit: config.max_positions,
@@ -92,7 +92,7 @@ impl Model {
     /// zero biases, unit norms, as GPT-2.
     pub fn random(config: ModelConfig, heads: Heads, seed: u64) -> Self {
         let (slots, spec) = build(&config, heads);
-        let mut flat = vec![0.0; spec.n_params];
+        let mut flat = Floats::zeros(spec.n_params);
         let residual = 0.02 / (2.0 * config.layers.len() as f64).sqrt();
         let unit = if config.norms.plus_one { 0.0 } else { 1.0 };
         for (i, s) in slots.iter().enumerate() {

@@ -10,14 +10,15 @@ mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
+use crate::floats::{LINE, Line, floats};
 pub(crate) use half::{HalfGrad, HalfPanels, HalfRows, Unit, unit};
 use narrow::Narrow;
 use std::mem::MaybeUninit;
 #[cfg(target_arch = "x86_64")]
 use wide::Wide;
 
-/// Columns of a panel of B.
-pub(crate) const NR: usize = 16;
+/// Columns of a panel of B: a cache line.
+pub(crate) const NR: usize = LINE;
 /// Inner indices per block: a block of a panel (32 KiB) stays in the first-level cache.
 const KC: usize = 512;
 
@@ -28,11 +29,6 @@ pub(crate) struct B<'a> {
     pub(crate) row: usize,
     pub(crate) panel: usize,
 }
-
-/// Columns of a panel at one inner index: a cache line.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([f32; NR]);
 
 /// B packed into zero-padded panels.
 #[derive(Clone, Debug, Default)]
@@ -83,10 +79,7 @@ impl Panels {
     }
 
     pub(crate) fn view(&self) -> B<'_> {
-        let data = self.data.as_ptr().cast::<f32>();
-        // SAFETY: lines are arrays of NR floats without anything between them.
-        let data = unsafe { std::slice::from_raw_parts(data, self.data.len() * NR) };
-        B { data, row: NR, panel: self.k * NR }
+        B { data: floats(&self.data), row: NR, panel: self.k * NR }
     }
 }
 

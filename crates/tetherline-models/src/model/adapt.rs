@@ -7,7 +7,7 @@ use crate::graph::DeviceCopy;
 use crate::layout::{Heads, SCORE, Slot, build};
 use crate::lora::{self, LoraConfig};
 use std::sync::{Arc, OnceLock};
-use tetherline_kernels::{DecoderSpec, PackedWeights};
+use tetherline_kernels::{DecoderSpec, Floats, PackedWeights};
 
 impl Freeze {
     /// Slots and decoder with `self` frozen.
@@ -65,11 +65,11 @@ impl Model {
         let freeze = Freeze::Base(Arc::new(config));
         let base = spec.n_params;
         freeze.apply(&mut slots, &mut spec)?;
-        let mut flat = self.take_flat();
-        let mut trained = flat.split_off(spec.frozen);
-        trained.resize(trained.len() + spec.n_params - base, 0.0);
-        self.trained = Arc::new(trained);
-        (self.frozen, self.slots, self.spec, self.freeze) = (Arc::new(flat), slots, spec, freeze);
+        let flat = self.take_flat();
+        let (frozen, trained) = flat.split_at(spec.frozen);
+        self.trained = Arc::new(Floats::of(&[trained, &vec![0.0; spec.n_params - base]]));
+        self.frozen = Arc::new(Floats::of(&[frozen]));
+        (self.slots, self.spec, self.freeze) = (slots, spec, freeze);
         self.forget_copies();
         Ok(())
     }
@@ -83,22 +83,18 @@ impl Model {
         let freeze = if layers == 0 { Freeze::Nothing } else { Freeze::Layers(layers) };
         let (mut slots, mut spec) = build(&self.config, self.heads);
         freeze.apply(&mut slots, &mut spec)?;
-        let mut flat = self.take_flat();
-        self.trained = Arc::new(flat.split_off(spec.frozen));
-        (self.frozen, self.slots, self.spec, self.freeze) = (Arc::new(flat), slots, spec, freeze);
+        let flat = self.take_flat();
+        let (frozen, trained) = flat.split_at(spec.frozen);
+        (self.frozen, self.trained) = (Arc::new(Floats::of(&[frozen])), Arc::new(Floats::of(&[trained])));
+        (self.slots, self.spec, self.freeze) = (slots, spec, freeze);
         self.forget_copies();
         Ok(self)
     }
 
     /// All parameters in one vector, taken out of the model.
-    fn take_flat(&mut self) -> Vec<f32> {
+    fn take_flat(&mut self) -> Floats {
         let trained = Arc::unwrap_or_clone(std::mem::take(&mut self.trained));
-        if self.spec.frozen == 0 {
-            return trained;
-        }
-        let mut flat = self.frozen[..self.spec.frozen].to_vec();
-        flat.extend(trained);
-        flat
+        if self.spec.frozen == 0 { trained } else { Floats::of(&[self.frozen(), &trained]) }
     }
 
     fn forget_copies(&mut self) {
@@ -118,8 +114,7 @@ impl Model {
     #[must_use]
     pub fn merged(&self) -> Self {
         let (slots, spec) = build(&self.config, self.heads);
-        let mut flat = self.frozen().to_vec();
-        flat.extend(&self.trained[..spec.n_params - self.spec.frozen]);
+        let mut flat = Floats::of(&[self.frozen(), &self.trained[..spec.n_params - self.spec.frozen]]);
         lora::merge(&self.spec, self.params(), &mut flat);
         let parts = (Arc::default(), flat);
         let mut model =
@@ -149,12 +144,12 @@ impl Model {
         config.scores = scores;
         let (mut slots, mut spec) = build(&config, heads);
         self.freeze.apply(&mut slots, &mut spec)?;
-        let mut trained = vec![0.0; spec.n_trained()];
+        let mut trained = Floats::zeros(spec.n_trained());
         let mut frozen = Arc::clone(&self.frozen);
         // Base slots stand in one order whatever the heads, so what both freeze is a prefix of both.
         let shares = spec.frozen <= self.spec.frozen;
         if !shares {
-            frozen = Arc::new(vec![0.0; spec.frozen]);
+            frozen = Arc::new(Floats::zeros(spec.frozen));
         }
         let mut fresh_scalar = false;
         for s in slots.iter().filter(|s| !shares || s.offset >= spec.frozen) {

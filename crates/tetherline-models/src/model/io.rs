@@ -10,6 +10,7 @@ use crate::weights::{self, SaveOptions, SaveType};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+use tetherline_kernels::Floats;
 
 /// Files that travel with a model unchanged.
 pub(super) const ASSETS: [&str; 8] = [
@@ -44,15 +45,13 @@ impl Model {
     pub fn load(files: &ModelFiles, heads: Heads, seed: u64) -> Result<Self> {
         let config = ModelConfig::load(files)?;
         let (slots, spec) = build(&config, heads);
-        let mut flat = Vec::new();
-        flat.try_reserve_exact(spec.n_params).map_err(|_| ModelError::NotAModel {
+        let mut flat = Floats::try_zeros(spec.n_params).ok_or_else(|| ModelError::NotAModel {
             path: files.root(),
             problem: format!(
                 "config.json describes {} parameters, for which there is no memory",
                 spec.n_params
             ),
         })?;
-        flat.resize(spec.n_params, 0.0);
         // An adapter's base may itself be one of a causal model, whose head a classifier lacks.
         let base = ModelConfig::load(files.base())?;
         let mut absent = weights::load(files.base(), &base, &slots, &mut flat)?;
