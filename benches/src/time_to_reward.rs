@@ -24,7 +24,7 @@ pub const KL: f64 = 21.0;
 pub const WINDOW_STEPS: usize = 5;
 /// Responses that the means are over, at least.
 pub const WINDOW_ROWS: f64 = 320.0;
-/// Steps after which a run has failed; the learning rate falls to zero over them.
+/// Steps after which a run has failed.
 const MOST_STEPS: usize = 48;
 
 /// What we change in the recipe: one pass of eight minibatches instead of four passes of one, so that every optimizer
