@@ -212,6 +212,10 @@ impl<'a> Client<'a> {
             std::fs::create_dir_all(folder).map_err(in_cache)?;
         }
         let _lock = lock(&blob)?;
+        if size(&blob) == expected && blob.is_file() {
+            // Another name of the same content was fetched before.
+            return point(&path, &blob, file).map_err(in_cache);
+        }
         let part = blob.with_extension("part");
         let mut have = size(&part);
         if have > expected {
@@ -235,8 +239,11 @@ impl<'a> Client<'a> {
             Err(trouble)
         };
         let got = size(&part);
-        if got != expected {
-            // A connection may end early without an error.
+        if got < expected {
+            // A connection may end early without an error; the next attempt goes on from here.
+            return Err(Trouble::Size { got, expected });
+        }
+        if got > expected {
             return wrong(Trouble::Size { got, expected });
         }
         match hash::mismatch(&part, select::strong(&meta.etag)) {

@@ -87,9 +87,9 @@ impl Transfer {
     /// Follows redirects to an answer. The headers are those of the hub's own last answer: only the hub knows commit and tag.
     fn get(&self, url: &str, range: &str) -> Result<(HeaderMap, Response<Body>), Trouble> {
         let mut at = uri(url)?;
-        let (host, mut hub) = (at.authority().cloned(), HeaderMap::new());
+        let (first, mut hub) = (at.clone(), HeaderMap::new());
         for _ in 0..=REDIRECTS {
-            let at_home = at.authority() == host.as_ref();
+            let at_home = same_origin(&at, &first);
             let mut request = self.agent.get(&at).header(header::RANGE, range);
             if let Some(token) = self.token.as_ref().filter(|_| at_home) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -120,6 +120,11 @@ fn strange(header: &str) -> Trouble {
     Trouble::Other(format!("the server does not answer as a hub does (header {header}); check HF_ENDPOINT"))
 }
 
+/// Whether two addresses are of one server, reached the same way: a token that went over TLS does not go without.
+fn same_origin(a: &Uri, b: &Uri) -> bool {
+    a.scheme() == b.scheme() && a.authority() == b.authority()
+}
+
 fn uri(text: &str) -> Result<Uri, Trouble> {
     text.parse().map_err(|e| Trouble::Other(format!("{text:?} is no address: {e}")))
 }
@@ -133,4 +138,18 @@ fn beside(at: &Uri, location: &str) -> Result<Uri, Trouble> {
     let mut parts = at.clone().into_parts();
     parts.path_and_query = to.into_parts().path_and_query;
     Uri::from_parts(parts).map_err(|e| Trouble::Other(format!("redirected to {location:?}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_host_port_or_scheme_is_another_origin() {
+        let same = |a, b| same_origin(&Uri::from_static(a), &Uri::from_static(b));
+        assert!(same("https://hub.co/a/b", "https://hub.co/c?d"));
+        for other in ["http://hub.co/a", "https://hub.co:8443/a", "https://cdn.hub.co/a", "/a"] {
+            assert!(!same("https://hub.co/a", other), "{other}");
+        }
+    }
 }

@@ -226,7 +226,8 @@ fn a_body_that_is_too_short_or_too_long_is_no_file() {
     // It says itself that it is whole; only the size tells.
     let (server, outcome) = one(first(1, weights, Fault::ShortBy(1000)));
     outcome.unwrap();
-    assert_eq!(server.downloads(WEIGHTS).len(), 2);
+    let asked = server.downloads(WEIGHTS);
+    assert_eq!((asked.len(), asked[1].range.unwrap().0), (2, 399_000), "{asked:?}");
     let (_, outcome) = one(|r| weights(r).then_some(Fault::ShortBy(1000)));
     assert!(outcome.unwrap_err().contains("399000 bytes came instead of 400000"));
     // A server that begins anew although asked to go on.
@@ -239,6 +240,18 @@ fn a_body_that_is_too_short_or_too_long_is_no_file() {
     });
     outcome.unwrap();
     assert_eq!(server.downloads(WEIGHTS).len(), 2, "what came anew is whole");
+}
+
+#[test]
+fn one_content_under_two_names_comes_once() {
+    let mut files = files();
+    files.insert("generation_config.json".to_owned(), files["config.json"].clone());
+    let (server, cache) = (Server::start(files, |_| None), tempfile::tempdir().unwrap());
+    let dir = fetch_with("a/model", &settings(&server, cache.path())).unwrap();
+    assert_eq!(std::fs::read(dir.join("generation_config.json")).unwrap(), b"{}");
+    assert_eq!(std::fs::read(dir.join("config.json")).unwrap(), b"{}");
+    let asked = ["config.json", "generation_config.json"].map(|f| server.downloads(f).len());
+    assert_eq!(asked.iter().sum::<usize>(), 1, "{asked:?}");
 }
 
 #[test]
