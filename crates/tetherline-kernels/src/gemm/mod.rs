@@ -449,9 +449,19 @@ mod tests {
 
     #[test]
     fn agrees_with_f64_for_odd_sizes_and_both_layouts() {
-        for &(m, n, k) in
-            &[(1, 1, 1), (1, 70, 33), (2, 17, 5), (3, 40, 129), (7, 16, 600), (13, 31, 1100), (64, 48, 7)]
-        {
+        // The last ones are large enough to fetch early.
+        for &(m, n, k) in &[
+            (1, 1, 1),
+            (1, 70, 33),
+            (2, 17, 5),
+            (3, 40, 129),
+            (7, 16, 600),
+            (13, 31, 1100),
+            (64, 48, 7),
+            (300, 400, 7),
+            (300, 400, 16),
+            (190, 310, 145),
+        ] {
             let a = noise(m * k, 1);
             let b = noise(k * n, 2);
             let mut want = vec![0.0f64; m * n];

@@ -92,7 +92,7 @@ unsafe fn run<const MR: usize, const NP: usize>(tile: &Tile) {
             }
         }
         let mut done = 0;
-        if MR >= HIGH && NP == 3 && !next.c.is_null() {
+        if MR >= HIGH && NP == 3 && k >= ROUND && !next.c.is_null() {
             let share = next.rows.div_ceil(k / ROUND);
             for round in 0..k / ROUND {
                 fetch::<MR, NP>(tile, round, share);
