@@ -86,7 +86,6 @@ pub fn sweep(
     }
     let axes: Vec<Axis> = axes.iter().map(|axis| axis.under_law(&base)).collect();
     let regimes = grid::regimes(&axes);
-    open(options, &base, &axes)?;
     let seeds: Vec<u64> = (0..options.seeds.max(1)).map(|k| base.seed + k).collect();
     let recipe = |regime: &RegimeSets, seed: u64| -> Result<Recipe, Error> {
         let seed = [("seed".to_owned(), seed.to_string())];
@@ -108,6 +107,8 @@ pub fn sweep(
             });
         }
     }
+    // A grid that makes no recipe leaves nothing behind.
+    open(options, &base, &axes)?;
     if grid::leaves_early_stages(&axes) && (base.runs_sft() || base.trains_reward_model()) {
         prepare(&jobs[..seeds.len()], options, observer)?;
         for job in &jobs {

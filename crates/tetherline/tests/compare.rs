@@ -175,6 +175,18 @@ fn a_sweep_that_was_interrupted_ends_like_one_that_was_not() {
 }
 
 #[test]
+fn a_grid_that_makes_no_recipe_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("sweep");
+    let grid = [parse_axis("ppo.lr=1e-3,fast").unwrap()];
+    let options =
+        SweepOptions { out: out.clone(), seeds: 1, jobs: 1, threads: 1, resume: false, clock: || 0.0 };
+    let error = sweep(&source(dir.path()), &sets(dir.path(), &[]), &grid, &options, &mut Silent);
+    assert!(error.unwrap_err().to_string().contains("ppo.lr=fast"));
+    assert!(!out.exists(), "the mended command has to be able to begin there");
+}
+
+#[test]
 fn a_run_that_is_halted_is_named_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let more = [("allow_faults", "true"), ("fault", "[{ at = 2, what = 'nan_score' }]"), ("ppo.steps", "3")];

@@ -186,7 +186,7 @@ fn every_verdict_is_an_event_with_what_it_was_made_on() {
     let accepted = run.metric("control/accepted");
     assert_eq!((accepted[1], accepted[3]), (1.0, 0.0), "{accepted:?}");
     let report = std::fs::read_to_string(tetherline::report::write(&run.0).unwrap()).unwrap();
-    assert!(report.contains("<td>trial 1</td><td>accept</td>"), "an accepted trial stands in the report");
+    assert!(report.contains("<td>trial 0</td><td>accept</td>"), "an accepted trial stands in the report");
 }
 
 #[test]

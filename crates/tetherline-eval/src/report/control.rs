@@ -26,7 +26,7 @@ impl Decision<'_> {
     fn of(&self) -> String {
         match self.seen {
             Some(seen) if seen["phase"] == "trial" => match seen["trial"].as_u64() {
-                Some(n) => format!("trial {}", n + 1),
+                Some(n) => format!("trial {n}"),
                 None => "trial".to_owned(),
             },
             Some(_) => "rollout".to_owned(),

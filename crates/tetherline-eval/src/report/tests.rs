@@ -127,8 +127,8 @@ fn every_verdict_stands_in_the_report_with_what_it_was_made_on() {
     assert!(html.contains("All 4 verdicts"), "{html}");
     for row in [
         "<td>rollout</td><td>accept</td><td>&lt;a&gt; 1.25 ± 0.100</td>",
-        "<td>trial 1</td><td>scale</td><td>&lt;a&gt; 2.50 ± 0.100</td>",
-        "<td>trial 2</td><td>accept</td><td>&lt;a&gt; 1.75 ± 0.100</td>",
+        "<td>trial 0</td><td>scale</td><td>&lt;a&gt; 2.50 ± 0.100</td>",
+        "<td>trial 1</td><td>accept</td><td>&lt;a&gt; 1.75 ± 0.100</td>",
         "<td></td><td>domain_absent</td><td></td>",
     ] {
         assert!(html.contains(row), "{row}");

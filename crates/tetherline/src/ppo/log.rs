@@ -59,13 +59,23 @@ impl StepOutput {
     /// Says on the terminal what the step's events are: a warning where something was undone or is missing. That it was
     /// accepted stands in the step's own line.
     pub(super) fn tell(&self, observer: &mut dyn Observer) {
+        let is_scale = |line: &serde_json::Value| line["verdict"] == "scale";
+        let scales: Vec<&serde_json::Value> = self.events.iter().filter(|l| is_scale(l)).collect();
         for line in &self.events {
             let text = |key: &str| line[key].as_str().unwrap_or_default();
-            if text("verdict") == "accept" {
+            // Backtracking is one line, whatever it took.
+            let again = is_scale(line) && scales.first().is_some_and(|first| !std::ptr::eq(*first, line));
+            if text("verdict") == "accept" || again {
                 continue;
             }
             let what = if text("event") == "verdict" { text("verdict") } else { text("event") };
-            let message = format!("step {}: {what}: {}", line["step"], text("text"));
+            let mut message = format!("step {}: {what}: {}", line["step"], text("text"));
+            if let ([_, more @ ..], true) = (&scales[..], is_scale(line))
+                && let Some(last) = more.last()
+            {
+                let share = last["scale"].as_f64().unwrap_or_default();
+                message += &format!(" ({} more times, down to {share:.4})", more.len());
+            }
             let grave =
                 matches!(what, "rollback" | "rolled_back" | "halt" | "domain_absent" | "score_fallback");
             match grave {
