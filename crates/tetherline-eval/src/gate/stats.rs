@@ -204,6 +204,9 @@ mod tests {
             let (l, h) = tango(b, c, n, z_quantile(0.975));
             assert!((l - low).abs() < 1e-7 && (h - high).abs() < 1e-7, "{b} {c} {n}: {l} {h}");
         }
+        // Cavo et al. 2012 as `contingencytables` (R) prints it, to four digits.
+        let (low, high) = tango(6.0, 16.0, 161.0, z_quantile(0.975));
+        assert!((low + 0.1240).abs() < 6e-5 && (high + 0.0054).abs() < 6e-5, "{low} {high}");
         let (low, high) = tango(3.0, 0.0, 3.0, 1.6449);
         assert!(low > -0.1 && high > 0.999, "all of three: {low} {high}");
     }
