@@ -121,9 +121,8 @@ pub(crate) fn measure(
             let mut one = PromptBatch::default();
             one.push(side.prompts.get(i % side.prompts.len()));
             let start = (timing.clock)();
-            let answer =
-                generate(&side.model, &side.codec.tokenizer, one, &sampling, name.clone(), &engine, 0)
-                    .map_err(Error::stage(Stage::Eval))?;
+            let answer = generate(&side.model, &side.codec.tokenizer, one, &sampling, name, &engine, 0)
+                .map_err(Error::stage(Stage::Eval))?;
             let took = 1e3 * ((timing.clock)() - start);
             if i >= WARM_UP {
                 side.took.push((took, answer.responses.total()));
@@ -154,7 +153,7 @@ impl Side {
         let rows = sources::eval_prompts(recipe)?.ok_or_else(none)?.rows;
         let context = model.context();
         let prompts = encode_prompts(recipe, &codec, &rows, context, "data.eval_prompts", &mut Silent)?;
-        if prompts.len() == 0 {
+        if prompts.is_empty() {
             return Err(none());
         }
         Ok(Self { model, codec, prompts, took: Vec::new() })

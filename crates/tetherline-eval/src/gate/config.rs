@@ -299,8 +299,8 @@ impl Gates {
             );
         }
         // The limit of a domain without one is no number on purpose; those that are given were checked.
-        let given = out.iter().filter(|c| !c.metric.starts_with("kl/"));
-        given.map(|c| finite(&c.key, c.limit)).collect::<Result<(), _>>()?;
+        let mut given = out.iter().filter(|c| !c.metric.starts_with("kl/"));
+        given.try_for_each(|c| finite(&c.key, c.limit))?;
         Ok(out)
     }
 }

@@ -114,6 +114,7 @@ fn safety_takes_counts_and_says_how_many() {
 }
 
 #[test]
+#[expect(clippy::approx_constant, reason = "a number of the sample, not π")]
 fn changes_are_paired_where_the_prompts_are_the_same_and_else_welch() {
     // scipy.stats.ttest_rel(a, b, alternative="greater").confidence_interval(0.95).low
     let (a, b) = (
