@@ -9,8 +9,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 /// The weights of every linear layer in the two layouts the kernels read: in panels for y = x·W, and, only if
-/// trained, for dx = dy·Wᵀ, in panels or where they are ([`in_place`]). Must be refreshed whenever the flat parameters
-/// change. Clones share the panels of frozen layers.
+/// trained, for dx = dy·Wᵀ, in panels or where they are (stored out × in, as rows of whole panels). Must be refreshed
+/// whenever the flat parameters change. Clones share the panels of frozen layers.
 #[derive(Clone, Debug)]
 pub struct PackedWeights {
     layers: Vec<Arc<PackedLinear>>,
