@@ -349,7 +349,7 @@ reasons! {
         broken: u32,
         /// Rollbacks so far.
         rollbacks: u32
-    } => "halt: {broken} broken measurements in a row and {rollbacks} rollbacks so far";
+    } => "broken measurements in a row: {broken}; rollbacks so far: {rollbacks}; the run stops";
     /// It halted before.
     Halted "halted" {
         /// The step at which it halted.

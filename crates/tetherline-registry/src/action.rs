@@ -17,10 +17,16 @@ impl Actor {
     /// A name is needed, and is one line.
     ///
     /// # Errors
-    /// [`RegistryError::Refused`] for an empty one or one with control characters.
+    /// [`RegistryError::Refused`] for an empty one, or one with characters that cannot be seen: two names that look alike
+    /// would be two people.
     pub fn new(who: &str, at: &str) -> Result<Self, RegistryError> {
         let who = who.trim();
-        if who.is_empty() || who.chars().any(char::is_control) {
+        let seen = |c: char| c.is_alphanumeric() || c == ' ' || c.is_ascii_graphic();
+        if let Some(c) = who.chars().find(|c| !seen(*c)) {
+            let problem = format!("a name is one line of letters, digits and ASCII signs, without {c:?}");
+            return Err(RegistryError::Refused(problem));
+        }
+        if who.is_empty() {
             return Err(RegistryError::Refused("a name must be one line that is not empty".into()));
         }
         Ok(Self { who: who.to_owned(), at: at.to_owned() })

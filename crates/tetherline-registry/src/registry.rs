@@ -218,7 +218,13 @@ impl Registry {
             Ok(Details {
                 listed,
                 decisions,
-                approvals: approvals.iter().map(|a| (a.text(0), a.text(1), a.text(2))).collect(),
+                // The stage, without the gates that the approval is of.
+                approvals: approvals
+                    .iter()
+                    .map(|a| {
+                        (a.text(0).split(' ').next().unwrap_or_default().to_owned(), a.text(1), a.text(2))
+                    })
+                    .collect(),
                 notes: notes
                     .iter()
                     .map(|n| Note { who: n.text(0), text: n.text(1), created: n.text(2) })
@@ -327,20 +333,25 @@ impl Registry {
                 let problem = "the policy in production is another one since the gates were run: run them again";
                 return Err(RegistryError::Refused(problem.into()));
             }
+            // An approval is of these gates and of this move: with others, or in place of another policy, it does not count.
+            let against = evidence.against.as_deref().unwrap_or("nothing");
+            let of = format!("{} {} {against}", to.name(), evidence.gates);
             let mut approvers = Vec::new();
             if approves {
-                let row = values![id, to.name(), &actor.person(), &actor.who, &actor.at];
+                let row = values![id, &of, &actor.person(), &actor.who, &actor.at];
                 let added = r.db.run(
                     "INSERT INTO approval (policy, stage, person, who, created) VALUES (?1, ?2, ?3, ?4, ?5) \
                      ON CONFLICT DO NOTHING",
                     &row,
                 )?;
                 if added > 0 {
-                    r.audit(json!({"event": "approve", "policy": id, "to": to.name()}), actor)?;
+                    let record = json!({"event": "approve", "policy": id, "to": to.name(), "gates": evidence.gates,
+                        "against": evidence.against});
+                    r.audit(record, actor)?;
                 }
             }
             let sql = "SELECT who FROM approval WHERE policy = ?1 AND stage = ?2 ORDER BY created, who";
-            approvers.extend(r.db.rows(sql, &values![id, to.name()])?.iter().map(|row| row.text(0)));
+            approvers.extend(r.db.rows(sql, &values![id, &of])?.iter().map(|row| row.text(0)));
             let needed = if to == Stage::Production { rules.approvals } else { 0 };
             if (approvers.len() as i64) < needed {
                 if !approves {
@@ -359,7 +370,8 @@ impl Registry {
             }
             r.move_to(id, to)?;
             r.paused("the new one has its stage");
-            r.db.run("DELETE FROM approval WHERE policy = ?1 AND stage = ?2", &values![id, to.name()])?;
+            let any = format!("{} %", to.name());
+            r.db.run("DELETE FROM approval WHERE policy = ?1 AND stage LIKE ?2", &values![id, &any])?;
             let decision = Decided {
                 action: "promote",
                 from: from.name(),

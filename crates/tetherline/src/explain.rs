@@ -11,7 +11,7 @@
 //! A run is only read: nothing in its directory changes, and it may still be going.
 
 mod kept;
-mod log;
+pub(crate) mod log;
 
 use crate::drift::{Measurer, Rows};
 use crate::inputs::ModelHashes;
@@ -125,6 +125,9 @@ pub fn explain(options: &ExplainOptions, observer: &mut dyn Observer) -> Result<
     Ok(out)
 }
 
+/// Where an anchor comes from that no policy and no held-out log gives.
+const STEP_LOG: &str = "step log";
+
 /// The recipe with the prompts that were asked for.
 fn adapt(recipe: &mut Recipe, options: &ExplainOptions) {
     if let Some(path) = &options.prompts {
@@ -149,8 +152,16 @@ fn updates(out: &Explanation, recipe: &Recipe, log: &RunLog, anchors: Vec<Source
     let logged = log.logged();
     let only: Vec<Anchor> = anchors.iter().map(|a| a.anchor).collect();
     let each = contributions(&only, &logged, |s| log.stood(s));
-    let update = |contribution: Contribution| {
+    let by_log = |after: u64| anchors.iter().any(|a| a.anchor.after == after && a.source == STEP_LOG);
+    let update = |mut contribution: Contribution| {
         let step = contribution.update;
+        let ends =
+            [step.saturating_sub(1), step].map(|s| if by_log(s) { logged.get(&s).copied() } else { None });
+        if contribution.measured && ends.iter().any(Option::is_some) {
+            // The end was logged on the prompts of its own step, with their noise.
+            let [before, after] = ends.map(|l| l.unwrap_or_default().stderr);
+            (contribution.measured, contribution.stderr) = (false, Some(before.hypot(after)));
+        }
         Update {
             contribution,
             beta: log.metric(step, "objective/kl_coef"),
@@ -160,12 +171,13 @@ fn updates(out: &Explanation, recipe: &Recipe, log: &RunLog, anchors: Vec<Source
             over_budget: log.over_budget(recipe, step),
         }
     };
+    let each: Vec<Update> = each.into_iter().map(update).collect();
     let end = |a: Option<&Anchor>| a.map_or(f64::NAN, |a| a.kl_nats);
     Updates {
         kl_nats_before: end(only.first()),
         kl_nats_after: end(only.last()),
         anchors,
-        each: each.into_iter().map(update).collect(),
+        each,
         logged: logged.range(out.from..=out.to).map(|(s, l)| (*s, l.kl_nats)).collect(),
     }
 }
@@ -222,6 +234,16 @@ impl Work<'_> {
                 continue;
             }
             let known = logged.get(&end).map(|l| (end, *l));
+            // Updates that were undone leave the KL what it was.
+            let undone = |a: &&SourcedAnchor| {
+                a.anchor.after < end && (a.anchor.after + 1..=end).all(|s| !log.stood(s))
+            };
+            let same = found.iter().filter(undone).max_by_key(|a| a.anchor.after).cloned();
+            if let Some(mut same) = same {
+                same.anchor.after = end;
+                found.push(same);
+                continue;
+            }
             let fallback = known.or_else(|| {
                 let before = logged.range(out.from..end).next_back()?;
                 (end == out.to && *before.0 > out.from).then_some((*before.0, *before.1))
@@ -244,7 +266,7 @@ impl Work<'_> {
             }
             let anchor = Anchor { after, kl_nats: value.kl_nats };
             if !found.iter().any(|a| a.anchor.after == after) {
-                found.push(SourcedAnchor { anchor, source: "step log".to_owned() });
+                found.push(SourcedAnchor { anchor, source: STEP_LOG.to_owned() });
             }
         }
         let end = out.to;

@@ -1,9 +1,12 @@
 //! `report.html` of a run directory.
 
 use crate::Error;
+use crate::Recipe;
+use crate::explain::log::budget_of;
 use crate::pipeline::{EvaluationFile, read_json};
 use crate::run_dir::RunDir;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tetherline_core::Metrics;
 use tetherline_eval::report::{
@@ -34,8 +37,12 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
         Some(e) => (Some(e.comparison), e.samples),
         None => (None, Vec::new()),
     };
+    let control = decisions(&run)?;
     let data = ReportData {
-        title: "Tetherline run".into(),
+        title: match halted(&control) {
+            Some((step, why)) => format!("Tetherline run, HALTED at step {step}: {why}"),
+            None => "Tetherline run".into(),
+        },
         run_name: recipe.name.clone(),
         stages: [
             steps("sft", sft.len(), "steps"),
@@ -50,16 +57,30 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
         comparison,
         series: metrics.iter().map(numbers).collect(),
         kl_target: recipe.kl.target().map(|t| t.0),
-        control: decisions(&run)?,
+        domain_targets: domain_targets(&recipe, &metrics),
+        control,
         sft,
         reward_loss: reward,
         reward_model: held_out.map(reward_report),
         samples,
         recipe: recipe.to_toml(),
-        ..ReportData::default()
     };
     crate::checkpoint::save_file(&run.report(), render(&data).as_bytes())?;
     Ok(run.report())
+}
+
+/// Step and reason of a halt after which the run did not go on.
+fn halted(control: &[Value]) -> Option<(u64, String)> {
+    let last = control.iter().rfind(|l| l["verdict"] == "halt" || l["verdict"] == "halt_released")?;
+    let why = last.pointer("/reason/text").and_then(Value::as_str).unwrap_or("no reason is given");
+    (last["verdict"] == "halt").then(|| (last["step"].as_u64().unwrap_or(0), why.to_owned()))
+}
+
+/// The targets of domains that have budgets.
+fn domain_targets(recipe: &Recipe, metrics: &[Value]) -> BTreeMap<String, f64> {
+    let domain = |key: &String| Some(key.strip_prefix("domain/")?.strip_suffix("/kl")?.to_owned());
+    let domains = metrics.iter().filter_map(Value::as_object).flat_map(|m| m.keys()).filter_map(domain);
+    domains.filter_map(|d| budget_of(&recipe.kl.budgets, &d).map(|b| (d, b.target.0))).collect()
 }
 
 /// The lines of `control.jsonl`, and what else the guard did or saw (a rollback, a domain that is gone) among them.

@@ -64,7 +64,7 @@ pub fn contributions(
         }
         let updates: Vec<u64> = (a.after + 1..=b.after).collect();
         // Where nothing stood and the KL differs all the same, it is shared by all.
-        let none = !updates.iter().any(|s| stood(*s));
+        let none = whole != 0.0 && !updates.iter().any(|s| stood(*s));
         let counts = |s: u64| none || stood(s);
         let step = |s: u64| -> Option<(f64, f64)> {
             let (after, before) = (logged.get(&s)?, logged.get(&(s - 1))?);
@@ -72,7 +72,7 @@ pub fn contributions(
         };
         let raw: f64 = updates.iter().filter(|s| counts(**s)).filter_map(|s| step(*s)).map(|d| d.0).sum();
         let n = updates.iter().filter(|s| counts(**s)).count() as f64;
-        let rest = (whole - raw) / n;
+        let rest = if n > 0.0 { (whole - raw) / n } else { 0.0 };
         out.extend(updates.iter().map(|&s| {
             let own = step(s);
             Contribution {
@@ -126,6 +126,9 @@ mod tests {
         let of = contributions(&anchors(&[(0, 0.0), (4, 2.0)]), &log, |s| s != 2);
         assert_eq!((of[1].nats, of[1].stood, of[1].stderr), (0.0, false, None));
         assert!((of.iter().map(|c| c.nats).sum::<f64>() - 2.0).abs() < 1e-12);
+        // Two undone updates between equal anchors: the noise of the log is not theirs.
+        let undone = contributions(&anchors(&[(0, 0.0), (1, 1.0), (3, 1.0)]), &log, |s| s < 2);
+        assert_eq!(undone.iter().map(|c| c.nats).collect::<Vec<_>>(), [1.0, 0.0, 0.0]);
         let none = contributions(&anchors(&[(0, 0.0), (2, 1.0)]), &logged(&[]), |_| false);
         assert_eq!(none.iter().map(|c| c.nats).collect::<Vec<_>>(), [0.5, 0.5]);
     }

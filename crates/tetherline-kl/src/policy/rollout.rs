@@ -447,7 +447,7 @@ impl KlPolicy {
         } else {
             Alarm::None
         };
-        self.propose_alarm(alarm, seen.broken, answer);
+        self.propose_alarm(alarm, seen.broken, self.guard.broken, answer);
         if let Some((domain, kl, cap)) = &seen.rising {
             guard.throttle(&mut self.guard);
             let lr_factor = self.guard.lr_factor;
@@ -459,7 +459,8 @@ impl KlPolicy {
         }
     }
 
-    pub(super) fn propose_alarm(&self, alarm: Alarm, broken: bool, answer: &mut Answer<'_>) {
+    /// What an alarm asks for; `count` measurements of its kind were broken in a row.
+    pub(super) fn propose_alarm(&self, alarm: Alarm, broken: bool, count: u32, answer: &mut Answer<'_>) {
         let rollbacks = self.guard.rollbacks;
         match alarm {
             Alarm::None => {}
@@ -468,7 +469,7 @@ impl KlPolicy {
                 answer.propose("", Verdict::Rollback, Reason::Rollback { broken, rollbacks, boost });
             }
             Alarm::Halt => {
-                let reason = Reason::GuardHalt { broken: self.guard.broken, rollbacks };
+                let reason = Reason::GuardHalt { broken: count, rollbacks };
                 answer.propose("", Verdict::Halt, reason);
             }
         }

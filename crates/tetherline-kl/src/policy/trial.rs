@@ -224,7 +224,7 @@ impl KlPolicy {
             }
             if broken {
                 let alarm = guard.broken_trial(&mut self.guard);
-                self.propose_alarm(alarm, true, &mut answer);
+                self.propose_alarm(alarm, true, self.guard.broken_trials, &mut answer);
                 if answer.halts() {
                     self.guard.halted.get_or_insert(step);
                 }

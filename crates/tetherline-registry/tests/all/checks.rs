@@ -222,7 +222,15 @@ fn two_people_are_two_people(url: &str) {
     let listed = r.find("a", "default").unwrap();
     assert!(r.details(listed).unwrap().approvals.is_empty());
     assert_eq!(promote(&mut r, &b, Stage::Canary).unwrap(), Promotion::Done { displaced: None });
-    assert_eq!(approve(&mut r, &b, "Ann Lee", 5), Promotion::Done { displaced: Some(a.clone()) });
+    // Bob approved it while nothing was in production; in place of `a` it is another promotion.
+    assert_eq!(approve(&mut r, &b, "Ann Lee", 5), waiting(&["Ann Lee"]));
+    let easy = Evidence { gates: id("easy gates"), ..passed(&mut r) };
+    let by_easy = r.promote(&b, Stage::Production, &easy, true, &at("bob", 6)).unwrap();
+    assert_eq!(by_easy, waiting(&["bob"]), "other gates");
+    assert_eq!(approve(&mut r, &b, "bob", 7), Promotion::Done { displaced: Some(a.clone()) });
+    let listed = r.find("b", "default").unwrap();
+    assert!(r.details(listed).unwrap().approvals.is_empty(), "none is left, of whatever gates");
+    assert!(Actor::new("ann\u{200b}", "").is_err(), "looks like ann");
 }
 
 fn a_rule_of_two_takes_two_to_lower(url: &str) {

@@ -203,7 +203,7 @@ fn betas(value: &Value) -> BTreeMap<String, f64> {
 }
 
 /// The budget that an id falls under: its own, else the longest pattern that matches.
-fn budget_of<'a>(budgets: &'a [Budget], id: &str) -> Option<&'a Budget> {
+pub(crate) fn budget_of<'a>(budgets: &'a [Budget], id: &str) -> Option<&'a Budget> {
     let matches = |b: &&Budget| b.id == id || b.id.strip_suffix('*').is_some_and(|p| id.starts_with(p));
     budgets.iter().filter(matches).max_by_key(|b| (b.id == id, b.id.len()))
 }

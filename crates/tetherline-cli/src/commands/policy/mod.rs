@@ -164,10 +164,13 @@ pub(super) fn add(
     let what = registration(&lineage, &args.line);
     let new = registry.register(&what, &actor(args, None)?).map_err(told)?;
     let policy = what.artifacts.first().map(called).unwrap_or_default();
-    Ok(match new.is_empty() {
-        false => format!("registered {policy} as a candidate of the line {:?}", args.line),
-        true => format!("{policy} is registered already"),
-    })
+    if !new.is_empty() {
+        return Ok(format!("registered {policy} as a candidate of the line {:?}", args.line));
+    }
+    // Under the name that it has there, whatever this one is.
+    let id = what.artifacts.first().map(|a| a.id.clone()).unwrap_or_default();
+    let known = registry.artifact(Kind::Policy, &id).map_err(told)?;
+    Ok(format!("{} is registered already", known.as_ref().map_or(policy, called)))
 }
 
 /// As the registry takes it.

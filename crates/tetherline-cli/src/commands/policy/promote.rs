@@ -20,6 +20,9 @@ pub(super) fn promote(registry: &mut Registry, args: &PromoteArgs) -> anyhow::Re
     let timing = Some(timing(&args.timing));
     let mut options = GateOptions { gates: args.gates.clone(), timing, ..GateOptions::default() };
     // A policy without a run has only what a file says of it.
+    for side in std::iter::once(&policy.artifact).chain(now.as_ref().map(|p| &p.artifact)) {
+        expect_audited(side)?;
+    }
     (options.candidate, options.metrics) = match (run_of(&policy.artifact), &args.metrics) {
         (Some(run), metrics) => (run, metrics.clone()),
         (None, Some(metrics)) => (metrics.clone(), None),
@@ -106,4 +109,17 @@ fn expect_unchanged(policy: &Artifact) -> anyhow::Result<()> {
         return Err(Refused(text).into());
     }
     Ok(())
+}
+
+/// Refuses a policy whose run has other numbers than its audit recorded: gates would judge what nobody measured.
+fn expect_audited(policy: &Artifact) -> anyhow::Result<()> {
+    let Some(run) = run_of(policy) else { return Ok(()) };
+    let refused = |why: String| -> anyhow::Error {
+        Refused(format!("{}: {}: {why}", called(policy), run.display())).into()
+    };
+    match tetherline::audit::check(&run, None) {
+        Ok(checked) if checked.problems.is_empty() => Ok(()),
+        Ok(checked) => Err(refused(checked.problems.join("; "))),
+        Err(e) => Err(refused(e.to_string())),
+    }
 }
