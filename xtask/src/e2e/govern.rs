@@ -97,6 +97,12 @@ fn policy(tether: &Tether) -> Result<()> {
     let promote = |name: &str, gates: &Path| policy(&["promote", name], &args!["--gates", gates]);
     tether.ok(&promote("first", &loose))?;
     tether.run(&promote("second", &strict))?.expect_error(&["gates did not pass"])?;
+    // Numbers that are not those of the audit are not judged.
+    let evaluation = tether.path("killed").join("evaluation.json");
+    let whole = fs::read(&evaluation)?;
+    fs::write(&evaluation, [&whole[..], b" "].concat())?;
+    tether.run(&promote("second", &loose))?.expect_error(&["evaluation.json is not what it was"])?;
+    fs::write(&evaluation, whole)?;
     tether.ok(&policy(&["rules", "--approvals", "2"], &[]))?;
     let approve = |who: &str| [promote("second", &loose), args!["--approve-as", who]].concat();
     tether.run(&approve("ann"))?.expect_error(&["takes 2 people"])?;
