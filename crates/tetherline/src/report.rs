@@ -158,3 +158,35 @@ fn reward_report(h: HeldOut) -> RewardModelReport {
         disagreement: h.disagreement,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_halt_is_told_until_it_is_released() {
+        let mut lines = vec![
+            json!({"step": 3, "verdict": "accept"}),
+            json!({"step": 7, "verdict": "halt", "reason": {"text": "broken"}}),
+            json!({"step": 7, "verdict": "reject"}),
+        ];
+        assert_eq!(halted(&lines), Some((7, "broken".to_owned())));
+        lines.push(json!({"step": 7, "verdict": "halt_released"}));
+        assert_eq!(halted(&lines), None);
+        assert_eq!(halted(&[]), None);
+    }
+
+    #[test]
+    fn domains_have_the_target_of_their_budget() {
+        let budgets = "[{ id = '*', target = 1.0 }, { id = 'unsafe', target = 0.5 }]";
+        let sets = [("kl.budget".to_owned(), budgets.to_owned())];
+        let recipe = Recipe::load("quickstart", &sets).expect("the quickstart with budgets");
+        let metrics = [json!({"domain/food/kl": 0.3, "domain/unsafe/kl": 0.2, "domain/food/score": 1.0})];
+        let targets = domain_targets(&recipe, &metrics);
+        assert_eq!(
+            targets.into_iter().collect::<Vec<_>>(),
+            [("food".to_owned(), 1.0), ("unsafe".to_owned(), 0.5)]
+        );
+    }
+}
