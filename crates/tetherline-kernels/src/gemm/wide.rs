@@ -142,7 +142,7 @@ unsafe fn add<const MR: usize, const NP: usize>(
 
 /// Asks for a part of what the next tiles need: of A the columns of this round, `share` rows of B, a row of C.
 /// A large server's last-level cache gives a core 10 to 20 GB/s, with a latency of hundreds of cycles; a tile takes
-/// thousands. Counts are constants: a loop that ends elsewhere in every round costs as much as it gains.
+/// thousands. The loops over A and C have constant counts: with counts of each tile they cost as much as they gain.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 #[expect(clippy::allow_attributes, reason = "older compilers call a prefetch unsafe, newer ones do not")]
