@@ -41,7 +41,7 @@ mod weights;
 
 pub use config::{Architecture, Biases, HeadNorms, LayerConfig, ModelConfig, Norms, RopeConfig, RopeScaling};
 pub use device::{Device, UnknownDevice};
-pub use encoders::Encoder;
+pub use encoders::{Encoder, EncoderProbe, EncoderShape};
 pub use engine::{DecodeBatch, DecodeOutput, Engine};
 pub use error::{ModelError, Result};
 pub use files::ModelFiles;

@@ -5,7 +5,7 @@ use crate::{Error, Stages};
 use std::path::Path;
 use tetherline_core::Stage;
 use tetherline_data::{DataError, Loaded, ReadOptions};
-use tetherline_models::ModelConfig;
+use tetherline_models::{EncoderShape, ModelConfig, ModelFiles};
 
 /// One stage of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +146,12 @@ fn check_model(text: &str) -> Result<(), Error> {
     match ModelSource::parse(text) {
         Ok(ModelSource::Dir(dir)) if dir.join("adapter_config.json").is_file() => {
             crate::sources::open_model(text).map(drop)
+        }
+        // An encoder in a build without them, or one of a kind that is not known.
+        Ok(ModelSource::Dir(dir)) if ModelFiles::dir(&dir).and_then(|f| f.is_encoder()).unwrap_or(false) => {
+            let what = format!("the encoder {text}");
+            let files = crate::sources::open_model(text)?;
+            EncoderShape::load(&files).map(drop).map_err(|e| Error::input(what, e))
         }
         Ok(ModelSource::Dir(dir)) if !dir.join("config.json").is_file() => Err(Error::input(
             format!("the model directory {}", dir.display()),

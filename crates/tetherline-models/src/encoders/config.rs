@@ -28,6 +28,7 @@ enum Kind {
 }
 
 /// What a trunk is made of.
+#[derive(Clone)]
 pub(super) enum Family {
     /// BERT, DistilBERT, RoBERTa.
     Bert {
@@ -54,6 +55,7 @@ pub(super) enum Family {
 }
 
 /// An encoder and its head.
+#[derive(Clone)]
 pub(super) struct EncoderConfig {
     pub(super) family: Family,
     pub(super) vocab: usize,
@@ -70,7 +72,7 @@ pub(super) struct EncoderConfig {
 }
 
 impl EncoderConfig {
-    /// Whether rows cannot share a batch.
+    /// Whether rows cannot share a batch: candle does not broadcast the table of positions over one.
     pub(super) fn one_by_one(&self) -> bool {
         matches!(&self.family, Family::DebertaV2 { config, .. } if config.position_biased_input)
     }

@@ -47,6 +47,7 @@ impl HeadAct {
 }
 
 /// What the layers of a head are called.
+#[derive(Clone)]
 pub(super) struct HeadNames {
     pub(super) dense: &'static str,
     pub(super) norm: Option<&'static str>,

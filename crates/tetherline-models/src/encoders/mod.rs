@@ -11,46 +11,43 @@
 mod config;
 mod head;
 mod names;
+mod net;
+mod shape;
 
 use crate::error::{ModelError, Result};
 use crate::files::ModelFiles;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use candle_transformers::models::{bert, debertav2, modernbert};
-use config::{EncoderConfig, Family};
-use head::Head;
+use config::EncoderConfig;
+use net::{Encoded, Net};
 use std::path::PathBuf;
 use tokenizers::{EncodeInput, TruncationParams};
+
+pub use shape::{EncoderProbe, EncoderShape};
 
 /// Padded tokens of a batch, at most (but for a batch of one row).
 const BATCH_TOKENS: usize = 4096;
 
+/// Rows of a batch, at most.
+const BATCH_ROWS: usize = 64;
+
 /// A sequence classifier.
 pub struct Encoder {
-    config: EncoderConfig,
-    trunk: Trunk,
-    head: Head,
-    tokenizer: tokenizers::Tokenizer,
-    path: PathBuf,
+    net: Net,
+    reader: Reader,
 }
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Encoder({}, labels {:?})", self.path.display(), self.config.labels)
+        write!(f, "Encoder({}, labels {:?})", self.reader.path.display(), self.labels())
     }
 }
 
-enum Trunk {
-    Bert(bert::BertModel),
-    DebertaV2(Box<debertav2::DebertaV2Model>),
-    ModernBert(modernbert::ModernBert),
-}
-
-/// One encoded text.
-struct Encoded {
-    ids: Vec<u32>,
-    /// 0 of the first text, 1 of the second, where the tokenizer says so.
-    segments: Vec<u32>,
+/// An encoder's tokenizer, and where it is from.
+#[derive(Clone)]
+struct Reader {
+    tokenizer: tokenizers::Tokenizer,
+    path: PathBuf,
 }
 
 impl Encoder {
@@ -60,36 +57,26 @@ impl Encoder {
     /// If it holds no classifier of a known family, or its weights or its tokenizer cannot be used.
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let config = EncoderConfig::load(files)?;
-        let tokenizer = tokenizer(files, &config)?;
+        let reader = Reader::load(files, &config)?;
         let tensors = names::tensors(files, &config)?;
         let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let missing = |e| failed(files, &e);
-        let trunk = match &config.family {
-            Family::Bert { config, .. } => bert::BertModel::load(vb.clone(), config).map(Trunk::Bert),
-            Family::DebertaV2 { config, .. } => debertav2::DebertaV2Model::load(vb.pp("deberta"), config)
-                .map(|trunk| Trunk::DebertaV2(Box::new(trunk))),
-            Family::ModernBert { config, .. } => {
-                modernbert::ModernBert::load(vb.clone(), config).map(Trunk::ModernBert)
-            }
-        };
-        let trunk = trunk.map_err(missing)?;
-        let head = Head::load(&vb, &config).map_err(missing)?;
-        Ok(Self { config, trunk, head, tokenizer, path: files.root() })
+        let net = Net::load(&vb, config).map_err(|e| failed(files, &e))?;
+        Ok(Self { net, reader })
     }
 
     /// Names of the labels, in the order of the logits.
     pub fn labels(&self) -> &[String] {
-        &self.config.labels
+        &self.net.config.labels
     }
 
     /// Whether labels do not exclude each other: each has a sigmoid, and they have no softmax together.
     pub fn multi_label(&self) -> bool {
-        self.config.multi_label
+        self.net.config.multi_label
     }
 
     /// Longest sequence, tokens.
     pub fn max_tokens(&self) -> usize {
-        self.config.max_tokens
+        self.net.config.max_tokens
     }
 
     /// Token ids of a text, or of two as a pair, as the model reads them.
@@ -97,7 +84,7 @@ impl Encoder {
     /// # Errors
     /// If the tokenizer refuses it.
     pub fn ids(&self, text: &str, second: Option<&str>) -> Result<Vec<u32>> {
-        Ok(self.encode(text, second)?.ids)
+        Ok(self.reader.encode(text, second)?.ids)
     }
 
     /// Logits of texts, or of pairs of texts: for each one number per label.
@@ -105,47 +92,40 @@ impl Encoder {
     /// # Errors
     /// If the tokenizer refuses a text, or an operation fails.
     pub fn logits(&self, texts: &[(&str, Option<&str>)]) -> Result<Vec<Vec<f32>>> {
-        let rows = texts.iter().map(|(a, b)| self.encode(a, *b)).collect::<Result<Vec<_>>>()?;
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(rows[i].ids.len()));
+        let rows = texts.iter().map(|(a, b)| self.reader.encode(a, *b)).collect::<Result<Vec<_>>>()?;
+        let lengths: Vec<usize> = rows.iter().map(|r| r.ids.len()).collect();
         let mut out = vec![Vec::new(); rows.len()];
-        let mut rest = &order[..];
-        while let Some(&longest) = rest.first() {
-            let most = BATCH_TOKENS / rows[longest].ids.len().max(1);
-            // Its table of positions is not broadcast over a batch by candle.
-            let most = if self.config.one_by_one() { 1 } else { most.clamp(1, 64) };
-            let (batch, others) = rest.split_at(most.min(rest.len()));
-            rest = others;
-            let rows: Vec<&Encoded> = batch.iter().map(|&i| &rows[i]).collect();
-            let logits = self
-                .forward(&rows)
-                .map_err(|e| ModelError::Encoder { path: self.path.clone(), problem: first_line(&e) })?;
-            for (&i, logits) in batch.iter().zip(logits) {
+        for batch in batches(&lengths, self.net.config.one_by_one()) {
+            let of: Vec<&Encoded> = batch.iter().map(|&i| &rows[i]).collect();
+            let failed = |e| ModelError::Encoder { path: self.reader.path.clone(), problem: first_line(&e) };
+            let logits = self.net.forward(&of).map_err(failed)?;
+            for (i, logits) in batch.into_iter().zip(logits) {
                 out[i] = logits;
             }
         }
         Ok(out)
     }
+}
 
-    /// Logits of rows, padded to the longest of them.
-    fn forward(&self, rows: &[&Encoded]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let width = rows.iter().map(|r| r.ids.len()).max().unwrap_or(0);
-        let shape = (rows.len(), width);
-        let padded = |of: &dyn Fn(&Encoded, usize) -> u32, pad: u32| {
-            let all = rows
-                .iter()
-                .flat_map(|r| (0..width).map(move |i| if i < r.ids.len() { of(r, i) } else { pad }));
-            Tensor::from_vec(all.collect::<Vec<u32>>(), shape, &Device::Cpu)
-        };
-        let ids = padded(&|r, i| r.ids[i], self.config.pad)?;
-        let mask = padded(&|_, _| 1, 0)?;
-        let segments = padded(&|r, i| if self.config.segments { r.segments[i] } else { 0 }, 0)?;
-        let hidden = match &self.trunk {
-            Trunk::Bert(trunk) => trunk.forward(&ids, &segments, Some(&mask)),
-            Trunk::DebertaV2(trunk) => trunk.forward(&ids, Some(segments), Some(mask.clone())),
-            Trunk::ModernBert(trunk) => trunk.forward(&ids, &mask),
-        }?;
-        self.head.forward(&hidden, &mask)?.to_vec2()
+/// Which rows run together, of rows of these lengths: neighbours by length, the longest first.
+fn batches(lengths: &[usize], one_by_one: bool) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(lengths[i]));
+    let (mut rest, mut out) = (&order[..], Vec::new());
+    while let Some(&longest) = rest.first() {
+        let most = BATCH_TOKENS / lengths[longest].max(1);
+        let most = if one_by_one { 1 } else { most.clamp(1, BATCH_ROWS) };
+        let (batch, others) = rest.split_at(most.min(rest.len()));
+        out.push(batch.to_vec());
+        rest = others;
+    }
+    out
+}
+
+impl Reader {
+    /// The tokenizer of a directory, which cuts at the longest sequence and does not pad.
+    fn load(files: &ModelFiles, config: &EncoderConfig) -> Result<Self> {
+        Ok(Self { tokenizer: tokenizer(files, config)?, path: files.root() })
     }
 
     fn encode(&self, text: &str, second: Option<&str>) -> Result<Encoded> {
@@ -153,15 +133,12 @@ impl Encoder {
             None => text.into(),
             Some(second) => (text, second).into(),
         };
-        let encoded = self.tokenizer.encode(input, true).map_err(|e| ModelError::Tokenizer {
-            path: self.path.join("tokenizer.json"),
-            problem: e.to_string(),
-        })?;
+        let fail = |problem| ModelError::Tokenizer { path: self.path.join("tokenizer.json"), problem };
+        let encoded = self.tokenizer.encode(input, true).map_err(|e| fail(e.to_string()))?;
         let encoded = Encoded { ids: encoded.get_ids().to_vec(), segments: encoded.get_type_ids().to_vec() };
         if encoded.ids.is_empty() {
-            let problem =
-                "an empty text has no tokens, not even special ones, and cannot be scored".to_owned();
-            return Err(ModelError::Tokenizer { path: self.path.join("tokenizer.json"), problem });
+            let problem = "an empty text has no tokens, not even special ones, and cannot be scored";
+            return Err(fail(problem.to_owned()));
         }
         Ok(encoded)
     }
@@ -176,7 +153,6 @@ fn failed(files: &ModelFiles, e: &candle_core::Error) -> ModelError {
     ModelError::Encoder { path: files.root(), problem: first_line(e) }
 }
 
-/// The tokenizer of a directory, which cuts at the longest sequence and does not pad.
 fn tokenizer(files: &ModelFiles, config: &EncoderConfig) -> Result<tokenizers::Tokenizer> {
     let path = files.path("tokenizer.json");
     let fail = |problem: String| ModelError::Tokenizer { path: path.clone(), problem };

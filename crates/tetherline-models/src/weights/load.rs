@@ -234,6 +234,24 @@ pub(crate) fn load_file<'s>(
     Ok(true)
 }
 
+/// Numbers that are weights of a directory; no more than the headers of its files is read.
+#[cfg(feature = "encoders")]
+pub(crate) fn count(files: &ModelFiles) -> Result<usize> {
+    let (shards, mut all) = (Shards::of(files)?, 0);
+    for file in &shards.files {
+        let tensors = header(files, file, &shards.open(files, file)?)?;
+        let numbers = tensors.iter().filter(|t| is_number(t));
+        all += numbers.map(|t| t.shape.iter().product::<usize>()).sum::<usize>();
+    }
+    Ok(all)
+}
+
+/// Buffers of positions, as old files have them, are integers.
+#[cfg(feature = "encoders")]
+fn is_number(tensor: &Stored) -> bool {
+    matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
 /// Hands over every tensor of a directory, with its name and shape.
 #[cfg(feature = "encoders")]
 pub(crate) fn load_all(
@@ -245,9 +263,7 @@ pub(crate) fn load_all(
         let weights = shards.open(files, file)?;
         let tensors = header(files, file, &weights)?;
         shards.check(files, file, &tensors)?;
-        // Buffers of positions, as old files have them, are integers.
-        let numbers = |t: &Stored| matches!(t.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
-        for tensor in tensors.iter().filter(|t| numbers(t)) {
+        for tensor in tensors.iter().filter(|t| is_number(t)) {
             let mut values = vec![0.0; tensor.shape.iter().product()];
             each(files, &weights, tensor, values.iter_mut(), |to, x| *to = x)?;
             if values.iter().any(|x| !x.is_finite()) {

@@ -5,7 +5,7 @@ mod load;
 mod save;
 
 #[cfg(feature = "encoders")]
-pub(crate) use load::load_all;
+pub(crate) use load::{count, load_all};
 pub(crate) use load::{load, load_file};
 pub use save::{SaveOptions, SaveType};
 pub(crate) use save::{save, save_sharded};

@@ -26,16 +26,23 @@ pub(super) struct Lengths {
     pub(super) pairs: Vec<Vec<RowSize>>,
 }
 
+/// Texts of prompts, and how many tokens of the policy each is.
+pub(super) type Texts = Vec<(String, usize)>;
+
+/// Texts that tokenizers are compared on.
+const COMPARED: usize = 64;
+
 /// Lengths, with the data and the tokenizer that a run holds too.
 pub(super) struct Loaded {
     lengths: Lengths,
+    texts: Texts,
     _codec: Codec,
     _data: Box<dyn std::any::Any>,
 }
 
 impl Loaded {
-    pub(super) fn lengths(self) -> Lengths {
-        self.lengths
+    pub(super) fn lengths(self) -> (Lengths, Texts) {
+        (self.lengths, self.texts)
     }
 }
 
@@ -63,6 +70,12 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
         Ok(Some(codec.prompt(prompt)?.len()).filter(|n| *n <= room))
     };
     let prompts = sources::prompts(recipe)?;
+    let mut texts = Texts::new();
+    for row in prompts.iter().flat_map(|l| some(&l.rows)).take(COMPARED) {
+        let text = row.prompt.last_text();
+        let tokens = codec.tokenizer.encode(text, false).map_err(|e| Error::input("a prompt", e))?.len();
+        texts.push((text.to_owned(), tokens));
+    }
     for row in prompts.iter().flat_map(|l| some(&l.rows)) {
         lengths.prompts.extend(fits(&row.prompt)?);
     }
@@ -104,7 +117,7 @@ pub(super) fn load(recipe: &Recipe, models: &Models, response: Option<usize>) ->
     let world = recipe.data.world.is_some().then(World::embedded);
     let gold = world.transpose().map_err(|e| Error::input("the embedded world", e))?;
     let gold = gold.map(|world| GoldScorer::new(world.prompts()));
-    Ok(Loaded { lengths, _codec: codec, _data: Box::new((prompts, eval, sft, pairs, scorer, gold)) })
+    Ok(Loaded { lengths, texts, _codec: codec, _data: Box::new((prompts, eval, sft, pairs, scorer, gold)) })
 }
 
 /// `n` of `all`, evenly over their order by length, so that a batch of them is a typical one.

@@ -3,7 +3,7 @@
 //! A stage is taken at the moment when most is alive. The engine's workspaces and gradient shards outlive the stage that
 //! made them, so a whole run carries them on.
 
-use super::lengths::Lengths;
+use super::Ground;
 use super::models::{Models, Reference};
 use crate::recipe::{Dtype, Recipe};
 use serde::Serialize;
@@ -44,6 +44,8 @@ struct Pools {
     shard: usize,
     threads: usize,
     sharding: usize,
+    /// Of the encoder that needs most, however many threads.
+    encoder: usize,
     /// What each thread rounds to bf16 on the way forward, and what the way back adds.
     rounded: usize,
     rounded_back: usize,
@@ -108,6 +110,7 @@ impl Parts {
 
     fn pools(&mut self, p: &Pools) {
         self.add("workspaces", p.threads * (p.forward + p.second) + p.sharding * p.step);
+        self.add("workspace of encoders", p.encoder);
         self.add("gradient shards", p.sharding * p.shard);
         self.add("rounded to bf16", p.threads * p.rounded + p.sharding * p.rounded_back);
     }
@@ -143,13 +146,9 @@ const KEPT: (u64, u64) = (16, 3_000_000);
 const ROLLOUT: (usize, usize) = (16 * 4, 3 * 4);
 
 /// The stages that the recipe has.
-pub(super) fn stages(
-    recipe: &Recipe,
-    models: &Models,
-    lengths: &Lengths,
-    threads: usize,
-    held: u64,
-) -> Vec<StageMemory> {
+pub(super) fn stages(recipe: &Recipe, models: &Models, ground: &Ground) -> Vec<StageMemory> {
+    let Ground { lengths, threads, held, .. } = ground;
+    let (threads, held) = (*threads, *held);
     let precision = match recipe.model.dtype {
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
@@ -193,7 +192,15 @@ pub(super) fn stages(
     }
 
     let rows = lengths.rollout(recipe.ppo.batch_size);
+    // Weights of frozen encoders, and what one of them needs at a time.
+    let judges = |parts: &mut Parts, pools: &mut Pools, rows: &[RowSize], of_costs: bool| {
+        for judge in ground.judges.iter().filter(|j| j.of_costs == of_costs) {
+            parts.add(format!("{}: weights", judge.name), judge.weight_bytes());
+            pools.encoder = pools.encoder.max(judge.forward_bytes(rows));
+        }
+    };
     let reward = |parts: &mut Parts, pools: &mut Pools, rows: &[RowSize]| {
+        judges(parts, pools, rows, false);
         let Some((shape, shares)) = &models.reward else { return };
         let (weights, panels) = (shape.weight_bytes(), shape.spec().panel_bytes(is_frozen, precision));
         let own = if *shares { 0 } else { 1 };
@@ -299,6 +306,7 @@ pub(super) fn stages(
             pools.step(&models.policy, &of(|r| RowSize { scalar: 0, ..*r }), checkpointing, threads);
         }
     }
+    judges(&mut parts, &mut pools, &rows, true);
     if let Some((model, critic)) = &models.cost {
         let scalars = of(|r| RowSize { lm: 0, ..*r });
         if let Some(model) = model {

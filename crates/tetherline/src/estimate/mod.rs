@@ -9,6 +9,7 @@
 //! is how long responses will be: without [`EstimateOptions::response_tokens`] they are as long as they may be.
 
 mod choices;
+mod judges;
 mod lengths;
 mod memory;
 mod models;
@@ -18,6 +19,7 @@ mod time;
 
 use crate::recipe::Recipe;
 use crate::{Error, Stages};
+use judges::Judge;
 use lengths::Lengths;
 use models::Models;
 use probe::Speeds;
@@ -100,14 +102,15 @@ struct Ground {
     held: u64,
     lengths: Lengths,
     speeds: Speeds,
+    judges: Vec<Judge>,
 }
 
 impl Ground {
     fn predict(&self, recipe: &Recipe) -> Result<Predicted, Error> {
         let models = Models::of(recipe)?;
-        let memory = memory::stages(recipe, &models, &self.lengths, self.threads, self.held);
+        let memory = memory::stages(recipe, &models, self);
         let peak = memory.iter().map(|m| m.peak).max().unwrap_or(0);
-        let (stages, step) = time::of(recipe, &models, &self.lengths, &self.speeds)?;
+        let (stages, step) = time::of(recipe, &models, self)?;
         Ok(Predicted { memory, peak, stages, step })
     }
 }
@@ -125,12 +128,17 @@ pub fn estimate(recipe: &Recipe, options: &EstimateOptions) -> Result<Estimate, 
     crate::plan(recipe, Stages::All)?;
     let engine = crate::pipeline::training_engine(recipe, recipe.threads)?;
     let models = Models::of(recipe)?;
+    let mut judges = judges::load(recipe)?;
     let loaded = lengths::load(recipe, &models, options.response_tokens)?;
-    // Program, tokenizer and data, as a run has them.
+    // Program, tokenizers and data, as a run has them.
     let held = (options.held)().unwrap_or(16 << 20);
-    let lengths = loaded.lengths();
+    let (lengths, texts) = loaded.lengths();
+    for judge in &mut judges {
+        judge.read(&texts)?;
+        judge.measure(&lengths.rollout(recipe.ppo.batch_size), options.clock)?;
+    }
     let speeds = probe::open(models.policy.config(), &lengths, engine.threads(), options.clock)?;
-    let ground = Ground { threads: engine.threads(), held, lengths, speeds };
+    let ground = Ground { threads: engine.threads(), held, lengths, speeds, judges };
     let own = ground.predict(recipe)?;
     let choices = choices::all(recipe, &models, &ground, &own);
     let spec = models.policy.spec();

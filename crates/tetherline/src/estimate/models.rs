@@ -31,7 +31,7 @@ pub(super) struct Models {
     pub(super) value: Option<(ModelShape, bool)>,
     /// The reward model, if there is one; and whether its frozen part is the policy's.
     pub(super) reward: Option<(ModelShape, bool)>,
-    /// How many reward models there are, all taken to be like the first.
+    /// How many reward models there are that are decoders, all taken to be like the first.
     pub(super) members: usize,
     /// With `[cost]`: the cost model, if there is one, and the critic of costs.
     pub(super) cost: Option<(Option<ModelShape>, ModelShape)>,
@@ -80,24 +80,31 @@ impl Models {
             None => Reference::Copy,
             Some(text) => Reference::Other(Box::new(open(text, POLICY_HEADS)?.1)),
         };
+        let given = section.reward.iter().flat_map(|given| &given.0);
+        let of_all: Vec<_> = given.map(|text| Ok((is_encoder(text)?, text))).collect::<Result<_, Error>>()?;
+        let decoders: Vec<_> = of_all.iter().filter(|(encoder, _)| !encoder).map(|(_, text)| *text).collect();
+        // The value function starts as the first of all, unless that is an encoder.
+        let leads = of_all.first().is_none_or(|(encoder, _)| !encoder);
         let reward = match (&section.reward, recipe.uses_reward_model()) {
             (_, false) => None,
             // One that is trained by this run stands on the policy's frozen weights.
             (None, true) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
-            // An encoder has no shape of ours: what it takes is not in the plan.
-            (Some(given), true) if is_encoder(&given.0[0])? => None,
-            (Some(given), true) => Some((open(&given.0[0], REWARD_HEADS)?.1, false)),
+            // Encoders are counted beside these (`judges.rs`).
+            (Some(_), true) => match decoders.first() {
+                Some(text) => Some((open(text, REWARD_HEADS)?.1, false)),
+                None => None,
+            },
         };
         let value = match (&reward, shared) {
             _ if !critic => None,
             (_, true) => None,
             // It starts as the reward model, if that has the policy's tokenizer, as most have.
-            (Some((shape, same)), false) => Some((frozen_like(recipe, shape.clone())?, *same)),
-            (None, false) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
+            (Some((shape, same)), false) if leads => Some((frozen_like(recipe, shape.clone())?, *same)),
+            (_, false) => Some((start.with_heads(REWARD_HEADS).map_err(fail)?, true)),
         };
         // Then the reward model itself lies over those frozen weights.
         let reward = match (&value, reward) {
-            (Some((value, same)), Some(_)) => Some((value.clone(), *same)),
+            (Some((value, same)), Some(_)) if leads => Some((value.clone(), *same)),
             (_, reward) => reward,
         };
         let cost = recipe.cost.as_ref().map(|_| -> Result<_, Error> {
@@ -113,7 +120,8 @@ impl Models {
             Ok((given.map(|(_, shape)| shape), critic))
         });
         let moves = recipe.kl.reference.is_some_and(|r| r.moves());
-        let (members, cost) = (recipe.reward_members(), cost.transpose()?);
+        let members = if section.reward.is_some() { decoders.len() } else { recipe.reward_members() };
+        let cost = cost.transpose()?;
         Ok(Self { files, start, policy, reference, moves, value, reward, members, cost })
     }
 }

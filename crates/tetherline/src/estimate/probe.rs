@@ -104,7 +104,10 @@ impl UnitLoss for Flat {
 }
 
 /// Median seconds of `job`, after one that is not counted.
-fn seconds(clock: fn() -> f64, mut job: impl FnMut() -> Result<(), ModelError>) -> Result<f64, ModelError> {
+pub(super) fn seconds(
+    clock: fn() -> f64,
+    mut job: impl FnMut() -> Result<(), ModelError>,
+) -> Result<f64, ModelError> {
     job()?;
     let (begin, mut all) = (clock(), Vec::new());
     while all.len() < 3 || clock() - begin < SECONDS {

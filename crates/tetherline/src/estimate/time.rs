@@ -1,6 +1,6 @@
 //! Seconds of a step: operations of each part over the operations per second that were measured of it.
 
-use super::lengths::Lengths;
+use super::Ground;
 use super::models::{Models, Reference};
 use super::probe::{Kind, Rates, Speeds};
 use crate::Error;
@@ -89,9 +89,9 @@ impl Clock<'_> {
 pub(super) fn of(
     recipe: &Recipe,
     models: &Models,
-    lengths: &Lengths,
-    speeds: &Speeds,
+    ground: &Ground,
 ) -> Result<(Vec<StageTime>, Option<StepTime>), Error> {
+    let Ground { lengths, speeds, .. } = ground;
     let precision = match recipe.model.dtype {
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
@@ -147,6 +147,7 @@ pub(super) fn of(
             scoring += clock.forward(model, &scalars)?;
         }
     }
+    scoring += ground.judges.iter().map(|judge| judge.seconds(&rows)).sum::<f64>();
     let rollout = clock.decode(policy, &rows, ppo.samples_per_prompt)?;
     let mut trial = 0.0;
     if recipe.judges_updates() {
