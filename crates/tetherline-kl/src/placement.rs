@@ -23,6 +23,7 @@
 
 use crate::estimator::KlEstimator;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use thiserror::Error;
 
 /// What is being placed.
@@ -39,6 +40,18 @@ pub enum PenaltyForm {
     Abs,
     /// Full-vocabulary KL.
     Exact,
+}
+
+impl fmt::Display for PenaltyForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::K1 => "k1",
+            Self::K2 => "k2",
+            Self::K3 => "k3",
+            Self::Abs => "abs",
+            Self::Exact => "exact",
+        })
+    }
 }
 
 impl From<KlEstimator> for PenaltyForm {
@@ -64,6 +77,16 @@ pub enum Placement {
     Monitor,
 }
 
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InReward => "in the reward",
+            Self::InLoss => "in the loss",
+            Self::Monitor => "to look at",
+        })
+    }
+}
+
 /// The expected gradient of a pair, on-policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedGradient {
@@ -86,7 +109,7 @@ pub enum ExpectedGradient {
 
 /// A pair that does not do what its name says.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{form:?} {placement:?} is refused: {reason}; instead: {instead}")]
+#[error("{form} {placement} is refused: {reason}; instead: {instead}")]
 #[non_exhaustive]
 pub struct PlacementError {
     /// The estimator.

@@ -164,14 +164,17 @@ impl PpoConfig {
         {
             let of = match self.kl_reward {
                 KlEstimator::K2 => {
-                    "E[½l²·∇ln π]: it grows with the distance either way, and pulls back tokens that became \
-                                    less likely than π_ref as well as those that became more likely"
+                    "E[½l²·∇ln π]: what it charges becomes less likely, so it pulls back tokens that became more likely than \
+                     π_ref, and pushes those that became less likely further down"
                 }
                 KlEstimator::K3 => {
-                    "E[(e^(−l) − 1 + l)·∇ln π]: of second order in l near π_ref, where it hardly pulls, and \
-                                    e^(−l) for tokens that became less likely"
+                    "E[(e^(−l) − 1 + l)·∇ln π]: of second order in l near π_ref, where it hardly pulls, and it pushes tokens \
+                     that became less likely than π_ref further down, by e^(−l)"
                 }
-                _ => "E[|l|·∇ln π]: the same for tokens that became more and less likely",
+                _ => {
+                    "E[|l|·∇ln π]: what it charges becomes less likely, so it pushes tokens that became less likely than π_ref \
+                     further down"
+                }
             };
             out.push(format!("ppo.kl_reward = {}: {}; on-policy it is {of}", name(self.kl_reward), e.reason));
         }
@@ -303,9 +306,10 @@ mod tests {
             config.validate().unwrap();
             config.warnings().join("\n")
         };
-        for (kind, bias) in [("k2", "either way"), ("k3", "hardly pulls"), ("abs", "the same")] {
+        for (kind, bias) in [("k2", "½l²"), ("k3", "hardly pulls"), ("abs", "|l|")] {
             let text = warnings(&format!("kl_reward = \"{kind}\""));
             assert!(text.contains(&format!("kl_reward = \"{kind}\"")) && text.contains(bias), "{text}");
+            assert!(text.contains("further down"), "{text}");
         }
         assert!(warnings("kl_in = \"loss\"\nkl_loss = \"k3\"").contains("another divergence"));
         assert_eq!(warnings(""), "");
