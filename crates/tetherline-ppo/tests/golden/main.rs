@@ -173,6 +173,37 @@ struct PolicyGolden {
     dual_frac: Option<f64>,
 }
 
+/// The policy loss through the f32 rows the trainer uses, its gradients compared. f64 inputs rounded to f32 move an extreme
+/// ratio by more than the loss's own rounding, so only f32 goldens are.
+fn check_rows(e: &Entry, config: &PpoConfig, totals: &MinibatchTotals) -> Option<LossSums> {
+    if e.is_f64() {
+        return None;
+    }
+    let mask = e.mask();
+    let (new, old, adv) = (e.input("log_prob"), e.input("old_log_prob"), e.input("advantages"));
+    let grads = e.matrix("grads", "log_prob");
+    let mut sums = LossSums::default();
+    for i in 0..mask.len() {
+        let narrow = |m: &Matrix| m[i].iter().map(|&x| x as f32).collect::<Vec<_>>();
+        let (new, old, adv) = (narrow(&new), narrow(&old), narrow(&adv));
+        let (mut d_logprobs, mut d_entropy) = (vec![9.0; new.len()], vec![9.0; new.len()]);
+        let row = PolicyRow {
+            logprobs: &new,
+            entropy: &vec![0.0; new.len()],
+            old_logprobs: &old,
+            advantages: &adv,
+            written: Some(&mask[i]),
+            ..PolicyRow::default()
+        };
+        policy_loss_row(&row, totals, config, &mut d_logprobs, &mut d_entropy, &mut sums).unwrap();
+        for t in 0..new.len() {
+            let want = if mask[i][t] { grads[i][t] } else { 0.0 };
+            close(f64::from(d_logprobs[t]), want, 1e-6, &format!("{} row gradient [{i},{t}]", e.name()));
+        }
+    }
+    Some(sums)
+}
+
 fn check_policy(e: &Entry, golden: &PolicyGolden) {
     let mask = e.mask();
     let w = weights(golden.mode, &mask);
@@ -197,38 +228,14 @@ fn check_policy(e: &Entry, golden: &PolicyGolden) {
         close(share(dual), want, 1e-7, e.name());
     }
 
-    // The same through the f32 rows the trainer uses. f64 inputs rounded to f32 move an extreme ratio by
-    // more than the loss's own rounding, so only f32 goldens are compared.
-    if e.is_f64() {
-        return;
-    }
-    let aggregation = w.aggregation;
     let config = PpoConfig {
         clip_range: golden.clip.low,
         clip_range_high: Some(golden.clip.high),
         dual_clip: golden.clip.dual,
-        aggregation,
+        aggregation: w.aggregation,
         ..PpoConfig::default()
     };
-    let mut sums = LossSums::default();
-    for i in 0..mask.len() {
-        let narrow = |m: &Matrix| m[i].iter().map(|&x| x as f32).collect::<Vec<_>>();
-        let (new, old, adv) = (narrow(&new), narrow(&old), narrow(&adv));
-        let (mut d_logprobs, mut d_entropy) = (vec![9.0; new.len()], vec![9.0; new.len()]);
-        let row = PolicyRow {
-            logprobs: &new,
-            entropy: &vec![0.0; new.len()],
-            old_logprobs: &old,
-            advantages: &adv,
-            written: Some(&mask[i]),
-            ..PolicyRow::default()
-        };
-        policy_loss_row(&row, &w.totals, &config, &mut d_logprobs, &mut d_entropy, &mut sums).unwrap();
-        for t in 0..new.len() {
-            let want = if mask[i][t] { grads[i][t] } else { 0.0 };
-            close(f64::from(d_logprobs[t]), want, 1e-6, &format!("{} row gradient [{i},{t}]", e.name()));
-        }
-    }
+    let Some(sums) = check_rows(e, &config, &w.totals) else { return };
     let means = sums.means(1);
     close(means.policy_loss, golden.loss, 1e-5, e.name());
     close(means.clip_frac, golden.clip_frac, 1e-6, e.name());
