@@ -7,10 +7,24 @@ use tetherline_core::FieldError;
 use toml::Table;
 
 /// The laws of `[kl]`: one moves the coefficient.
-pub(super) const LAWS: set::Exclusive = (
-    "kl",
-    &["fixed", "schedule", "ziegler", "adaptive", "ppo_adaptive", "pid", "pid_lagrangian", "dual", "auto_pi"],
-);
+pub(super) const LAWS: &[&str] =
+    &["fixed", "schedule", "ziegler", "adaptive", "ppo_adaptive", "pid", "pid_lagrangian", "dual", "auto_pi"];
+
+/// What gives a response's score: one in each `[[reward.rule]]` and `[[cost.rule]]`.
+pub(super) const RULES: &[&str] =
+    &["keyword", "regex", "length", "command", "http", "exact", "program", "encoder"];
+
+/// Tables with one entry out of several.
+pub(super) const ONE_OF: [set::Exclusive; 8] = [
+    ("kl", LAWS),
+    ("kl.reference", &["sync", "ema", "reset"]),
+    ("ppo.missing_eos_penalty", &["subtract", "replace"]),
+    ("ppo.aggregation", &["seq_mean_constant", "sum_constant"]),
+    ("ppo.rollout_correction", &["token", "sequence"]),
+    ("reward.rule", RULES),
+    ("cost.rule", RULES),
+    ("fault.what", &["lr", "hostile_reward", "lost_domain"]),
+];
 
 impl Recipe {
     /// Loads a recipe from a file, or one of the embedded recipes by name, and applies `sets`
@@ -90,7 +104,7 @@ fn apply(table: &Table, file: &str, sets: &[(String, String)]) -> Result<Recipe,
         let in_set = |message| RecipeError::InSet { set: format!("{key}={value}"), message };
         let mut change = set::nested(key, value).map_err(in_set)?;
         paths::resolve(&mut change, Path::new(""));
-        set::merge(&mut table, change, LAWS).map_err(in_set)?;
+        set::merge(&mut table, change, &ONE_OF).map_err(in_set)?;
         if let Err(e) = Recipe::deserialize_table(&table) {
             suspects.push(in_set(e.message().to_owned()));
         }

@@ -31,28 +31,32 @@ fn parse_value(text: &str) -> Value {
     }
 }
 
-/// A top-level table, and the entries of it of which only one can be meant.
+/// The dotted path of a table, and the entries of it of which only one can be meant.
 pub(super) type Exclusive = (&'static str, &'static [&'static str]);
-const NONE: Exclusive = ("", &[]);
 
 /// Writes everything in `from` over `into`, table by table. A number as key reaches into an array.
 ///
-/// `exclusive` names a top-level table and entries of it that exclude each other (`[kl.fixed]` and
-/// `[kl.adaptive]`): a new one of them replaces the old one.
+/// `exclusive` names tables and entries of them that exclude each other (`[kl.fixed]` and `[kl.adaptive]`): a new one of them
+/// replaces the old one.
 ///
 /// # Errors
 /// A key that reaches past the end of an array, or into something that is not a table.
-pub(super) fn merge(into: &mut Table, from: Table, exclusive: Exclusive) -> Result<(), String> {
+pub(super) fn merge(into: &mut Table, from: Table, exclusive: &[Exclusive]) -> Result<(), String> {
+    merge_at("", into, from, exclusive)
+}
+
+/// As [`merge`], of tables that stand at `path`; entries of an array stand at the array's.
+fn merge_at(path: &str, into: &mut Table, from: Table, exclusive: &[Exclusive]) -> Result<(), String> {
+    if let Some((_, one_of)) = exclusive.iter().find(|(p, _)| *p == path)
+        && from.keys().any(|k| one_of.contains(&k.as_str()) && !into.contains_key(k))
+    {
+        into.retain(|k, _| !one_of.contains(&k));
+    }
     for (key, value) in from {
-        if let (true, Value::Table(new)) = (key == exclusive.0, &value)
-            && let Some(Value::Table(old)) = into.get_mut(&key)
-            && new.keys().any(|k| exclusive.1.contains(&k.as_str()) && !old.contains_key(k))
-        {
-            old.retain(|k, _| !exclusive.1.contains(&k));
-        }
+        let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match (into.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new, NONE)?,
-            (Some(Value::Array(old)), Value::Table(new)) => merge_array(&key, old, new)?,
+            (Some(Value::Table(old)), Value::Table(new)) => merge_at(&below, old, new, exclusive)?,
+            (Some(Value::Array(old)), Value::Table(new)) => merge_array(&below, old, new, exclusive)?,
             (_, value) => {
                 into.insert(key, value);
             }
@@ -61,14 +65,14 @@ pub(super) fn merge(into: &mut Table, from: Table, exclusive: Exclusive) -> Resu
     Ok(())
 }
 
-fn merge_array(name: &str, into: &mut [Value], from: Table) -> Result<(), String> {
+fn merge_array(path: &str, into: &mut [Value], from: Table, exclusive: &[Exclusive]) -> Result<(), String> {
     let len = into.len();
     for (index, value) in from {
         let slot = index.parse().ok().and_then(|i: usize| into.get_mut(i)).ok_or_else(|| {
-            format!("{name} has {len} entries, numbered from 0; there is no {name}.{index}")
+            format!("{path} has {len} entries, numbered from 0; there is no {path}.{index}")
         })?;
         match (slot, value) {
-            (Value::Table(old), Value::Table(new)) => merge(old, new, NONE)?,
+            (Value::Table(old), Value::Table(new)) => merge_at(path, old, new, exclusive)?,
             (slot, value) => *slot = value,
         }
     }
@@ -81,7 +85,12 @@ mod tests {
 
     fn set(base: &str, key: &str, value: &str) -> Result<String, String> {
         let mut table: Table = toml::from_str(base).unwrap();
-        merge(&mut table, nested(key, value)?, ("kl", &["fixed", "adaptive"]))?;
+        let exclusive: [Exclusive; 3] = [
+            ("kl", &["fixed", "adaptive"]),
+            ("ppo.eos", &["subtract", "replace"]),
+            ("rule", &["regex", "length"]),
+        ];
+        merge(&mut table, nested(key, value)?, &exclusive)?;
         Ok(toml::to_string(&table).unwrap())
     }
 
@@ -113,5 +122,14 @@ mod tests {
         let expected = "[kl]\nshrink = 8\n\n[kl.adaptive]\ntarget = 6\n";
         assert_eq!(set(base, "kl.adaptive.target", "6").unwrap(), expected);
         assert_eq!(set(base, "kl.guard.x", "1").unwrap(), format!("{base}\n[kl.guard]\nx = 1\n"));
+        // Deeper, whole or by its key, and in an array.
+        let base = "[ppo.eos]\nreplace = -1\n";
+        assert_eq!(set(base, "ppo.eos", "{ subtract = 1 }").unwrap(), "[ppo.eos]\nsubtract = 1\n");
+        assert_eq!(set(base, "ppo.eos.subtract", "1").unwrap(), "[ppo.eos]\nsubtract = 1\n");
+        let base = "[[rule]]\nname = \"a\"\n\n[rule.regex]\npattern = \"b\"\n";
+        assert_eq!(
+            set(base, "rule.0.length.max", "9").unwrap(),
+            "[[rule]]\nname = \"a\"\n\n[rule.length]\nmax = 9\n"
+        );
     }
 }

@@ -168,9 +168,36 @@ fn every_law_of_the_kl_section_is_known_here() {
             .contains(name)
     });
     listed.sort_unstable();
-    let mut laws = load::LAWS.1.to_vec();
+    let mut laws = load::LAWS.to_vec();
     laws.sort_unstable();
     assert_eq!(laws, listed);
+}
+
+/// One rule, penalty, … is chosen in place of the file's, whole or by its key; and every kind of rule is known here.
+#[test]
+fn a_set_replaces_what_excludes_it() {
+    let penalty = "missing_eos_penalty = { replace = -3 }\naggregation = { sum_constant = 8 }";
+    let rule = "[reward]\nmodel_weight = 0\n[[reward.rule]]\nkeyword = { words = [\"a\"] }\n";
+    let file = OK.replace("clip_range = 0.1", penalty) + rule;
+    let r = load(
+        &file,
+        &[
+            ("ppo.missing_eos_penalty", "{ subtract = 1.0 }"),
+            ("ppo.aggregation.seq_mean_constant", "4"),
+            ("reward.rule.0.regex.pattern", "b"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(r.ppo.missing_eos_penalty, tetherline_ppo::MissingEos::Subtract(1.0));
+    assert_eq!(r.ppo.aggregation, tetherline_ppo::Aggregation::SeqMeanConstant(4));
+    assert!(matches!(&r.reward.rule[..], [tetherline_reward::RuleConfig::Regex(c)] if c.pattern == "b"));
+    let e = toml::from_str::<Recipe>("[[reward.rule]]\nno_such_rule = {}\n").unwrap_err().to_string();
+    let (_, listed) = e.split_once("expected one of ").unwrap();
+    let mut listed: Vec<_> = listed.trim().split(", ").map(|name| name.trim_matches('`')).collect();
+    let mut known = load::RULES.to_vec();
+    listed.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(known, listed);
 }
 
 #[test]

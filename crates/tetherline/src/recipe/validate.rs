@@ -204,7 +204,8 @@ impl Recipe {
         let shared = self.model.value == ValueModel::Shared;
         if shared && !ppo.advantages.needs_critic() {
             let problem = format!(
-                "there is no value function with ppo.advantages = \"{}\"; leave out model.value",
+                "there is no value function with ppo.advantages = \"{}\" to share the policy's trunk; leave out model.value, \
+                 or set it to \"separate\", its default",
                 ppo.advantages
             );
             return Err(FieldError::new("model.value", problem));
