@@ -178,8 +178,7 @@ fn policy(out: &mut Text, recipe: &Recipe) {
     match &recipe.cost {
         None => out.row("A_t =", &advantage(ppo)),
         Some(cost) => {
-            let whitened = if ppo.whitens() { "; then to mean 0 and variance 1 over the batch" } else { "" };
-            out.row("A_t =", &format!("(A_R − λ·A_C)/(1 + λ){whitened}"));
+            out.row("A_t =", &whitened("(A_R − λ·A_C)/(1 + λ)", ppo));
             out.row("A_R =", &advantage(&PpoConfig { whiten_advantages: Some(false), ..ppo.clone() }));
             let pays = penalty(recipe).replacen('−', "+", 1);
             out.row("A_C =", &format!("the same of costs over their own critic, which pays {pays}"));
@@ -263,8 +262,13 @@ fn advantage(ppo: &PpoConfig) -> String {
         Advantage::ReinforcePlusPlus => format!("Σ_{{u ≥ t}} r_u{discounted}"),
         Advantage::Remax => format!("Σ_{{u ≥ t}} r_u{discounted} − S of the greedy response"),
     };
+    whitened(&of, ppo)
+}
+
+/// An advantage, and what is made of it over a batch.
+fn whitened(of: &str, ppo: &PpoConfig) -> String {
     if !ppo.whitens() {
-        return of;
+        return of.to_owned();
     }
     let n = match ppo.whiten_variance {
         WhitenVariance::Unbiased => "n − 1",
@@ -394,15 +398,16 @@ fn critic(out: &mut Text, recipe: &Recipe) {
     if !ppo.advantages.needs_critic() {
         return;
     }
-    out.heading("The value function minimises");
+    let (heading, target) = match recipe.cost {
+        None => ("The value function minimises", "A_t + V_old, A_t before whitening"),
+        Some(_) => ("The value function minimises, and the critic of costs with A_C likewise", "A_R + V_old"),
+    };
+    out.heading(heading);
     let loss = match ppo.value_clip_range {
         None => "½·(V − R_t)²".to_owned(),
         Some(c) => format!("½·max((V − R_t)², (clip(V, V_old ± {}) − R_t)²)", num(c)),
     };
-    out.row(
-        "L_V =",
-        &format!("{}·{loss}, weighted as L; R_t = A_t + V_old, A_t before whitening", num(ppo.vf_coef)),
-    );
+    out.row("L_V =", &format!("{}·{loss}, weighted as L; R_t = {target}", num(ppo.vf_coef)));
     out.row(
         "V:",
         match recipe.model.value {
@@ -504,6 +509,10 @@ mod tests {
             text.contains("(A_R − λ·A_C)/(1 + λ)") && text.contains("0.1·λ·(mean cost − 0.25)"),
             "{text}"
         );
+        // Lines are broken where they are long.
+        let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let of_both = text.contains("(divisor n − 1)") && text.contains("R_t = A_R + V_old");
+        assert!(of_both && text.contains("critic of costs with A_C likewise"), "{text}");
     }
 
     #[test]
