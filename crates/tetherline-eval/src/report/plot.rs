@@ -232,7 +232,15 @@ impl Plot {
         } else {
             Axis::linear(low, high, if self.small { 3 } else { 4 }, !self.small)
         };
-        (Axis::linear(x_low, x_high, if self.small { 4 } else { 5 }, false), y)
+        let most = if self.small { 4 } else { 5 };
+        // Steps of training are whole numbers, and so are their ticks.
+        let x = if points().all(|p| p.0.fract() == 0.0) {
+            let (low, high) = if x_low < x_high { (x_low, x_high) } else { (x_low - 1.0, x_high + 1.0) };
+            Axis::linear(low, high, most.min((high - low) as usize), false)
+        } else {
+            Axis::linear(x_low, x_high, most, false)
+        };
+        (x, y)
     }
 
     /// Names (where there are several lines) and last values at the right edge, pushed apart.

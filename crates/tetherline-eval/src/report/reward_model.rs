@@ -45,7 +45,7 @@ pub(super) fn section(data: &ReportData) -> String {
 
 fn facts(r: &RewardModelReport) -> String {
     let mut out = format!(
-        "<p class=\"note\">On {} held-out pairs it prefers the better response in <b>{}</b> of them{}, by {} on average.",
+        "<p class=\"note\">On {} held-out pairs it prefers the better response in <b>{}</b> of them{}, by a score {} higher on average.",
         r.n,
         percent(r.accuracy),
         hits(r.accuracy, r.n).map_or(String::new(), |s| format!(" {}", interval(s.ci))),
@@ -55,7 +55,7 @@ fn facts(r: &RewardModelReport) -> String {
         let points = num(100.0 * ece);
         let _ = write!(
             out,
-            " Its probabilities miss by {points} points of per cent (expected calibration error)."
+            " Its probabilities miss by {points} percentage points (expected calibration error)."
         );
     }
     if let Some(c) = r.length_correlation {
@@ -187,6 +187,15 @@ fn reliability(bins: &[ReliabilityBin]) -> String {
     out + "</svg></figure>\n"
 }
 
+/// A group's name, cut where it would leave the figure; its whole is shown on hover.
+fn short(group: &str) -> String {
+    const MOST: usize = 15;
+    if group.chars().count() <= MOST {
+        return group.to_owned();
+    }
+    group.chars().take(MOST - 1).chain(['…']).collect()
+}
+
 /// A dot with its 95 % interval for each group; the dashed line is the overall accuracy.
 fn accuracies<'a>(
     title: &str,
@@ -230,7 +239,7 @@ fn accuracies<'a>(
         let cy = 8.0 + step * (i as f64 + 0.5);
         let _ = write!(
             out,
-            "<g><title>{0}: {1} {2}, {3} pairs</title><text class=\"tick e\" x=\"{4:.1}\" y=\"{5:.1}\">{0}</text>\
+            "<g><title>{0}: {1} {2}, {3} pairs</title><text class=\"tick e\" x=\"{4:.1}\" y=\"{5:.1}\">{10}</text>\
              <path class=\"whisker c1\" d=\"M{6:.1} {cy:.1}H{7:.1}\"/><circle class=\"dot c1\" cx=\"{8:.1}\" cy=\"{cy:.1}\" r=\"4\"/>\
              <text class=\"end\" x=\"{9:.1}\" y=\"{5:.1}\">{1}</text></g>",
             escape(group),
@@ -242,7 +251,8 @@ fn accuracies<'a>(
             px(100.0 * share.ci.0),
             px(100.0 * share.ci.1),
             px(100.0 * accuracy),
-            right + 10.0
+            right + 10.0,
+            escape(&short(group))
         );
     }
     out + "</svg></figure>\n"

@@ -33,7 +33,9 @@ fn pair(s: &SamplePair) -> String {
 
 fn side(name: &str, class: &str, s: &SampleSide) -> String {
     let gold = s.gold.map(|g| format!("<span>gold <b>{}</b></span>", score(g))).unwrap_or_default();
-    let text = if s.response.trim().is_empty() { "<i>(empty)</i>".into() } else { escape(&s.response) };
+    // What a tokenizer puts in front of a word is no part of what is read.
+    let text = s.response.trim();
+    let text = if text.is_empty() { "<i>(empty)</i>".into() } else { escape(text) };
     format!(
         "<div class=\"side {class}\"><p class=\"who\"><b>{name}</b><span>proxy <b>{}</b></span>{gold}</p><p class=\"said\">{text}</p></div>",
         score(s.score)
