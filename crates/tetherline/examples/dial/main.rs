@@ -43,7 +43,7 @@ const QUICK: Size =
     Size { sft: 3, frontdesk: 2, stories: 2, prompts: 4, answers: 1, tilt_prompts: 2, tilt_answers: 8 };
 
 fn main() -> Result<(), BoxError> {
-    let args = Args::parse("dial", 3)?;
+    let args = Args::parse("dial", 5)?;
     let (size, seeds) = if args.quick { (QUICK, 1) } else { (FULL, args.seeds) };
     let steps = |own| args.steps.unwrap_or(own);
     let size = Size { frontdesk: steps(size.frontdesk), stories: steps(size.stories), ..size };
