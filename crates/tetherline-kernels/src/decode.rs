@@ -1,14 +1,16 @@
 //! Cached decoding of a batch of rows, one token each per step.
 //!
 //! The cache of a row keeps keys transposed (head_dim × capacity) so that scores against all keys are one
-//! small product, and values by position. Products and softmax are the ones of the full forward pass in the
+//! small product, and values by position; heads of eight have a layout of their own ([`newest`]). Products and softmax are the ones of the full forward pass in the
 //! same order, so the logits of a step are bit for bit those of a full pass over the same tokens.
 
 use crate::attention;
+#[cfg(target_arch = "x86_64")]
+use crate::attention::newest;
 use crate::block::{Acts, sized};
 use crate::cap::cap_in_place;
 use crate::chunk::{Keep, Net, Workspace, embed};
-use crate::engine::Row;
+use crate::engine::{Engine, Row};
 use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
 use crate::norm;
@@ -16,15 +18,21 @@ use crate::size::{Chunk, FLOAT};
 use crate::softmax::softmax_in_place;
 use crate::spec::{AttentionSpec, DecoderSpec};
 use crate::team::{Shares, Team, each};
+use std::mem::take;
+use std::sync::Mutex;
 
 /// Tokens of prompts that are read together at most: enough to reuse weights, few enough to stay in the cache.
 const PREFILL: usize = 256;
+
+/// A batch of at most this many bytes leaves its buffers for the next one: of a small model, to ask for memory anew takes
+/// a tenth of the time of a rollout. Of a large one it is nothing beside the work, and training needs the memory.
+const LEFT: usize = 4 << 20;
 
 /// Keys and values of one row for every layer.
 #[derive(Clone, Debug)]
 struct RowCache {
     len: usize,
-    keys: Vec<f32>,   // layers × kv_heads × head_dim × capacity
+    keys: Vec<f32>,   // layers × kv_heads × head_dim × capacity, and some slack
     values: Vec<f32>, // layers × kv_heads × capacity × padded head_dim
 }
 
@@ -34,8 +42,12 @@ pub struct DecodeBatch<'a> {
     net: Net<'a>,
     capacity: usize,
     rows: Vec<RowCache>,
+    /// Caches of rows that have left.
+    free: Vec<RowCache>,
     buf: Buffers,
     prefill: Workspace,
+    /// Where the buffers come from and go to.
+    leftovers: Option<&'a Leftovers>,
     /// The prompt read last, if it comes again.
     shared: Option<(Vec<u32>, RowCache)>,
 }
@@ -49,6 +61,22 @@ struct Buffers {
     scores: Vec<f32>,
     logits: Vec<f32>,
     scalars: Vec<f32>,
+}
+
+/// Buffers of batches that have ended.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers(Mutex<Vec<(Vec<RowCache>, Buffers, Workspace)>>);
+
+impl Drop for DecodeBatch<'_> {
+    fn drop(&mut self) {
+        let Some(Leftovers(all)) = self.leftovers else { return };
+        self.free.append(&mut self.rows);
+        let (cache, rest) = bytes(self.net.spec, self.free.len(), self.capacity, PREFILL, 1);
+        if cache + rest <= LEFT {
+            let left = (take(&mut self.free), take(&mut self.buf), take(&mut self.prefill));
+            all.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(left);
+        }
+    }
 }
 
 /// What a step produced, one entry per row of the batch.
@@ -67,10 +95,41 @@ impl<'a> DecodeBatch<'a> {
             net,
             capacity: capacity.min(net.spec.max_positions).next_multiple_of(NR),
             rows: Vec::new(),
+            free: Vec::new(),
             buf: Buffers::default(),
             prefill: Workspace::default(),
+            leftovers: None,
             shared: None,
         }
+    }
+
+    /// The same with the buffers that an earlier batch left to `engine`, to which it leaves its own.
+    #[must_use]
+    pub fn of(mut self, engine: &'a Engine) -> Self {
+        let Leftovers(all) = &engine.leftovers;
+        self.leftovers = Some(&engine.leftovers);
+        let left = all.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+        if let Some((free, buf, prefill)) = left {
+            (self.free, self.buf, self.prefill) = (free, buf, prefill);
+            let (keys, values) = cache_floats(self.net.spec, self.capacity);
+            self.free.retain(|row| row.keys.len() == keys && row.values.len() == values);
+        }
+        self
+    }
+
+    /// A cache for a row: of one that left, or a new one. What is in it is never read before it is written.
+    fn cache(&mut self, len: usize) -> RowCache {
+        let (keys, values) = cache_floats(self.net.spec, self.capacity);
+        let new = || RowCache { len, keys: vec![0.0; keys], values: vec![0.0; values] };
+        self.free.pop().map_or_else(new, |row| RowCache { len, ..row })
+    }
+
+    /// A cache with the same contents.
+    fn copied(&mut self, row: &RowCache) -> RowCache {
+        let mut copy = self.cache(row.len);
+        copy.keys.copy_from_slice(&row.keys);
+        copy.values.copy_from_slice(&row.values);
+        copy
     }
 
     /// Rows in the batch.
@@ -84,7 +143,7 @@ impl<'a> DecodeBatch<'a> {
     }
 
     fn padded_head(&self) -> usize {
-        self.net.spec.head_dim.next_multiple_of(NR)
+        value_width(self.net.spec)
     }
 
     /// The same, its work shared by a team; the same bits.
@@ -115,7 +174,8 @@ impl<'a> DecodeBatch<'a> {
         let mut at = 0;
         while at < prompts.len() {
             if let Some(row) = known(prompts[at]) {
-                self.rows.push(row.clone());
+                let row = self.copied(row);
+                self.rows.push(row);
                 at += 1;
                 continue;
             }
@@ -147,11 +207,7 @@ impl<'a> DecodeBatch<'a> {
         let mut caches: Vec<RowCache> = Vec::with_capacity(distinct.len());
         for tokens in &distinct {
             assert!(tokens.len() <= cap, "prompt longer than the cache");
-            caches.push(RowCache {
-                len: tokens.len(),
-                keys: vec![0.0; s.layers.len() * s.kv_heads * s.head_dim * cap],
-                values: vec![0.0; s.layers.len() * s.kv_heads * cap * hp],
-            });
+            caches.push(self.cache(tokens.len()));
         }
         let some = distinct.iter().filter(|tokens| !tokens.is_empty());
         let rows: Vec<Row<'_>> = some.map(|tokens| Row { tokens, lm: 0..0, scalar: 0..0 }).collect();
@@ -169,7 +225,8 @@ impl<'a> DecodeBatch<'a> {
         // Every row of `prompts`, in order; the last of equal ones takes the cache itself.
         let mut caches = caches.into_iter().peekable();
         for (i, tokens) in prompts.iter().enumerate() {
-            let row = if prompts.get(i + 1) == Some(tokens) { caches.peek().cloned() } else { caches.next() };
+            let repeats = prompts.get(i + 1) == Some(tokens);
+            let row = if repeats { caches.peek().map(|row| self.copied(row)) } else { caches.next() };
             self.rows.extend(row);
         }
     }
@@ -177,10 +234,11 @@ impl<'a> DecodeBatch<'a> {
     /// Removes the rows for which `keep` is false, keeping the order of the rest.
     pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
         let mut i = 0;
-        self.rows.retain(|_| {
+        let left = self.rows.extract_if(.., |_| {
             i += 1;
-            keep(i - 1)
+            !keep(i - 1)
         });
+        self.free.extend(left);
     }
 
     /// Feeds one token to every row and returns the logits of the next one.
@@ -245,9 +303,16 @@ impl<'a> DecodeBatch<'a> {
     }
 }
 
-/// Floats from row to row of a cache that holds `capacity` tokens.
-fn row_floats(s: &DecoderSpec, capacity: usize) -> usize {
-    s.layers.len() * s.kv_heads * capacity * (s.head_dim + s.head_dim.next_multiple_of(NR))
+/// Floats of the value of a head: whole registers, where the layout of a layer needs them.
+fn value_width(s: &DecoderSpec) -> usize {
+    let tight = s.layers.iter().all(|l| attention::by_eights(s, &l.attention));
+    if tight { s.head_dim } else { s.head_dim.next_multiple_of(NR) }
+}
+
+/// Floats of the keys and of the values of a row that holds `capacity` tokens.
+fn cache_floats(s: &DecoderSpec, capacity: usize) -> (usize, usize) {
+    let heads = s.layers.len() * s.kv_heads * capacity;
+    (heads * s.head_dim + NR, heads * value_width(s))
 }
 
 /// Bytes of [`DecodeBatch`]: of the caches of `rows` rows, and of the rest with prompts of at most `prompt` tokens.
@@ -263,7 +328,8 @@ pub(crate) fn bytes(
     let rest = rows * (2 * s.dim + 2 + s.vocab) + threads.min(rows.max(1)) * s.heads * cap;
     let read = PREFILL.max(prompt);
     let chunk = Chunk { tokens: read, padded: 2 * read, longest: prompt, ..Chunk::default() };
-    (FLOAT * rows * row_floats(s, cap), FLOAT * (acts + rest) + crate::chunk::forward_bytes(s, &chunk))
+    let (keys, values) = cache_floats(s, cap);
+    (FLOAT * rows * (keys + values), FLOAT * (acts + rest) + crate::chunk::forward_bytes(s, &chunk))
 }
 
 /// Writes the keys and values of position `t` into the cache.
@@ -278,6 +344,13 @@ fn store(
     values: &mut [f32],
 ) {
     let hd = s.head_dim;
+    #[cfg(target_arch = "x86_64")]
+    if attention::by_eights(s, &s.layers[layer].attention) {
+        let (k, v) = qkv[s.heads * hd..][..2 * s.kv_heads * hd].split_at(s.kv_heads * hd);
+        let keys = &mut keys[layer * s.kv_heads * hd * cap..];
+        newest::store(s.kv_heads, t, k, v, keys, &mut values[layer * s.kv_heads * cap * hp..]);
+        return;
+    }
     for g in 0..s.kv_heads {
         let k = &qkv[(s.heads + g) * hd..][..hd];
         let v = &qkv[(s.heads + s.kv_heads + g) * hd..][..hd];
@@ -308,19 +381,18 @@ fn attend_newest(
     }
     store(s, cap, hp, layer, row.len, qkv, &mut row.keys, &mut row.values);
     #[cfg(target_arch = "x86_64")]
-    if attention::is_narrow(s, a) {
-        let newest = attention::narrow::Newest {
+    if attention::by_eights(s, a) {
+        let newest = newest::Newest {
             q: qkv,
             keys: &row.keys[layer * s.kv_heads * s.head_dim * cap..],
             values: &row.values[layer * s.kv_heads * cap * hp..],
-            cap,
             seen: row.len + 1,
             heads: s.heads,
-            group: s.heads / s.kv_heads,
+            kv_heads: s.kv_heads,
             scale: a.scale,
         };
-        // SAFETY: `is_narrow` says that the CPU has the features.
-        unsafe { attention::narrow::attend(newest, scores, out) };
+        // SAFETY: `by_eights` says that the CPU has the features, and that the heads are such.
+        unsafe { newest::attend(newest, scores, out) };
         return;
     }
     attend(s, a, cap, hp, layer, row, qkv, scores, out);

@@ -6,6 +6,7 @@
 //! shard has its own gradient, and shards are summed in order.
 
 use crate::chunk::{Keep, Net, Workspace};
+use crate::decode::Leftovers;
 use crate::params::Grad;
 use crate::softmax::kl_of_logits;
 use crate::spec::DecoderSpec;
@@ -92,6 +93,7 @@ pub struct Engine {
     /// Of the second model of [`Engine::forward_pair`]: apart, since those above grow to what training keeps.
     seconds: Mutex<Vec<Workspace>>,
     shards: Mutex<Vec<Vec<f32>>>,
+    pub(crate) leftovers: Leftovers,
 }
 
 impl Engine {
@@ -104,6 +106,7 @@ impl Engine {
             workspaces: Mutex::default(),
             seconds: Mutex::default(),
             shards: Mutex::default(),
+            leftovers: Leftovers::default(),
         }
     }
 

@@ -36,6 +36,7 @@ impl Build {
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     name: &'static str,
+    heads: usize,
     head_dim: usize,
     kv_heads: usize,
     norm: NormKind,
@@ -66,6 +67,7 @@ struct Kind {
 
 const LLAMA: Kind = Kind {
     name: "llama",
+    heads: 4,
     head_dim: 6,
     kv_heads: 2,
     norm: NormKind::Rms,
@@ -102,11 +104,14 @@ const GPT: Kind = Kind {
 };
 
 /// The first two kinds with small, odd heads, heads of eight and of more than a register, then every part once or more.
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 19] = [
     LLAMA,
     GPT,
     Kind { name: "llama, heads of 8", head_dim: 8, turning: 4, ..LLAMA },
     Kind { name: "gpt, heads of 8", head_dim: 8, ..GPT },
+    Kind { name: "8 heads of 8, 4 of keys", heads: 8, head_dim: 8, turning: 4, kv_heads: 4, ..LLAMA },
+    Kind { name: "8 heads of 8, 8 of keys", heads: 8, head_dim: 8, kv_heads: 8, ..GPT },
+    Kind { name: "16 heads of 8, 4 of keys", heads: 16, head_dim: 8, turning: 4, kv_heads: 4, ..LLAMA },
     Kind { name: "llama, heads of 20", head_dim: 20, turning: 10, ..LLAMA },
     Kind { name: "window", window: Some(5), ..LLAMA },
     Kind { name: "long window, heads of 8", window: Some(19), head_dim: 8, turning: 4, kv_heads: 4, ..LLAMA },
@@ -149,8 +154,8 @@ const KINDS: [Kind; 16] = [
 ];
 
 fn decoder(k: Kind) -> (DecoderSpec, Vec<f32>) {
-    let (dim, heads, vocab, ffn, max) = (24, 4, 37, 40, 128);
-    let (head_dim, kv_heads) = (k.head_dim, k.kv_heads);
+    let (dim, vocab, ffn, max) = (24, 37, 40, 128);
+    let (heads, head_dim, kv_heads) = (k.heads, k.head_dim, k.kv_heads);
     let mut b = Build { at: 0, id: 0 };
     let embed = b.take(vocab * dim);
     let positions = k.learned.then(|| b.take(max * dim));

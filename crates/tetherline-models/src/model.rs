@@ -463,14 +463,14 @@ impl Model {
     /// # Errors
     /// [`ModelError::TooLong`] if rows could outgrow the original context of a model with LongRoPE, which changes the
     /// positions of what is cached; if the parameters cannot be brought to the device.
-    pub fn decode_batch(&self, engine: &Engine, capacity: usize) -> Result<DecodeBatch<'_>> {
+    pub fn decode_batch<'a>(&'a self, engine: &'a Engine, capacity: usize) -> Result<DecodeBatch<'a>> {
         let capacity = capacity.min(self.spec.max_positions);
         if let Some(context) = self.original_context().filter(|n| capacity > *n) {
             return Err(ModelError::TooLong { tokens: capacity, context, hint: LONG_ROPE });
         }
         let rows = match &engine.run {
-            Run::Kernels(_) => {
-                let batch = tetherline_kernels::DecodeBatch::new(self.kernels(engine), capacity);
+            Run::Kernels(k) => {
+                let batch = tetherline_kernels::DecodeBatch::new(self.kernels(engine), capacity).of(k);
                 Rows::Kernels(Box::new(batch))
             }
             Run::Graph(device) => Rows::Graph(CachedRows::new(self.net(device)?, capacity)),

@@ -12,7 +12,9 @@
 //! decoding has, whose lanes are keys.
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod narrow;
+mod narrow;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod newest;
 
 use crate::gemm::{A, B, Init, NR, Panels, gemm};
 use crate::simd::dot;
@@ -143,10 +145,20 @@ fn forward_by(
 }
 
 /// Whether this attention has kernels of its own on this CPU.
-pub(crate) fn is_narrow(s: &DecoderSpec, a: &AttentionSpec) -> bool {
+fn is_narrow(s: &DecoderSpec, a: &AttentionSpec) -> bool {
     #[cfg(target_arch = "x86_64")]
     if s.head_dim == narrow::HEAD && a.soft_cap.is_none() && a.window.is_none() {
         return crate::simd::has_avx512();
+    }
+    let _ = (s, a);
+    false
+}
+
+/// Whether decoding has a layout and a kernel of its own for this attention on this CPU: that of [`newest`].
+pub(crate) fn by_eights(s: &DecoderSpec, a: &AttentionSpec) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if is_narrow(s, a) {
+        return newest::holds(s);
     }
     let _ = (s, a);
     false

@@ -10,13 +10,11 @@ use super::BLOCK;
 use crate::gemm::NR;
 use crate::simd::EXP_CUT;
 use std::arch::x86_64::{
-    __m128, __m512, __mmask16, _CMP_LT_OQ, _mm_add_ps, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps,
-    _mm_storeu_ps, _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_castps_si512, _mm512_castps256_ps512, _mm512_castps512_ps256, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_extractf32x4_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
-    _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-    _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    __m128, __m512, __mmask16, _CMP_LT_OQ, _mm_storeu_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512,
+    _mm512_castps256_ps512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_extractf32x4_ps,
+    _mm512_fmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
     _mm512_shuffle_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_ps,
     _mm512_unpacklo_ps,
 };
@@ -68,7 +66,7 @@ impl Panel<'_> {
 
 /// eˣ, operation by operation that of [`crate::simd::exp`].
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-fn exp(x: __m512) -> __m512 {
+pub(super) fn exp(x: __m512) -> __m512 {
     let set = _mm512_set1_ps;
     let magic = set(12_582_912.0);
     // Of two operands one of which is NaN, the second comes out.
@@ -92,7 +90,7 @@ fn exp(x: __m512) -> __m512 {
 /// # Safety
 /// The rows are there.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn load(x: *const f32, ld: usize, rows: usize) -> [__m512; HEAD] {
+pub(super) unsafe fn load(x: *const f32, ld: usize, rows: usize) -> [__m512; HEAD] {
     let row = |i: usize| {
         // SAFETY: the caller's.
         if i < rows { unsafe { _mm256_loadu_ps(x.add(i * ld)) } } else { _mm256_setzero_ps() }
@@ -373,100 +371,6 @@ unsafe fn some_keys<const N: usize>(b: Block<'_>, key: usize, dk: *mut f32, dv: 
         for i in 0..N {
             _mm256_storeu_ps(dk.add(i * ld), k[i]);
             _mm256_storeu_ps(dv.add(i * ld), v[i]);
-        }
-    }
-}
-
-/// Sums 16 lanes in the tree of [`crate::simd::fold`].
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-fn fold(x: __m512) -> f32 {
-    let x = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
-    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    _mm_cvtss_f32(_mm_add_ps(x, _mm_shuffle_ps::<1>(x, x)))
-}
-
-/// The newest position of one row against its cache of `seen` keys, that position included.
-#[derive(Clone, Copy)]
-pub(crate) struct Newest<'a> {
-    /// Queries of all heads.
-    pub(crate) q: &'a [f32],
-    /// Keys, transposed: kv_heads × HEAD × `cap`.
-    pub(crate) keys: &'a [f32],
-    /// Values in rows padded to 16: kv_heads × `cap` × 16.
-    pub(crate) values: &'a [f32],
-    /// Room for keys, a multiple of 16.
-    pub(crate) cap: usize,
-    pub(crate) seen: usize,
-    /// Query heads, and how many of them share a key and value head.
-    pub(crate) heads: usize,
-    pub(crate) group: usize,
-    pub(crate) scale: f32,
-}
-
-/// Query heads whose values are summed side by side: one sum alone would wait for itself.
-const TOGETHER: usize = 8;
-
-/// Attention of [`Newest`]: `out` gets heads × HEAD numbers; `scores` is scratch of heads × `cap`.
-///
-/// # Safety
-/// The CPU has the features.
-///
-/// # Panics
-/// If a slice is too short.
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-pub(crate) unsafe fn attend(n: Newest<'_>, scores: &mut [f32], out: &mut [f32]) {
-    let Newest { q, keys, values, cap, seen, heads, group, .. } = n;
-    let kv_heads = heads.div_ceil(group);
-    assert!(seen > 0 && seen <= cap && cap.is_multiple_of(NR), "attention: cache");
-    assert!(keys.len() >= kv_heads * HEAD * cap && values.len() >= kv_heads * cap * NR, "attention: cache");
-    assert!(q.len() >= heads * HEAD && out.len() >= heads * HEAD, "attention: queries");
-    assert!(scores.len() >= heads * cap, "attention: scratch too short");
-    let scale = _mm512_set1_ps(n.scale);
-    let whole = seen.next_multiple_of(NR);
-    let last = (0xFFFF_u32 >> (whole - seen)) as __mmask16;
-    // SAFETY: the lengths were checked above.
-    unsafe {
-        for h in 0..heads {
-            let k = keys.as_ptr().add(h / group * HEAD * cap);
-            let s = scores.as_mut_ptr().add(h * cap);
-            let mut most = _mm512_set1_ps(f32::NEG_INFINITY);
-            for j in (0..whole).step_by(NR) {
-                let mut z = _mm512_setzero_ps();
-                for d in 0..HEAD {
-                    let q = _mm512_set1_ps(*q.as_ptr().add(h * HEAD + d));
-                    z = _mm512_fmadd_ps(q, _mm512_loadu_ps(k.add(d * cap + j)), z);
-                }
-                let visible = if j + NR == whole { last } else { 0xFFFF };
-                let z = _mm512_mask_blend_ps(visible, _mm512_set1_ps(f32::NEG_INFINITY), z);
-                most = _mm512_max_ps(z, most);
-                _mm512_storeu_ps(s.add(j), z);
-            }
-            let most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-            let mut sum = _mm512_setzero_ps();
-            for j in (0..whole).step_by(NR) {
-                let e = exp(_mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(s.add(j)), most), scale));
-                _mm512_storeu_ps(s.add(j), e);
-                sum = _mm512_add_ps(sum, e);
-            }
-            let inverse = _mm512_set1_ps(1.0 / fold(sum));
-            for j in (0..whole).step_by(NR) {
-                _mm512_storeu_ps(s.add(j), _mm512_mul_ps(_mm512_loadu_ps(s.add(j)), inverse));
-            }
-        }
-        for h0 in (0..heads).step_by(TOGETHER) {
-            let count = TOGETHER.min(heads - h0);
-            let at = |h: usize| (scores.as_ptr().add(h * cap), values.as_ptr().add(h / group * cap * NR));
-            let from: [_; TOGETHER] = std::array::from_fn(|i| at(h0 + i.min(count - 1)));
-            let mut o = [_mm512_setzero_ps(); TOGETHER];
-            for key in 0..seen {
-                for (o, (p, v)) in o.iter_mut().zip(&from) {
-                    *o = _mm512_fmadd_ps(_mm512_set1_ps(*p.add(key)), _mm512_loadu_ps(v.add(key * NR)), *o);
-                }
-            }
-            for (i, o) in o.iter().take(count).enumerate() {
-                _mm256_storeu_ps(out.as_mut_ptr().add((h0 + i) * HEAD), _mm512_castps512_ps256(*o));
-            }
         }
     }
 }
