@@ -3,6 +3,7 @@
 
 use crate::chunk::Net;
 use crate::gemm::{Init, Panels};
+use crate::linear::Output;
 use crate::mlp;
 use crate::norm;
 use crate::params::{Grad, Params};
@@ -97,15 +98,15 @@ fn cleared(v: &mut Vec<f32>, n: usize) -> &mut [f32] {
 
 /// norm(x), or x itself where there is no norm.
 fn normed<'h>(
+    net: Net<'_>,
     norm: Option<&NormSpec>,
-    params: Params<'_>,
     x: &'h [f32],
     h: &'h mut Vec<f32>,
     stats: &mut Vec<f32>,
 ) -> &'h [f32] {
     let Some(n) = norm else { return x };
     let h = sized(h, x.len());
-    norm::forward(n, params, x, h, sized(stats, x.len() / n.dim * 2));
+    net.norm(n, x, h, sized(stats, x.len() / n.dim * 2));
     h
 }
 
@@ -140,21 +141,18 @@ impl Acts {
         let (s, a) = (net.spec, &layer.attention);
         let (q_dim, kv_dim, ldq) = (s.q_dim(), s.kv_dim(), s.qkv_dim());
         let x = &self.x[..n * s.dim];
-        let h = normed(layer.norm1.as_ref(), net.params, x, &mut self.h1, &mut self.stats1);
+        let h = normed(net, layer.norm1.as_ref(), x, &mut self.h1, &mut self.stats1);
         let qkv = sized(&mut self.qkv, n * ldq);
-        let linear = |l: &LinearSpec, y: &mut [f32], ld: usize| {
-            net.linear(l, n, h, s.dim, y, ld, Init::Zero);
-        };
-        linear(&a.v, &mut qkv[q_dim + kv_dim..], ldq);
         let (Some(q_norm), Some(k_norm)) = (&a.q_norm, &a.k_norm) else {
-            linear(&a.q, qkv, ldq);
-            linear(&a.k, &mut qkv[q_dim..], ldq);
+            let layers = &[(&a.q, 0), (&a.k, q_dim), (&a.v, q_dim + kv_dim)];
+            net.linears(n, h, s.dim, &mut [Output { y: qkv, ldy: ldq, layers }]);
             return;
         };
         let ld = q_dim + kv_dim;
         let raw = sized(&mut self.raw, n * ld);
-        linear(&a.q, raw, ld);
-        linear(&a.k, &mut raw[q_dim..], ld);
+        let of_raw = Output { y: raw, ldy: ld, layers: &[(&a.q, 0), (&a.k, q_dim)] };
+        let values = Output { y: qkv, ldy: ldq, layers: &[(&a.v, q_dim + kv_dim)] };
+        net.linears(n, h, s.dim, &mut [of_raw, values]);
         let of_q = n * (q_dim / q_norm.dim) * 2;
         let stats = sized(&mut self.raw_stats, of_q + n * (kv_dim / k_norm.dim) * 2);
         let (stats_q, stats_k) = stats.split_at_mut(of_q);
@@ -182,15 +180,16 @@ impl Acts {
         add(&layer.attention.out, att, lda, post, mid, x);
         let mid = &*mid;
         let source = if layer.parallel { x } else { mid };
-        let h = normed(layer.norm2.as_ref(), params, source, &mut self.h2, &mut self.stats2);
+        let h = normed(net, layer.norm2.as_ref(), source, &mut self.h2, &mut self.stats2);
         let up_out = sized(&mut self.up, n * hidden);
         let act_out = sized(&mut self.act, n * hidden);
         let down = match &layer.mlp {
             MlpSpec::Gated { gate, up, down, act } => {
                 let gate_out = sized(&mut self.gate, n * hidden);
-                net.linear(gate, n, h, dim, gate_out, hidden, Init::Zero);
-                net.linear(up, n, h, dim, up_out, hidden, Init::Zero);
-                mlp::gated(*act, gate_out, up_out, act_out);
+                let of_gate = Output { y: &mut *gate_out, ldy: hidden, layers: &[(gate, 0)] };
+                let of_up = Output { y: &mut *up_out, ldy: hidden, layers: &[(up, 0)] };
+                net.linears(n, h, dim, &mut [of_gate, of_up]);
+                net.gated(*act, gate_out, up_out, act_out);
                 down
             }
             MlpSpec::Plain { up, down, act } => {

@@ -3,14 +3,18 @@
 use crate::attention::{self, Scratch};
 use crate::block::{Acts, Grads, sized};
 use crate::engine::Row;
-use crate::gemm::Init;
+use crate::gemm::{Init, NR};
 use crate::head::{LmState, scalar_backward, scalar_forward};
-use crate::linear::PackedWeights;
+use crate::linear::{Output, PackedWeights};
+use crate::mlp;
 use crate::norm;
 use crate::params::{Grad, Params};
 use crate::size::{Chunk, FLOAT};
-use crate::spec::{DecoderSpec, LayerSpec, LinearSpec};
-use crate::team::Team;
+use crate::spec::{Activation, DecoderSpec, LayerSpec, LinearSpec, NormSpec};
+use crate::team::{Shares, Team, each};
+
+/// Fewer numbers than this are not worth a job of a team.
+const SHARED: usize = 2048;
 
 /// A decoder with its weights, ready to run.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,41 @@ impl<'a> Net<'a> {
         init: Init<'_>,
     ) {
         self.packed.forward(self.team, l, self.params, rows, x, ldx, y, ldy, init);
+    }
+
+    /// y = linear(x) of several layers at once.
+    pub(crate) fn linears(&self, rows: usize, x: &[f32], ldx: usize, outputs: &mut [Output<'_>]) {
+        self.packed.forward_all(self.team, self.params, rows, (x, ldx), outputs);
+    }
+
+    /// norm(x) at rows that a team shares.
+    pub(crate) fn norm(&self, n: &NormSpec, x: &[f32], y: &mut [f32], stats: &mut [f32]) {
+        let rows = x.len() / n.dim;
+        let team = self.team.filter(|_| x.len() >= SHARED);
+        let tasks = team.map_or(1, Team::threads);
+        let share = rows.div_ceil(tasks).max(1);
+        let (y, stats) = (Shares::new(y), Shares::new(stats));
+        each(team, tasks, &|task| {
+            let (from, to) = ((task * share).min(rows), ((task + 1) * share).min(rows));
+            // SAFETY: a task has rows of its own.
+            let (y, stats) =
+                unsafe { (y.at(from * n.dim, (to - from) * n.dim), stats.at(2 * from, 2 * (to - from))) };
+            norm::forward(n, self.params, &x[from * n.dim..to * n.dim], y, stats);
+        });
+    }
+
+    /// act(gate)·up, number by number, that a team shares.
+    pub(crate) fn gated(&self, act: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+        let n = y.len();
+        let team = self.team.filter(|_| n >= SHARED);
+        let tasks = team.map_or(1, Team::threads);
+        let share = n.div_ceil(tasks).next_multiple_of(NR);
+        let y = Shares::new(y);
+        each(team, tasks, &|task| {
+            let (from, to) = ((task * share).min(n), ((task + 1) * share).min(n));
+            // SAFETY: a task has numbers of its own.
+            mlp::gated(act, &gate[from..to], &up[from..to], unsafe { y.at(from, to - from) });
+        });
     }
 }
 

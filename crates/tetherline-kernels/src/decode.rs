@@ -13,7 +13,6 @@ use crate::chunk::{Keep, Net, Workspace, embed};
 use crate::engine::{Engine, Row};
 use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
-use crate::norm;
 use crate::size::{Chunk, FLOAT};
 use crate::softmax::softmax_in_place;
 use crate::spec::{AttentionSpec, DecoderSpec};
@@ -283,13 +282,13 @@ impl<'a> DecodeBatch<'a> {
             acts.finish(net, layer, m, &mut b.x);
         }
         let h = sized(&mut b.h, m * d);
-        norm::forward(&s.final_norm, params, &b.x[..m * d], h, sized(&mut b.stats, 2 * m));
-        b.logits.clear();
+        net.norm(&s.final_norm, &b.x[..m * d], h, sized(&mut b.stats, 2 * m));
+        let scored = if s.lm_head.is_some() { m * s.vocab } else { 0 };
+        let logits = sized(&mut b.logits, scored);
         if let Some(head) = &s.lm_head {
-            b.logits.resize(m * s.vocab, 0.0);
-            net.linear(head, m, h, d, &mut b.logits, s.vocab, Init::Zero);
+            net.linear(head, m, h, d, logits, s.vocab, Init::Zero);
             if let Some(cap) = s.logit_cap {
-                cap_in_place(&mut b.logits, 1.0, cap);
+                cap_in_place(logits, 1.0, cap);
             }
         }
         b.scalars.clear();
@@ -299,7 +298,7 @@ impl<'a> DecodeBatch<'a> {
         for row in &mut self.rows {
             row.len += 1;
         }
-        DecodeOutput { logits: &mut b.logits, scalars: &b.scalars }
+        DecodeOutput { logits: &mut b.logits[..scored], scalars: &b.scalars }
     }
 }
 

@@ -89,30 +89,52 @@ impl Weights {
             }
         };
         let from = Shares::new_at(from.cast_mut(), len);
-        let panels = n.div_ceil(NR);
-        let tasks = team.map_or(1, Team::threads).min(panels);
-        let share = panels.div_ceil(tasks.max(1));
+        let tasks = team.map_or(1, Team::threads).min(n.div_ceil(NR));
         let all = Shares::new_at(own, len);
-        each(team, tasks, &|task| {
-            let j0 = task * share * NR;
-            let columns = (share * NR).min(n.saturating_sub(j0));
-            if columns == 0 {
-                return;
-            }
-            let (c, from) = (all.from(j0), if from.is_null() { std::ptr::null() } else { from.from(j0).0 });
-            // SAFETY: a task has its own columns of C; D was checked.
-            unsafe {
-                match self {
-                    Self::F32(b) => {
-                        let b = b.view();
-                        let b = B { data: &b.data[j0 / NR * b.panel..], ..b };
-                        gemm_at(m, columns, k, a, b, c, ldc, from);
-                    }
-                    Self::Bf16(b) => b.multiply(j0 / NR, (m, columns, k), a, c, ldc, from),
-                }
-            }
-        });
+        // SAFETY: a task has its own columns of C; D was checked.
+        each(team, tasks, &|task| unsafe { self.columns((task, tasks), (m, n, k), a, all, ldc, from) });
     }
+
+    /// The columns of C that are the part of one of `tasks` tasks; `from` is null for none, or where D stands.
+    ///
+    /// # Safety
+    /// No one else touches these columns meanwhile, and D has the sizes of C.
+    unsafe fn columns(
+        &self,
+        (task, tasks): (usize, usize),
+        (m, n, k): (usize, usize, usize),
+        a: A<'_>,
+        c: Shares<f32>,
+        ldc: usize,
+        from: Shares<f32>,
+    ) {
+        let share = n.div_ceil(NR).div_ceil(tasks.max(1));
+        let j0 = task * share * NR;
+        let columns = (share * NR).min(n.saturating_sub(j0));
+        if columns == 0 {
+            return;
+        }
+        let (c, from) = (c.from(j0), if from.is_null() { std::ptr::null() } else { from.from(j0).0 });
+        // SAFETY: the caller's.
+        unsafe {
+            match self {
+                Self::F32(b) => {
+                    let b = b.view();
+                    let b = B { data: &b.data[j0 / NR * b.panel..], ..b };
+                    gemm_at(m, columns, k, a, b, c, ldc, from);
+                }
+                Self::Bf16(b) => b.multiply(j0 / NR, (m, columns, k), a, c, ldc, from),
+            }
+        }
+    }
+}
+
+/// Where layers that read the same x write: each from a column on, in ascending order.
+pub(crate) struct Output<'y> {
+    pub(crate) y: &'y mut [f32],
+    /// Floats from row to row.
+    pub(crate) ldy: usize,
+    pub(crate) layers: &'y [(&'y LinearSpec, usize)],
 }
 
 /// scale·Aᵀ and Bᵀ for the way forward; scale·B and A for the way back.
@@ -260,6 +282,54 @@ impl PackedWeights {
         let team = team.filter(|_| l.n_in * l.n_out >= SHARED);
         let size = (rows, l.n_out, l.n_in);
         self.layers[l.id].forward.multiply(team, size, A::rows(x, ldx), y, ldy, init);
+        self.add_to(l, params, rows, x, ldx, y, ldy);
+    }
+
+    /// [`PackedWeights::forward`] from zero of several layers that read the same x, in one job of the team.
+    pub(crate) fn forward_all(
+        &self,
+        team: Option<&Team<'_>>,
+        params: Params<'_>,
+        rows: usize,
+        (x, ldx): (&[f32], usize),
+        outputs: &mut [Output<'_>],
+    ) {
+        let size = |o: &Output<'_>| o.layers.iter().map(|(l, _)| l.n_in * l.n_out).sum::<usize>();
+        let team = team.filter(|_| outputs.iter().map(size).sum::<usize>() >= SHARED);
+        let tasks = team.map_or(1, Team::threads);
+        let places: Vec<_> = outputs.iter_mut().map(|o| (Shares::new(o.y), o.ldy, o.layers)).collect();
+        each(team, tasks, &|task| {
+            for (y, ldy, layers) in &places {
+                for (i, (l, at)) in layers.iter().enumerate() {
+                    let next = layers.get(i + 1).map_or(*ldy, |(_, next)| *next);
+                    assert!(at + l.n_out <= next, "layers write side by side");
+                    let (start, len) = y.from(*at);
+                    let (y, none) = (Shares::new_at(start, len), Shares::new_at(std::ptr::null_mut(), 0));
+                    let size = (rows, l.n_out, l.n_in);
+                    let weights = &self.layers[l.id].forward;
+                    // SAFETY: layers have columns of their own by the check, and tasks have of those.
+                    unsafe { weights.columns((task, tasks), size, A::rows(x, ldx), y, *ldy, none) };
+                }
+            }
+        });
+        for o in outputs {
+            for (l, at) in o.layers {
+                self.add_to(l, params, rows, x, ldx, &mut o.y[*at..], o.ldy);
+            }
+        }
+    }
+
+    /// What an adapter and a bias add to y.
+    fn add_to(
+        &self,
+        l: &LinearSpec,
+        params: Params<'_>,
+        rows: usize,
+        x: &[f32],
+        ldx: usize,
+        y: &mut [f32],
+        ldy: usize,
+    ) {
         if let Some((s, adapter)) = self.adapter(l) {
             between(rows * s.rank, |u| {
                 gemm(rows, s.rank, l.n_in, A::rows(x, ldx), adapter.down.view(), u, s.rank, Init::Zero);

@@ -6,7 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// A number of threads that work together.
 #[derive(Debug)]
@@ -17,45 +17,61 @@ pub struct Team<'s> {
 
 type Job = dyn Fn(usize) + Sync;
 
+/// Of one cache line each, what the leader and the members write: a job costs a few transfers of lines.
 #[derive(Debug)]
 struct Shared {
-    /// The job that is open, and its number of tasks.
-    job: UnsafeCell<Option<(*const Job, usize)>>,
-    /// Odd while a job is open.
-    epoch: AtomicUsize,
-    next: AtomicUsize,
-    /// Members that look at the job.
-    inside: AtomicUsize,
+    /// The number of the job, how many tasks it has, and the next of them to be taken: one number, so that a thread that
+    /// takes one knows of which job it is.
+    ticket: OnALine<AtomicU64>,
+    /// Tasks of the job that have ended.
+    done: OnALine<AtomicUsize>,
+    /// Read by those who have taken a task, which the leader waits for.
+    job: UnsafeCell<Option<*const Job>>,
     panicked: AtomicBool,
     over: AtomicBool,
     /// A job is being run: there is one at a time.
     busy: AtomicBool,
 }
 
-// SAFETY: `job` is written by one leader alone (`busy`), while no job is open and no member is inside; a member reads it
-// after it entered an open one. Entering and closing are ordered by sequentially consistent operations: either the
-// leader sees the member inside and waits, or the member sees that the job is closed.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct OnALine<T>(T);
+
+// SAFETY: `job` is written by one leader alone (`busy`), after all tasks that were taken of the last job have ended and
+// before the next ticket; it is read by threads that hold a task of that ticket.
 unsafe impl Sync for Shared {}
+
+/// Bits of a ticket for the next task, and for the number of tasks; the rest is the number of the job.
+const BITS: u32 = 16;
+
+/// Tasks of a job at most: each thread may ask once more than there are tasks without reaching the next field.
+const MOST: usize = 1 << (BITS - 1);
+
+/// Job, tasks and next task of a ticket.
+fn parts(ticket: u64) -> (u64, usize, usize) {
+    let field = |shift: u32| (ticket >> shift) as usize & ((1 << BITS) - 1);
+    (ticket >> (2 * BITS), field(BITS), field(0))
+}
 
 impl Team<'_> {
     /// Runs `f` with a team of `threads` threads, the calling one among them.
     pub fn with<R>(threads: usize, f: impl FnOnce(&Team<'_>) -> R) -> R {
         let shared = Shared {
+            ticket: OnALine::default(),
+            done: OnALine::default(),
             job: UnsafeCell::new(None),
-            epoch: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
-            inside: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             over: AtomicBool::new(false),
             busy: AtomicBool::new(false),
         };
+        let threads = threads.clamp(1, MOST / 2);
         std::thread::scope(|s| {
             // Before the first of them starts: one that cannot start must not leave the others waiting.
             let _end = End(&shared);
             for _ in 1..threads {
                 s.spawn(|| shared.member());
             }
-            f(&Team { shared: &shared, threads: threads.max(1) })
+            f(&Team { shared: &shared, threads })
         })
     }
 
@@ -74,34 +90,52 @@ impl Team<'_> {
             (0..tasks).for_each(job);
             return;
         }
-        let free = !s.busy.swap(true, Ordering::SeqCst);
+        if tasks > MOST / 2 {
+            // A task of several, of which a ticket can count as many.
+            let each = tasks.div_ceil(MOST / 2);
+            self.run(tasks.div_ceil(each), &|i| (i * each..((i + 1) * each).min(tasks)).for_each(job));
+            return;
+        }
+        let free = !s.busy.swap(true, Ordering::Acquire);
         assert!(free, "a team runs one job at a time");
         // SAFETY: the lifetime is cut off here and held by `Open`, which outlasts every use of the job.
         let lasting: *const Job =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Job>(job) };
-        // SAFETY: `busy` was ours to take, so no job is open, and no member is inside: `Open` waited for that.
-        unsafe { *s.job.get() = Some((lasting, tasks)) };
-        s.next.store(0, Ordering::SeqCst);
-        s.epoch.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: `busy` was ours to take, and `Open` waited for all who had a task of the last job.
+        unsafe { *s.job.get() = Some(lasting) };
+        s.done.0.store(0, Ordering::Relaxed);
+        let (number, ..) = parts(s.ticket.0.load(Ordering::Relaxed));
+        s.ticket.0.store((number + 1) << (2 * BITS) | (tasks as u64) << BITS, Ordering::Release);
         {
-            let _open = Open(s);
-            s.take(tasks, job);
+            let _open = Open(s, tasks);
+            s.take(job);
         }
-        assert!(!s.panicked.load(Ordering::SeqCst), "a thread of the team panicked");
+        assert!(!s.panicked.load(Ordering::Relaxed), "a thread of the team panicked");
     }
 }
 
-/// Closes the job and waits until no member looks at it, also when the leader panics.
-struct Open<'s>(&'s Shared);
+/// Closes the job and waits until all tasks that were taken have ended, also when the leader panics.
+struct Open<'s>(&'s Shared, usize);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.epoch.fetch_add(1, Ordering::SeqCst);
+        let Self(s, tasks) = *self;
+        // What is left is taken, by nobody.
+        let (_, _, next) = parts(s.ticket.0.fetch_add(tasks as u64, Ordering::Relaxed));
         let mut wait = Wait::default();
-        while self.0.inside.load(Ordering::SeqCst) > 0 {
+        while s.done.0.load(Ordering::Acquire) < next.min(tasks) {
             wait.a_little();
         }
-        self.0.busy.store(false, Ordering::SeqCst);
+        s.busy.store(false, Ordering::Release);
+    }
+}
+
+/// A task that was taken: it has ended when this is dropped, also by a panic.
+struct Taken<'s>(&'s Shared);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.done.0.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -110,42 +144,45 @@ struct End<'s>(&'s Shared);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.0.over.store(true, Ordering::SeqCst);
+        self.0.over.store(true, Ordering::Release);
     }
 }
 
 impl Shared {
-    fn take(&self, tasks: usize, job: &(dyn Fn(usize) + Sync)) {
+    /// Does the leader's part.
+    fn take(&self, job: &(dyn Fn(usize) + Sync)) {
         loop {
-            let i = self.next.fetch_add(1, Ordering::SeqCst);
+            let (_, tasks, i) = parts(self.ticket.0.fetch_add(1, Ordering::Relaxed));
             if i >= tasks {
                 return;
             }
+            let _taken = Taken(self);
             job(i);
         }
     }
 
     fn member(&self) {
         let (mut seen, mut wait) = (0, Wait::default());
-        while !self.over.load(Ordering::SeqCst) {
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            if epoch == seen || epoch.is_multiple_of(2) {
+        while !self.over.load(Ordering::Relaxed) {
+            if parts(self.ticket.0.load(Ordering::Relaxed)).0 == seen {
                 wait.a_little();
                 continue;
             }
-            (seen, wait) = (epoch, Wait::default());
-            self.inside.fetch_add(1, Ordering::SeqCst);
-            if self.epoch.load(Ordering::SeqCst) == epoch {
-                // SAFETY: the job is open, and stays alive until `inside` goes down.
-                if let Some((job, tasks)) = unsafe { *self.job.get() } {
-                    // SAFETY: as above.
-                    let job = unsafe { &*job };
-                    if catch_unwind(AssertUnwindSafe(|| self.take(tasks, job))).is_err() {
-                        self.panicked.store(true, Ordering::SeqCst);
-                    }
+            wait = Wait::default();
+            let (number, tasks, i) = parts(self.ticket.0.fetch_add(1, Ordering::Acquire));
+            if i >= tasks {
+                seen = number;
+                continue;
+            }
+            let _taken = Taken(self);
+            // SAFETY: a task of this job was taken and has not ended, so the leader waits and the job lives.
+            if let Some(job) = unsafe { *self.job.get() } {
+                // SAFETY: as above.
+                let job = unsafe { &*job };
+                if catch_unwind(AssertUnwindSafe(|| job(i))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
                 }
             }
-            self.inside.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

@@ -293,7 +293,8 @@ struct Tile {
 struct Next {
     /// The strip of A below, where no tile has read it yet.
     a: *const f32,
-    /// A share of the panels of B after these: from which row, and how many.
+    /// A share of the panels of B after these: from which row, and how many; `usize::MAX` for all, where there is one
+    /// strip.
     b: *const f32,
     rows: usize,
     /// The next tile of C.
@@ -304,8 +305,8 @@ impl Next {
     const UNKNOWN: Self = Self { a: std::ptr::null(), b: std::ptr::null(), rows: 0, c: std::ptr::null() };
 }
 
-/// A product that touches fewer floats finds them in the second-level cache.
-const NEAR: usize = 96 * 1024;
+/// A product that touches fewer floats has them at hand, or is too short to fetch behind.
+const NEAR: usize = 16 * 1024;
 
 /// Columns of a transposed A that are copied at once: whole strips of either shape, in few cache lines.
 const COLUMNS: usize = 72;
@@ -405,7 +406,7 @@ impl Gemm<'_> {
                     }
                     if j + 2 * np <= panels && p < kc {
                         next.b = b.data.as_ptr().wrapping_add((j + np) * b.panel + (p0 + p) * b.row);
-                        next.rows = share.min(kc - p);
+                        next.rows = if strips == 1 { usize::MAX } else { share.min(kc - p) };
                     }
                 }
                 // SAFETY: in bounds by the checks in `gemm`.

@@ -15,6 +15,9 @@ const ROUND: usize = 16;
 /// Lower tiles are no work to fetch behind.
 const HIGH: usize = 7;
 
+/// The same where B alone is fetched. Below, the CPU's own prefetching does better.
+const STREAMING: usize = 4;
+
 /// At most 9 rows × 3 panels: 27 accumulators, 3 registers of B and one of A.
 pub(super) struct Wide;
 
@@ -92,7 +95,16 @@ unsafe fn run<const MR: usize, const NP: usize>(tile: &Tile) {
             }
         }
         let mut done = 0;
-        if MR >= HIGH && NP == 3 && k >= ROUND && !next.c.is_null() {
+        if MR >= STREAMING && next.rows == usize::MAX {
+            // A single strip: what is multiplied is read once, by and by.
+            for p in 0..k {
+                for q in 0..NP {
+                    _mm_prefetch::<_MM_HINT_T0>(next.b.wrapping_add(q * bps + p * brs).cast());
+                }
+                add(&mut t, (a, ars, acs), (b, brs, bps), p);
+            }
+            done = k;
+        } else if MR >= HIGH && NP == 3 && k >= ROUND && !next.c.is_null() {
             let share = next.rows.div_ceil(k / ROUND);
             for round in 0..k / ROUND {
                 fetch::<MR, NP>(tile, round, share);
@@ -162,7 +174,7 @@ fn fetch<const MR: usize, const NP: usize>(t: &Tile, round: usize, share: usize)
         }
         for row in (round * share..(round + 1) * share).take_while(|row| *row < next.rows) {
             for q in 0..NP {
-                _mm_prefetch::<_MM_HINT_T1>(next.b.wrapping_add(q * t.bps + row * t.brs).cast());
+                _mm_prefetch::<_MM_HINT_T0>(next.b.wrapping_add(q * t.bps + row * t.brs).cast());
             }
         }
         if round < MR {
