@@ -20,6 +20,10 @@ pub(crate) fn most_shards(spec: &DecoderSpec) -> usize {
     if spec.n_trained() > 4_000_000 { 4 } else { 8 }
 }
 
+/// A model of more parameters gives back what only [`Engine::forward_pair`] needs: to ask for it anew is nothing beside
+/// the work, and training wants the memory.
+const LARGE: usize = 1_000_000;
+
 /// One sequence and what is wanted of it.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
@@ -216,6 +220,9 @@ impl Engine {
             }
             lock(&self.seconds).push(other);
         });
+        if policy.spec.n_params > LARGE {
+            lock(&self.seconds).clear();
+        }
         out.into_iter().map(unlock).collect()
     }
 

@@ -1,6 +1,8 @@
 //! Linear layers over packed weights, and low-rank additions to them.
 
-use crate::gemm::{A, B, HalfGrad, HalfPanels, Init, NR, Panels, Unit, gemm, gemm_at, unit};
+use crate::gemm::{
+    A, AT_ONCE, B, Columns, HalfGrad, HalfPanels, Init, NR, Panels, Unit, gemm, gemm_at, one_row, unit,
+};
 use crate::params::{Grad, Params};
 use crate::simd::add_assign;
 use crate::spec::{AdapterSpec, DecoderSpec, Layout, LinearSpec};
@@ -297,12 +299,23 @@ impl PackedWeights {
         let size = |o: &Output<'_>| o.layers.iter().map(|(l, _)| l.n_in * l.n_out).sum::<usize>();
         let team = team.filter(|_| outputs.iter().map(size).sum::<usize>() >= SHARED);
         let tasks = team.map_or(1, Team::threads);
-        let places: Vec<_> = outputs.iter_mut().map(|o| (Shares::new(o.y), o.ldy, o.layers)).collect();
+        for o in outputs.iter() {
+            let ends = o.layers.iter().skip(1).map(|(_, at)| *at).chain([o.ldy.min(o.y.len())]);
+            let apart = o.layers.iter().zip(ends).all(|((l, at), end)| at + l.n_out <= end);
+            assert!(apart, "layers write side by side");
+        }
+        assert!(outputs.len() <= 2, "at most two places");
+        let places: [_; 2] = std::array::from_fn(|i| {
+            outputs
+                .get_mut(i)
+                .map_or((Shares::new(&mut []), 0, &[][..]), |o| (Shares::new(o.y), o.ldy, o.layers))
+        });
         each(team, tasks, &|task| {
+            if rows == 1 && self.one_row(&places, (task, tasks), &x[..ldx]) {
+                return;
+            }
             for (y, ldy, layers) in &places {
-                for (i, (l, at)) in layers.iter().enumerate() {
-                    let next = layers.get(i + 1).map_or(*ldy, |(_, next)| *next);
-                    assert!(at + l.n_out <= next, "layers write side by side");
+                for (l, at) in *layers {
                     let (start, len) = y.from(*at);
                     let (y, none) = (Shares::new_at(start, len), Shares::new_at(std::ptr::null_mut(), 0));
                     let size = (rows, l.n_out, l.n_in);
@@ -313,10 +326,45 @@ impl PackedWeights {
             }
         });
         for o in outputs {
-            for (l, at) in o.layers {
+            for (l, at) in o.layers.iter().filter(|(l, _)| l.bias.is_some() || l.adapter.is_some()) {
                 self.add_to(l, params, rows, x, ldx, &mut o.y[*at..], o.ldy);
             }
         }
+    }
+
+    /// The part of a task of [`PackedWeights::forward_all`] for a single row: panels of all layers side by side. Whether
+    /// it did it.
+    fn one_row(
+        &self,
+        places: &[(Shares<f32>, usize, &[(&LinearSpec, usize)])],
+        (task, tasks): (usize, usize),
+        x: &[f32],
+    ) -> bool {
+        let panels = |l: &LinearSpec| l.n_out.div_ceil(NR);
+        let total: usize = places.iter().flat_map(|(_, _, layers)| *layers).map(|(l, _)| panels(l)).sum();
+        let share = total.div_ceil(tasks);
+        let (from, to) = (task * share, ((task + 1) * share).min(total));
+        let (mut held, mut count, mut first) = ([Columns::NONE; AT_ONCE], 0, 0);
+        for (y, _, layers) in places {
+            for (l, at) in *layers {
+                let Weights::F32(b) = &self.layers[l.id].forward else { return false };
+                assert!(l.n_in == x.len(), "layers that read the same row");
+                let y = y.from(*at).0;
+                for j in from.max(first)..to.min(first + panels(l)) {
+                    held[count] = Columns::of(b, j - first, y);
+                    count += 1;
+                    if count == AT_ONCE {
+                        // SAFETY: layers and tasks have columns of their own, and all panels the rows of x.
+                        unsafe { one_row(x, &held) };
+                        count = 0;
+                    }
+                }
+                first += panels(l);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { one_row(x, &held[..count]) };
+        true
     }
 
     /// What an adapter and a bias add to y.

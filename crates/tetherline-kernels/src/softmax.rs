@@ -146,30 +146,41 @@ pub fn log_softmax_in_place(z: &mut [f32], temperature: f32) -> f32 {
 /// log-probs. The last one with any mass where rounding falls short.
 pub fn draw(logprobs: &[f32], u: f64) -> usize {
     let block = |at: usize| &logprobs[at..(at + DRAWN).min(logprobs.len())];
-    let total: f64 = (0..logprobs.len()).step_by(DRAWN).map(|at| f64::from(mass(block(at)))).sum();
-    let (mut sum, goal) = (0.0, u * total);
-    let mut last = 0;
-    for at in (0..logprobs.len()).step_by(DRAWN) {
-        let here = f64::from(mass(block(at)));
+    // Of a large vocabulary several blocks stand together, and those of the one that is drawn are summed again.
+    let together = logprobs.len().div_ceil(DRAWN).div_ceil(SUMS).max(1);
+    let mut sums = [0.0f64; SUMS];
+    let sums = &mut sums[..logprobs.len().div_ceil(DRAWN).div_ceil(together)];
+    let blocks = |i: usize| {
+        (i * together..(i + 1) * together).map(|b| b * DRAWN).take_while(|at| *at < logprobs.len())
+    };
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = blocks(i).map(|at| f64::from(mass(block(at)))).sum();
+    }
+    let goal = u * sums.iter().sum::<f64>();
+    let (mut sum, mut last) = (0.0, 0);
+    for (i, here) in sums.iter().copied().enumerate() {
         if here > 0.0 {
-            last = at;
+            last = i;
         }
         if sum + here > goal {
-            last = at;
+            last = i;
             break;
         }
         sum += here;
     }
-    let mut found = last;
-    for (i, p) in
-        block(last).iter().map(|&lp| f64::from(exp::<{ crate::simd::BASELINE_FMA }>(lp))).enumerate()
-    {
-        sum += p;
-        if p > 0.0 {
-            found = last + i;
-        }
-        if sum > goal {
-            break;
+    let mut found = last * together * DRAWN;
+    let mut p = [0.0; DRAWN];
+    for at in blocks(last) {
+        let block = block(at);
+        exps(block, &mut p);
+        for (i, p) in p[..block.len()].iter().enumerate() {
+            sum += f64::from(*p);
+            if *p > 0.0 {
+                found = at + i;
+            }
+            if sum > goal {
+                return found;
+            }
         }
     }
     found
@@ -177,6 +188,9 @@ pub fn draw(logprobs: &[f32], u: f64) -> usize {
 
 /// Tokens whose probabilities [`draw`] sums at once.
 const DRAWN: usize = 64;
+
+/// Sums that it keeps.
+const SUMS: usize = 128;
 
 simd_fn! {
     /// Σ exp(x).
@@ -188,6 +202,14 @@ simd_fn! {
             }
         }
         fold(lanes)
+    }
+}
+
+simd_fn! {
+    fn exps(logprobs: &[f32], p: &mut [f32; DRAWN]) {
+        for (p, x) in p.iter_mut().zip(logprobs) {
+            *p = exp::<FMA>(*x);
+        }
     }
 }
 

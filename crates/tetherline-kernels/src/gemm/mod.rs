@@ -211,6 +211,57 @@ pub(crate) unsafe fn gemm_at(
     }
 }
 
+/// A panel of some matrix, and where the columns of a row that it gives stand.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns {
+    b: *const f32,
+    c: *mut f32,
+    count: usize,
+}
+
+impl Columns {
+    /// Of panel `j` of B, which has `n` columns; `c` is where the row stands.
+    pub(crate) fn of(b: &Panels, j: usize, c: *mut f32) -> Self {
+        let panel = &b.data[j * b.k..(j + 1) * b.k];
+        Self { b: panel.as_ptr().cast(), c: c.wrapping_add(j * NR), count: NR.min(b.n - j * NR) }
+    }
+
+    /// What is in the place of columns that are not there.
+    pub(crate) const NONE: Self = Self { b: std::ptr::null(), c: std::ptr::null_mut(), count: 0 };
+}
+
+/// How many panels [`one_row`] takes at once: with fewer, a sum waits for itself.
+pub(crate) const AT_ONCE: usize = 8;
+
+/// One row x times panels of any matrices of as many rows: the bits of [`gemm`] from zero.
+///
+/// # Safety
+/// x has as many numbers as the panels rows; every place has room for its columns and is no one else's meanwhile.
+pub(crate) unsafe fn one_row(x: &[f32], columns: &[Columns]) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::has_avx512() {
+        // SAFETY: the CPU has the features; the rest is the caller's.
+        unsafe { wide::row(x.len(), x.as_ptr(), columns) };
+        return;
+    }
+    for to in columns {
+        // SAFETY: the caller's.
+        unsafe {
+            let b = B { data: std::slice::from_raw_parts(to.b, x.len() * NR), row: NR, panel: 0 };
+            gemm_at(
+                1,
+                to.count,
+                x.len(),
+                A::rows(x, x.len()),
+                b,
+                (to.c, to.count),
+                to.count,
+                std::ptr::null(),
+            );
+        }
+    }
+}
+
 /// `COPY`: copies a transposed A into strips, which needs much stack.
 unsafe fn on_this_cpu<const COPY: bool>(g: Gemm<'_>, from: *const f32, c: *mut f32) {
     #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,7 @@
 //! Intrinsics, since an accumulator that the compiler keeps in memory costs half the speed; a last panel that is
 //! not full is read and written under a mask.
 
-use super::{NR, Shape, Tile};
+use super::{Columns, NR, Shape, Tile};
 use std::arch::x86_64::{
     __m512, __mmask16, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
@@ -121,6 +121,48 @@ unsafe fn run<const MR: usize, const NP: usize>(tile: &Tile) {
             for q in 0..NP {
                 _mm512_mask_storeu_ps(c.add(r * ldc + q * NR), mask(q), t[r][q]);
             }
+        }
+    }
+}
+
+/// The columns of one row: x times each of the panels.
+///
+/// # Safety
+/// The CPU has the features; x has `k` numbers, every panel `k` rows, and every place room for its columns.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+pub(super) unsafe fn row(k: usize, x: *const f32, columns: &[Columns]) {
+    // SAFETY: the caller's.
+    unsafe {
+        match *columns {
+            [] => {}
+            [a] => of_row(k, x, [a]),
+            [a, b] => of_row(k, x, [a, b]),
+            [a, b, c] => of_row(k, x, [a, b, c]),
+            [a, b, c, d] => of_row(k, x, [a, b, c, d]),
+            [a, b, c, d, e] => of_row(k, x, [a, b, c, d, e]),
+            [a, b, c, d, e, f] => of_row(k, x, [a, b, c, d, e, f]),
+            [a, b, c, d, e, f, g] => of_row(k, x, [a, b, c, d, e, f, g]),
+            [a, b, c, d, e, f, g, h, ..] => {
+                of_row(k, x, [a, b, c, d, e, f, g, h]);
+                row(k, x, &columns[8..]);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+unsafe fn of_row<const NP: usize>(k: usize, x: *const f32, columns: [Columns; NP]) {
+    let mut t = [_mm512_setzero_ps(); NP];
+    // SAFETY: the caller's.
+    unsafe {
+        for p in 0..k {
+            let x = _mm512_set1_ps(*x.add(p));
+            for q in 0..NP {
+                t[q] = _mm512_fmadd_ps(x, _mm512_loadu_ps(columns[q].b.add(p * NR)), t[q]);
+            }
+        }
+        for (t, to) in t.into_iter().zip(columns) {
+            _mm512_mask_storeu_ps(to.c, (0xFFFF_u32 >> (NR - to.count)) as __mmask16, t);
         }
     }
 }
