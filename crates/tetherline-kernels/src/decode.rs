@@ -23,9 +23,9 @@ use std::sync::Mutex;
 /// Tokens of prompts that are read together at most: enough to reuse weights, few enough to stay in the cache.
 const PREFILL: usize = 256;
 
-/// A batch of at most this many bytes leaves its buffers for the next one: of a small model, to ask for memory anew takes
-/// a tenth of the time of a rollout. Of a large one it is nothing beside the work, and training needs the memory.
-const LEFT: usize = 4 << 20;
+/// A batch of at most this many bytes leaves its buffers for the next one: to ask for memory anew takes a tenth of the
+/// time of a rollout. Of a large model they are gone when something else than sampling begins.
+const LEFT: usize = 256 << 20;
 
 /// Keys and values of one row for every layer.
 #[derive(Clone, Debug)]
@@ -65,6 +65,13 @@ struct Buffers {
 /// Buffers of batches that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers(Mutex<Vec<(Vec<RowCache>, Buffers, Workspace)>>);
+
+impl Leftovers {
+    /// Gives the memory back.
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    }
+}
 
 impl Drop for DecodeBatch<'_> {
     fn drop(&mut self) {

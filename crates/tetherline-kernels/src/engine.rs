@@ -20,8 +20,8 @@ pub(crate) fn most_shards(spec: &DecoderSpec) -> usize {
     if spec.n_trained() > 4_000_000 { 4 } else { 8 }
 }
 
-/// A model of more parameters gives back what only [`Engine::forward_pair`] needs: to ask for it anew is nothing beside
-/// the work, and training wants the memory.
+/// A model of more parameters gives back what only sampling or [`Engine::forward_pair`] need when something else begins:
+/// to ask for it anew is little beside the work, and training wants the memory.
 const LARGE: usize = 1_000_000;
 
 /// One sequence and what is wanted of it.
@@ -127,6 +127,12 @@ impl Engine {
         self.threads
     }
 
+    fn done_sampling(&self, spec: &DecoderSpec) {
+        if spec.n_params > LARGE {
+            self.leftovers.clear();
+        }
+    }
+
     fn take_workspace(&self) -> Workspace {
         lock(&self.workspaces).pop().unwrap_or_default()
     }
@@ -190,6 +196,7 @@ impl Engine {
         rows: &[Row<'_>],
         temperature: f32,
     ) -> Vec<PairRow> {
+        self.done_sampling(policy.spec);
         let vocab = policy.spec.vocab;
         assert_eq!(vocab, reference.spec.vocab, "policy and reference must share a vocabulary");
         let scale = 1.0 / temperature;
@@ -261,6 +268,7 @@ impl Engine {
     ) -> Vec<L::Stats> {
         let spec = net.spec;
         assert_eq!(grad.len(), spec.n_trained(), "gradient length");
+        self.done_sampling(spec);
         let scale = 1.0 / temperature;
         let chunks = chunks_of(spec, units.len(), |u| units[u].iter().map(|r| r.tokens.len()).sum());
         let shards = most_shards(spec).min(chunks.len());
