@@ -139,6 +139,13 @@ pub(crate) struct Output<'y> {
     pub(crate) layers: &'y [(&'y LinearSpec, usize)],
 }
 
+/// An [`Output`] whose columns different tasks write.
+struct Place<'y> {
+    y: Shares<f32>,
+    ldy: usize,
+    layers: &'y [(&'y LinearSpec, usize)],
+}
+
 /// scale·Aᵀ and Bᵀ for the way forward; scale·B and A for the way back.
 #[derive(Clone, Debug, Default)]
 struct PackedAdapter {
@@ -306,15 +313,18 @@ impl PackedWeights {
         }
         assert!(outputs.len() <= 2, "at most two places");
         let places: [_; 2] = std::array::from_fn(|i| {
-            outputs
-                .get_mut(i)
-                .map_or((Shares::new(&mut []), 0, &[][..]), |o| (Shares::new(o.y), o.ldy, o.layers))
+            let nothing = Place { y: Shares::new(&mut []), ldy: 0, layers: &[] };
+            outputs.get_mut(i).map_or(nothing, |o| Place {
+                y: Shares::new(o.y),
+                ldy: o.ldy,
+                layers: o.layers,
+            })
         });
         each(team, tasks, &|task| {
             if rows == 1 && self.one_row(&places, (task, tasks), &x[..ldx]) {
                 return;
             }
-            for (y, ldy, layers) in &places {
+            for Place { y, ldy, layers } in &places {
                 for (l, at) in *layers {
                     let (start, len) = y.from(*at);
                     let (y, none) = (Shares::new_at(start, len), Shares::new_at(std::ptr::null_mut(), 0));
@@ -334,18 +344,13 @@ impl PackedWeights {
 
     /// The part of a task of [`PackedWeights::forward_all`] for a single row: panels of all layers side by side. Whether
     /// it did it.
-    fn one_row(
-        &self,
-        places: &[(Shares<f32>, usize, &[(&LinearSpec, usize)])],
-        (task, tasks): (usize, usize),
-        x: &[f32],
-    ) -> bool {
+    fn one_row(&self, places: &[Place<'_>], (task, tasks): (usize, usize), x: &[f32]) -> bool {
         let panels = |l: &LinearSpec| l.n_out.div_ceil(NR);
-        let total: usize = places.iter().flat_map(|(_, _, layers)| *layers).map(|(l, _)| panels(l)).sum();
+        let total: usize = places.iter().flat_map(|p| p.layers).map(|(l, _)| panels(l)).sum();
         let share = total.div_ceil(tasks);
         let (from, to) = (task * share, ((task + 1) * share).min(total));
         let (mut held, mut count, mut first) = ([Columns::NONE; AT_ONCE], 0, 0);
-        for (y, _, layers) in places {
+        for Place { y, layers, .. } in places {
             for (l, at) in *layers {
                 let Weights::F32(b) = &self.layers[l.id].forward else { return false };
                 assert!(l.n_in == x.len(), "layers that read the same row");
