@@ -263,6 +263,39 @@ fn an_encoder_can_be_the_reward_model() {
     }
 }
 
+/// An encoder as the cost model: the logged cost is what it says of the responses.
+#[cfg(feature = "encoders")]
+#[test]
+fn an_encoder_can_be_the_cost_model() {
+    use tetherline_models::{Encoder, ModelFiles};
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let of_costs = recipe(&[
+        ("reward.model_weight", "0".into()),
+        ("reward.rule", "[{ keyword = { words = [\"e\"] } }]".to_owned()),
+        ("model.cost", encoder("bert")),
+        ("model.value", "separate".to_owned()),
+        ("cost", "{ limit = 0.5 }".to_owned()),
+        // So few that every response is among the samples.
+        ("ppo.batch_size", "2".to_owned()),
+        ("ppo.minibatches", "1".to_owned()),
+    ]);
+    stage(&of_costs, &out, Stage::Ppo).unwrap();
+    let bert = Encoder::load(&ModelFiles::dir(encoder("bert")).unwrap()).unwrap();
+    let samples = lines(out.join("samples.jsonl"));
+    for (i, step) in lines(out.join("metrics.jsonl")).iter().enumerate() {
+        let of_step: Vec<&Value> = samples.iter().filter(|s| s["step"] == i + 1).collect();
+        assert_eq!(of_step.len(), 2, "{samples:?}");
+        let cost = |s: &&Value| {
+            let text = |key: &str| s[key].as_str().unwrap();
+            f64::from(bert.logits(&[(text("prompt"), Some(text("response")))]).unwrap()[0][0])
+        };
+        let want = of_step.iter().map(cost).sum::<f64>() / 2.0;
+        let (all, part) = (step["cost/mean"].as_f64().unwrap(), step["cost/reward_model"].as_f64().unwrap());
+        assert!((all - want).abs() < 1e-4 && (part - want).abs() < 1e-4, "{all} {part} {want}");
+    }
+}
+
 /// `tether score` with an encoder: logits by label, a score where one label is meant, and text alone.
 #[cfg(feature = "encoders")]
 #[test]
