@@ -34,8 +34,13 @@ impl Actor {
 
     /// The person behind a name: `Ann` and ` ann ` are the same.
     pub(crate) fn person(&self) -> String {
-        self.who.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+        person(&self.who)
     }
+}
+
+/// The person behind a name.
+pub(crate) fn person(who: &str) -> String {
+    who.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
 /// What the gates said of a candidate.
@@ -92,9 +97,14 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Whether these ask for all that `old` asks for.
-    pub(crate) fn only_tighten(&self, old: &Self) -> bool {
-        self.approvals >= old.approvals && (old.gates.is_empty() || self.gates == old.gates)
+    /// How many people have to approve a change from `old` to these: as many as the larger number of approvals, where that
+    /// number changes; as many as the rules ask for, where gates that counted would not count any more; else none.
+    pub fn people(&self, old: &Self) -> i64 {
+        match () {
+            () if self.approvals != old.approvals => self.approvals.max(old.approvals),
+            () if old.gates.is_empty() || self.gates == old.gates => 0,
+            () => old.approvals,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::action::check_move;
 use crate::db::{Db, Row, values};
+use crate::replay::{approval_of, artifact_hash, edge_line};
 use crate::schema::migrate;
 use crate::sqlite::Sqlite;
 use crate::store::{Decided, artifact, decision, head};
@@ -58,6 +59,12 @@ impl Registry {
         self.pause = Some(pause);
     }
 
+    /// Runs a statement beside the audit. For tests of what then shows.
+    #[doc(hidden)]
+    pub fn edit(&mut self, sql: &str) -> Result<u64, RegistryError> {
+        self.db.run(sql, &[])
+    }
+
     fn paused(&mut self, done: &str) {
         if let Some(pause) = &mut self.pause {
             pause(done);
@@ -74,7 +81,10 @@ impl Registry {
     }
 
     /// Runs `f` on one state of the registry.
-    fn read<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, RegistryError>) -> Result<T, RegistryError> {
+    pub(crate) fn read<T>(
+        &mut self,
+        f: impl FnOnce(&mut Self) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
         self.db.begin_reading()?;
         self.finish(f)
     }
@@ -97,8 +107,11 @@ impl Registry {
     /// [`RegistryError::Database`].
     pub fn register(&mut self, what: &Registration, actor: &Actor) -> Result<Vec<String>, RegistryError> {
         self.write(|r| {
+            let mut hashes = serde_json::Map::new();
+            let mut edges = Vec::new();
             for a in &what.artifacts {
-                r.db.run(
+                let detail = a.detail.to_string();
+                let added = r.db.run(
                     "INSERT INTO artifact (kind, id, name, location, detail, created, who) \
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
                     &values![
@@ -106,18 +119,29 @@ impl Registry {
                         &a.id,
                         &a.name,
                         &a.location,
-                        &a.detail.to_string(),
+                        &detail,
                         &actor.at,
                         &actor.who
                     ],
                 )?;
+                if added > 0 {
+                    let cells = [a.kind.name(), &a.id, &a.name, &a.location, &detail, &actor.at, &actor.who];
+                    hashes.insert(format!("{} {}", a.kind.name(), a.id), json!(artifact_hash(cells)));
+                }
             }
             for e in &what.edges {
-                r.db.run(
+                let added = r.db.run(
                     "INSERT INTO edge (child_kind, child, role, parent_kind, parent) VALUES (?1, ?2, ?3, ?4, ?5) \
                      ON CONFLICT DO NOTHING",
                     &values![e.child.0.name(), &e.child.1, &e.role, e.parent.0.name(), &e.parent.1],
                 )?;
+                if added > 0 {
+                    let cells = [e.child.0.name(), &e.child.1, &e.role, e.parent.0.name(), &e.parent.1];
+                    edges.push(edge_line(cells));
+                }
+            }
+            if !hashes.is_empty() || !edges.is_empty() {
+                r.audit(json!({"event": "artifacts", "sha256": hashes, "edges": edges}), actor)?;
             }
             let mut new = Vec::new();
             for a in what.artifacts.iter().filter(|a| a.kind == Kind::Policy) {
@@ -334,8 +358,7 @@ impl Registry {
                 return Err(RegistryError::Refused(problem.into()));
             }
             // An approval is of these gates and of this move: with others, or in place of another policy, it does not count.
-            let against = evidence.against.as_deref().unwrap_or("nothing");
-            let of = format!("{} {} {against}", to.name(), evidence.gates);
+            let of = approval_of(to.name(), &evidence.gates, evidence.against.as_deref());
             let mut approvers = Vec::new();
             if approves {
                 let row = values![id, &of, &actor.person(), &actor.who, &actor.at];
@@ -388,6 +411,27 @@ impl Registry {
         })
     }
 
+    /// What a rollback would bring back.
+    ///
+    /// # Errors
+    /// As [`Registry::roll_back`].
+    pub fn before_production(&mut self, line: &str) -> Result<String, RegistryError> {
+        self.read(|r| r.displaced(line).map(|(back, _)| back))
+    }
+
+    /// The policy that the one in production displaced, and that one.
+    fn displaced(&mut self, line: &str) -> Result<(String, String), RegistryError> {
+        let Some(now) = self.holder(line, Stage::Production)? else {
+            return Err(RegistryError::Refused(format!("no policy of the line {line:?} is in production")));
+        };
+        let sql = format!(
+            "{DECISION} WHERE policy = ?1 AND action = 'promote' AND to_stage = 'production' ORDER BY id DESC"
+        );
+        let before = self.db.rows(&sql, &values![&now])?.first().and_then(|row| row.maybe(6));
+        let nothing = "nothing was in production before the policy that is there now";
+        before.map(|back| (back, now)).ok_or_else(|| RegistryError::Refused(nothing.into()))
+    }
+
     /// Brings back the policy that the one in production displaced. Returns both: back, gone.
     ///
     /// # Errors
@@ -399,18 +443,7 @@ impl Registry {
         actor: &Actor,
     ) -> Result<(String, String), RegistryError> {
         self.write(|r| {
-            let Some(now) = r.holder(line, Stage::Production)? else {
-                return Err(RegistryError::Refused(format!("no policy of the line {line:?} is in production")));
-            };
-            let sql = format!(
-                "{DECISION} WHERE policy = ?1 AND action = 'promote' AND to_stage = 'production' ORDER BY id DESC"
-            );
-            let before = r.db.rows(&sql, &values![&now])?.first().and_then(|row| row.maybe(6));
-            let Some(back) = before else {
-                return Err(RegistryError::Refused(
-                    "nothing was in production before the policy that is there now".into(),
-                ));
-            };
+            let (back, now) = r.displaced(line)?;
             r.move_to(&now, Stage::Retired)?;
             r.paused("the old one has left its stage");
             r.move_to(&back, Stage::Production)?;

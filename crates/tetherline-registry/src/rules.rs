@@ -1,8 +1,9 @@
 //! The rules of a registry: how many people approve, and which gates count.
 //!
-//! What makes them stricter (more approvals; a gate file where any counted) holds at once. Whatever else changes them while
-//! they ask for N approvals takes those N first, for exactly this change of exactly these rules: otherwise one person would
-//! lower the rule, promote alone, and put it back.
+//! A gate file where any counted holds at once. Another number of approvals takes as many people as the larger of the two
+//! numbers, for exactly this change of exactly these rules: to lower it, as otherwise one person would do so, promote alone
+//! and put it back; to raise it, as otherwise one person could ask for more than there are, and lock everyone out. Whatever
+//! else changes the rules while they ask for N approvals takes N.
 
 use crate::db::values;
 use crate::{Actor, Registry, RegistryError, RuleChange, Rules};
@@ -11,6 +12,12 @@ use tetherline_audit::sha256;
 
 /// What stands in place of a stage beside an approval of a change of the rules.
 const STAGE: &str = "rules";
+
+/// What names a change of the rules beside its approvals.
+pub(crate) fn change_of(old: &Rules, new: &Rules) -> String {
+    let of = |r: &Rules| format!("{} {}", r.approvals, r.gates);
+    sha256(format!("rules\n{}\n{}\n", of(old), of(new)).as_bytes())
+}
 
 impl Registry {
     /// The rules in force.
@@ -23,8 +30,8 @@ impl Registry {
         Ok(Rules { approvals: of("approvals").parse().unwrap_or(0), gates: of("gates") })
     }
 
-    /// Sets the rules. Where that does not make them stricter it notes the approval of the actor, if `approves`, and is done
-    /// once as many people have approved as the rules in force ask for.
+    /// Sets the rules. Where that takes people ([`Rules::people`]) it notes the approval of the actor, if `approves`, and is
+    /// done once as many have approved.
     ///
     /// # Errors
     /// [`RegistryError::Refused`] for a number of approvals that makes no sense, or where nobody approves.
@@ -43,15 +50,17 @@ impl Registry {
                 return Ok(RuleChange::Done);
             }
             let mut approvers = Vec::new();
-            if !rules.only_tighten(&old) && old.approvals > 0 {
+            let needed = rules.people(&old);
+            if needed > 0 {
                 approvers = r.approve_rules(rules, &old, approves, actor)?;
-                if (approvers.len() as i64) < old.approvals {
+                if (approvers.len() as i64) < needed {
                     return match approves {
-                        true => Ok(RuleChange::Waiting { approvers, needed: old.approvals }),
+                        true => Ok(RuleChange::Waiting { approvers, needed }),
                         false => Err(RegistryError::Refused(format!(
-                            "the rules ask for {} approvals, and so does a change that does not make them stricter; {} did so \
-                             far: say who you are with --approve-as NAME",
+                            "from {} to {} approvals, this change takes {needed} people who approve it, and {} did so far: \
+                             say who you are with --approve-as NAME",
                             old.approvals,
+                            rules.approvals,
                             approvers.len()
                         ))),
                     };
@@ -82,8 +91,7 @@ impl Registry {
         approves: bool,
         actor: &Actor,
     ) -> Result<Vec<String>, RegistryError> {
-        let of = |r: &Rules| format!("{} {}", r.approvals, r.gates);
-        let change = sha256(format!("rules\n{}\n{}\n", of(old), of(rules)).as_bytes());
+        let change = change_of(old, rules);
         if approves {
             let row = values![&change, STAGE, &actor.person(), &actor.who, &actor.at];
             let added = self.db.run(

@@ -103,7 +103,10 @@ fn policy(tether: &Tether) -> Result<()> {
     fs::write(&evaluation, [&whole[..], b" "].concat())?;
     tether.run(&promote("second", &loose))?.expect_error(&["evaluation.json is not what it was"])?;
     fs::write(&evaluation, whole)?;
-    tether.ok(&policy(&["rules", "--approvals", "2"], &[]))?;
+    let rules = |n: &str, who: &str| policy(&["rules", "--approvals", n, "--approve-as", who], &[]);
+    tether.run(&rules("20", "ann"))?.expect_error(&["it takes 20 people"])?;
+    tether.run(&rules("2", "ann"))?.expect_error(&["it takes 2 people"])?;
+    tether.ok(&rules("2", "bob"))?;
     let approve = |who: &str| [promote("second", &loose), args!["--approve-as", who]].concat();
     tether.run(&approve("ann"))?.expect_error(&["takes 2 people"])?;
     tether.ok(&approve("bob"))?;
@@ -113,9 +116,20 @@ fn policy(tether: &Tether) -> Result<()> {
         bail!("{lineage}");
     }
     tether.ok(&policy(&["diff", "first", "second"], &[]))?;
-    tether.ok(&policy(&["rollback", "--reason", "a drill"], &[]))?;
+    // Where the files are gone, there is nothing to go back to, and nothing is changed.
+    let (there, away) = (tether.path("whole").join("policy"), tether.path("away"));
+    fs::rename(&there, &away)?;
+    let back = policy(&["rollback", "--reason", "a drill"], &[]);
+    tether.run(&back)?.expect_error(&["there is no directory", "--unchecked"])?;
+    expect_production(&tether.ok(&policy(&["show", "production", "--json"], &[]))?, "second")?;
+    fs::rename(&away, &there)?;
+    tether.ok(&back)?;
     expect_production(&tether.ok(&policy(&["show", "production", "--json"], &[]))?, "first")?;
-    tether.ok(&policy(&["audit"], &[])).map(drop)
+    let said = tether.ok(&policy(&["audit"], &[]))?;
+    if !said.contains("the tables are what it says") {
+        bail!("{said}");
+    }
+    Ok(())
 }
 
 fn expect_production(json: &str, name: &str) -> Result<()> {

@@ -101,7 +101,7 @@ pub(crate) enum PolicyCommand {
     /// Show or set what a promotion to production takes
     #[command(after_help = POLICY_HELP)]
     Rules(RulesArgs),
-    /// Verify the registry's own audit, and print its head
+    /// Verify the registry's own audit, replay it against the tables, and print its head
     #[command(after_help = POLICY_HELP)]
     Audit(RegistryAuditArgs),
 }
@@ -198,6 +198,9 @@ pub(crate) struct RollbackArgs {
     /// Why
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,
+    /// Do not ask that its files are here and are those that were registered
+    #[arg(long)]
+    pub(crate) unchecked: bool,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 }
@@ -247,7 +250,8 @@ pub(crate) struct RulesArgs {
     /// Any gate file counts
     #[arg(long)]
     pub(crate) any_gates: bool,
-    /// Approve the change under this name: under a rule of N approvals one that does not make the rules stricter takes N
+    /// Approve the change under this name: another number of approvals takes as many people as the larger of the two
+    /// numbers, other gates as many as the rules ask for
     #[arg(long, value_name = "NAME")]
     pub(crate) approve_as: Option<String>,
     #[command(flatten)]
@@ -302,8 +306,8 @@ Examples:
       The policy of a run, with its recipe, data, base, reward model and evaluation.
   tether policy promote quickstart-1a2b3c --gates gates.toml --approve-as ann
       Against what is in production; nothing happens unless every gate passes.
-  tether policy rules --approvals 2
-      From now on production takes two people.
+  tether policy rules --approvals 2 --approve-as ann
+      From now on production takes two people, once the second one has said so too.
   tether policy rollback --reason \"answers in French\"
   tether policy show production --json
       What to deploy: `location`.

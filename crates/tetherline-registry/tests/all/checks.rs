@@ -19,6 +19,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("two_people_are_two_people", two_people_are_two_people),
     ("a_rule_of_two_takes_two_to_lower", a_rule_of_two_takes_two_to_lower),
     ("every_change_is_in_the_audit_and_an_edit_shows", every_change_is_in_the_audit),
+    ("a_table_that_was_edited_beside_the_audit_is_named", a_table_that_was_edited_is_named),
     ("a_crash_in_a_promotion_leaves_the_old_one", a_crash_in_a_promotion_leaves_the_old_one),
     ("many_processes_leave_one_in_production", many_at_once_leave_one_in_production),
 ];
@@ -39,6 +40,20 @@ fn add(r: &mut Registry, name: &str) -> String {
     };
     r.register(&what, &at("ann", 0)).unwrap();
     id(name)
+}
+
+/// The two-person rule, made by two people.
+fn two_approvals(r: &mut Registry) {
+    for who in ["root", "bob"] {
+        r.set_rules(&Rules { approvals: 2, gates: String::new() }, true, &at(who, 0)).unwrap();
+    }
+    assert_eq!(r.rules().unwrap().approvals, 2);
+}
+
+/// The tables are what the audit says.
+#[track_caller]
+fn agrees(r: &mut Registry) {
+    assert_eq!(r.checked_audit(None).unwrap().differences, [""; 0]);
 }
 
 fn stage(r: &mut Registry, id: &str) -> Stage {
@@ -201,7 +216,7 @@ fn what_the_rules_do_not_allow_is_refused(url: &str) {
 fn two_people_are_two_people(url: &str) {
     let mut r = Registry::open(url).unwrap();
     let (a, b) = (add(&mut r, "a"), add(&mut r, "b"));
-    r.set_rules(&Rules { approvals: 2, gates: String::new() }, false, &at("root", 0)).unwrap();
+    two_approvals(&mut r);
     let approve = |r: &mut Registry, id: &str, who: &str, minute: u32| {
         let evidence = passed(r);
         r.promote(id, Stage::Production, &evidence, true, &at(who, minute)).unwrap()
@@ -244,16 +259,28 @@ fn a_rule_of_two_takes_two_to_lower(url: &str) {
     let same = |found: Result<RuleChange, RegistryError>, wanted: Result<RuleChange, ()>| {
         assert_eq!(found.unwrap(), wanted.unwrap());
     };
-    // Stricter holds at once.
-    same(set(&mut r, &rules(2, ""), "ann", false), Ok(RuleChange::Done));
+    // Two people are there to ask for two: nobody alone asks for more than there are.
+    assert!(set(&mut r, &rules(20, ""), "ann", false).unwrap_err().to_string().contains("takes 20 people"));
+    same(set(&mut r, &rules(20, ""), "ann", true), waiting(&["ann"], 20));
+    same(set(&mut r, &rules(2, ""), "ann", true), waiting(&["ann"], 2));
+    assert_eq!(r.rules().unwrap(), rules(0, ""));
+    same(set(&mut r, &rules(2, ""), "bob", true), Ok(RuleChange::Done));
+    // A gate file where any counted holds at once.
     same(set(&mut r, &rules(2, "strict"), "ann", false), Ok(RuleChange::Done));
     same(set(&mut r, &rules(2, "strict"), "ann", false), Ok(RuleChange::Done));
-    // Looser does not: fewer people, any gates, other gates; nor more people with other gates.
-    for looser in [rules(1, "strict"), rules(0, "strict"), rules(2, ""), rules(2, "lax"), rules(3, "lax")] {
+    // Nothing else does: fewer people, any gates, other gates, more people.
+    for (looser, people) in [
+        (rules(1, "strict"), 2),
+        (rules(0, "strict"), 2),
+        (rules(2, ""), 2),
+        (rules(2, "lax"), 2),
+        (rules(3, "lax"), 3),
+        (rules(3, "strict"), 3),
+    ] {
         let e = set(&mut r, &looser, "ann", false).unwrap_err();
-        assert!(e.is_refusal() && e.to_string().contains("ask for 2 approvals"), "{e}");
-        same(set(&mut r, &looser, "ann", true), waiting(&["ann"], 2));
-        same(set(&mut r, &looser, " Ann", true), waiting(&["ann"], 2));
+        assert!(e.is_refusal() && e.to_string().contains(&format!("takes {people} people")), "{e}");
+        same(set(&mut r, &looser, "ann", true), waiting(&["ann"], people));
+        same(set(&mut r, &looser, " Ann", true), waiting(&["ann"], people));
         assert_eq!(r.rules().unwrap(), rules(2, "strict"));
     }
     // Approvals are of one change, and the rules that it was a change of.
@@ -263,8 +290,10 @@ fn a_rule_of_two_takes_two_to_lower(url: &str) {
     assert!(text.lines().last().unwrap().contains(r#""approvers":["ann","bob"]"#), "{text}");
     // Nobody has to approve any more; and what was approved before is not approved now.
     same(set(&mut r, &rules(0, ""), "ann", false), Ok(RuleChange::Done));
-    same(set(&mut r, &rules(2, "strict"), "ann", false), Ok(RuleChange::Done));
+    same(set(&mut r, &rules(2, "strict"), "ann", true), waiting(&["ann"], 2));
+    same(set(&mut r, &rules(2, "strict"), "bob", true), Ok(RuleChange::Done));
     same(set(&mut r, &rules(1, "strict"), "bob", true), waiting(&["bob"], 2));
+    agrees(&mut r);
     assert_eq!(r.rules().unwrap(), rules(2, "strict"));
 }
 
@@ -276,14 +305,16 @@ fn every_change_is_in_the_audit(url: &str) {
     let by = at("ann", 5);
     r.note(&a, "a secret of the house", &by).unwrap();
     r.tag(&a, "best", true, &by).unwrap();
-    r.set_rules(&Rules { approvals: 2, gates: String::new() }, false, &by).unwrap();
+    two_approvals(&mut r);
     let (text, head) = r.verified_audit(Some(&kept)).unwrap();
     let events: Vec<String> = text
         .lines()
         .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["event"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(events, ["register", "promote", "note", "tag", "rules"]);
-    assert_eq!(head.records, 5);
+    let expected =
+        ["artifacts", "register", "promote", "note", "tag", "approve_rules", "approve_rules", "rules"];
+    assert_eq!(events, expected);
+    assert_eq!(head.records, 8);
     assert!(!text.contains("secret") && text.contains("\"who\":\"ann\""), "{text}");
     let other = tetherline_audit::Head { hash: id("x"), ..kept };
     assert!(matches!(r.verified_audit(Some(&other)), Err(RegistryError::Audit(_))));
@@ -362,5 +393,115 @@ fn many_at_once_leave_one_in_production(url: &str) {
     for pair in promoted.windows(2) {
         assert_eq!(pair[1].displaced.as_ref(), Some(&pair[0].policy));
     }
-    assert_eq!(r.verified_audit(None).unwrap().1.records as usize, 2 * RUNS);
+    assert_eq!(r.verified_audit(None).unwrap().1.records as usize, 3 * RUNS);
+    agrees(&mut r);
+}
+
+/// A registry in which everything has happened, and whoever can write to the database.
+fn a_table_that_was_edited_is_named(url: &str) {
+    let mut r = Registry::open(url).unwrap();
+    let (a, b, c) = (add(&mut r, "a"), add(&mut r, "b"), add(&mut r, "c"));
+    lineage_leads_back_to_the_base(url);
+    let by = at("ann", 5);
+    promote(&mut r, &a, Stage::Canary).unwrap();
+    promote(&mut r, &b, Stage::Canary).unwrap();
+    promote(&mut r, &b, Stage::Production).unwrap();
+    promote(&mut r, &a, Stage::Production).unwrap();
+    r.roll_back("default", "a drill", &by).unwrap();
+    r.tag(&a, "best", true, &by).unwrap();
+    r.tag(&a, "once", true, &by).unwrap();
+    r.tag(&a, "once", false, &by).unwrap();
+    r.note(&a, "a note", &by).unwrap();
+    r.note(&a, "another one", &by).unwrap();
+    two_approvals(&mut r);
+    let evidence = passed(&mut r);
+    r.promote(&c, Stage::Production, &evidence, true, &by).unwrap();
+    r.set_rules(&Rules { approvals: 1, gates: String::new() }, true, &by).unwrap();
+    let refused = Evidence { passed: false, ..passed(&mut r) };
+    r.promote(&c, Stage::Production, &refused, true, &by).unwrap_err();
+    agrees(&mut r);
+    let (_, head) = r.verified_audit(None).unwrap();
+    // What a person with SQL can do, what is then said, and how it is put back.
+    let edits: &[(&str, &[&str], &str)] = &[
+        (
+            "UPDATE policy SET stage = CASE id WHEN '{b}' THEN 'retired' ELSE 'candidate' END WHERE id IN ('{b}', '{a}')",
+            &[
+                "b (policy {b}): it is retired of the line \"default\", and by the audit production of the line \"default\"",
+                "a (policy {a}): it is candidate",
+            ],
+            "UPDATE policy SET stage = CASE id WHEN '{b}' THEN 'production' ELSE 'retired' END WHERE id IN ('{b}', '{a}')",
+        ),
+        (
+            "INSERT INTO policy (id, line, stage) VALUES ('beef', 'other', 'production')",
+            &[
+                "policy beef: it is production of the line \"other\", and no decision in the audit put it there",
+            ],
+            "DELETE FROM policy WHERE id = 'beef'",
+        ),
+        (
+            "INSERT INTO approval (policy, stage, person, who, created) VALUES ('{c}', 'production x nothing', 'eve', 'Eve', 'now')",
+            &["approval of {c12} for production by eve: nobody gave it"],
+            "DELETE FROM approval WHERE person = 'eve'",
+        ),
+        (
+            "UPDATE approval SET person = 'zoe' WHERE stage <> 'rules'",
+            &["approval of {c12} for production by ann: it was given, and is gone", "by zoe: nobody gave it"],
+            "UPDATE approval SET person = 'ann' WHERE stage <> 'rules'",
+        ),
+        (
+            "UPDATE decision SET approvers = '[\"eve\"]', action = 'promote' WHERE action = 'refuse'",
+            &["action is promote, and by the audit refuse", "approvers is [\"eve\"], and by the audit []"],
+            "UPDATE decision SET approvers = '[]', action = 'refuse' WHERE approvers = '[\"eve\"]'",
+        ),
+        (
+            "UPDATE decision SET evidence = '{}' WHERE action = 'rollback'",
+            &["evidence is not what was judged"],
+            "UPDATE decision SET evidence = '{\"reason\":\"a drill\"}' WHERE action = 'rollback'",
+        ),
+        (
+            "UPDATE artifact SET location = 'elsewhere' WHERE id = '{a}'",
+            &["artifact a (policy {a}): name, location, details"],
+            "UPDATE artifact SET location = 'runs/a/policy' WHERE id = '{a}'",
+        ),
+        (
+            "UPDATE edge SET role = 'made' WHERE role = 'made_by'",
+            &["made_by run", "it was registered, and is gone", "nothing in the audit registered it"],
+            "UPDATE edge SET role = 'made_by' WHERE role = 'made'",
+        ),
+        (
+            "UPDATE tag SET tag = 'worst'",
+            &["tag \"best\": a (policy {a}) lacks it", "tag \"worst\": a (policy {a}) has it"],
+            "UPDATE tag SET tag = 'best'",
+        ),
+        (
+            "UPDATE note SET words = 'no note' WHERE id = 1",
+            &[
+                "note on {a12} by ann, 2026-01-01T00:05:00Z: it is gone, or was edited",
+                "the audit has no such note",
+            ],
+            "UPDATE note SET words = 'a note' WHERE id = 1",
+        ),
+        (
+            "UPDATE setting SET value = '0' WHERE name = 'approvals'",
+            &["rules: they ask for 0 approvals and any gates, and by the audit for 2 and any gates"],
+            "UPDATE setting SET value = '2' WHERE name = 'approvals'",
+        ),
+    ];
+    let fill = |text: &str| {
+        let ids = [("{a12}", &a[..12]), ("{c12}", &c[..12]), ("{a}", &a), ("{b}", &b), ("{c}", &c)];
+        ids.iter().fold(text.to_owned(), |text, (name, id)| text.replace(name, id))
+    };
+    for (edit, named, back) in edits {
+        r.edit(&fill(edit)).unwrap();
+        let found = r.checked_audit(Some(&head)).unwrap().differences;
+        for words in *named {
+            assert!(found.iter().any(|d| d.contains(&fill(words))), "{edit}: {words}: {found:#?}");
+        }
+        r.edit(&fill(back)).unwrap();
+        agrees(&mut r);
+    }
+    // A decision that was taken out.
+    r.edit("DELETE FROM decision WHERE action = 'refuse'").unwrap();
+    let found = r.checked_audit(None).unwrap().differences;
+    assert!(found.len() == 1 && found[0].contains(&fill("(refuse of {c12}) is gone")), "{found:?}");
 }

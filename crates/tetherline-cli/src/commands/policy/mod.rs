@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use std::path::Path;
 use tetherline::lineage::{Known, Lineage};
 use tetherline_registry::{
-    Actor, Artifact, Edge, Kind, Listed, Registration, Registry, RegistryError, RuleChange, Rules,
+    Actor, Artifact, CheckedAudit, Edge, Kind, Listed, Registration, Registry, RegistryError, RuleChange,
+    Rules,
 };
 
 /// Where the registry is, unless something says otherwise.
@@ -86,12 +87,21 @@ pub(crate) fn run(command: &PolicyCommand) -> anyhow::Result<()> {
         }
         PolicyCommand::Audit(a) => {
             let kept = super::audit::kept(a.head.as_deref())?;
-            let (text, head) = open(&a.registry)?.verified_audit(kept.as_ref()).map_err(told)?;
+            let CheckedAudit { text, head, differences } =
+                open(&a.registry)?.checked_audit(kept.as_ref()).map_err(told)?;
             if let Some(path) = &a.out {
                 super::kl::write(path, &text)?;
             }
             output::result(&format!("the chain is whole: {} records\nhead: {head}", head.records));
-            Ok(())
+            if differences.is_empty() {
+                output::result("the tables are what it says");
+                return Ok(());
+            }
+            let n = differences.len();
+            let list = differences.iter().map(|d| format!("\n  {d}")).collect::<String>();
+            let text =
+                format!("the tables of the registry are not what its audit says, in {n} places:{list}");
+            Err(Refused(text).into())
         }
     }
 }

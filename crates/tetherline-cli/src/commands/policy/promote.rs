@@ -66,16 +66,21 @@ pub(super) fn promote(registry: &mut Registry, args: &PromoteArgs) -> anyhow::Re
     }
 }
 
-/// Puts back what was in production before.
+/// Puts back what was in production before. Where its files are gone or were edited, nothing happens.
 pub(super) fn roll_back(registry: &mut Registry, args: &RollbackArgs) -> anyhow::Result<()> {
     let by = actor(&args.registry, None)?;
+    let id = registry.before_production(&args.registry.line).map_err(told)?;
+    if let (false, Some(back)) = (args.unchecked, registry.artifact(Kind::Policy, &id).map_err(told)?) {
+        expect_unchanged(&back).map_err(|e| {
+            Refused(format!(
+                "{e}. Nothing was changed; where the policy is deployed from somewhere else, --unchecked rolls back all the same"
+            ))
+        })?;
+    }
     let (back, gone) = registry.roll_back(&args.registry.line, &args.reason, &by).map_err(told)?;
     let (back, gone) = (registry.artifact(Kind::Policy, &back).map_err(told)?, name_of(registry, &gone)?);
     let Some(back) = back else { return Ok(()) };
     output::result(&format!("{} is in production again, {gone} is retired", called(&back)));
-    if let Err(e) = expect_unchanged(&back) {
-        output::line(&format!("warning: {e}"));
-    }
     Ok(())
 }
 
