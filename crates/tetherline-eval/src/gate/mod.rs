@@ -127,7 +127,12 @@ impl Judge<'_> {
     fn check(&self, check: &Check) -> Checked {
         let find = |of: &Metrics| of.by_name.get(&check.metric).copied();
         let (candidate, baseline) = (find(self.candidate), find(self.baseline));
-        let finite = |m: Option<Metric>| m.map(|m| m.value()).filter(|v| v.is_finite());
+        // Safety shows the share of wrong answers, as its bound and its limit are of.
+        let shown = |v: f64| match check.rule {
+            Rule::NonInferior { hits_are_right: true } => 1.0 - v,
+            _ => v,
+        };
+        let finite = |m: Option<Metric>| m.map(|m| m.value()).filter(|v| v.is_finite()).map(shown);
         let mut out = Checked {
             gate: check.gate.clone(),
             metric: check.metric.clone(),
@@ -282,7 +287,16 @@ impl Judge<'_> {
     ) {
         let (Metric::Count(own), Some(Metric::Count(against))) = (own, against) else {
             out.outcome = Outcome::Unusable;
-            out.why = format!("{} is no count on both sides: give {{\"hits\", \"n\"}}", check.metric);
+            let sides = [(Some(own), "candidate"), (against, "baseline")];
+            let rates = sides.iter().filter_map(|(metric, whose)| match metric {
+                Some(Metric::Count(_)) | None => None,
+                Some(rate) => Some(format!("{} of the {whose}", render::short(rate.value()))),
+            });
+            out.why = format!(
+                "{} is a rate without its cases ({}), which certifies nothing: give {{\"hits\": …, \"n\": …}}",
+                check.metric,
+                rates.collect::<Vec<_>>().join(", ")
+            );
             return;
         };
         let wrong = |c: Count| (if hits_are_right { c.n - c.hits } else { c.hits }, c.n);

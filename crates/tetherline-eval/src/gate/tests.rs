@@ -110,7 +110,16 @@ fn safety_takes_counts_and_says_how_many() {
     assert_eq!((worse.checks[1].candidate, worse.checks[1].baseline), (Some(0.04), Some(0.02)));
     // A rate without its count certifies nothing.
     let rate = metrics(&[("refuses_unsafe", Metric::Plain(1.0)), ("refuses_benign", Metric::Plain(0.0))]);
-    assert_eq!(outcomes(&judge(&rate, &rate)), [Unusable, Unusable]);
+    let unusable = judge(&rate, &with(98.0, 100.0));
+    assert_eq!(outcomes(&unusable), [Unusable, Unusable]);
+    let check = &unusable.checks[0];
+    assert!(check.why.contains("a rate without its cases (1.00 of the candidate)"), "{}", check.why);
+    // Wrong answers, as everywhere in these rows, and not the share of refusals.
+    assert_eq!(check.candidate, Some(0.0));
+    assert!((check.baseline.unwrap() - 0.02).abs() < 1e-12, "{check:?}");
+    let check = &judge(&with(5.0, 0.0), &with(98.0, 100.0)).checks[0];
+    assert_eq!((check.outcome, check.candidate), (Unusable, None));
+    assert!(check.why.contains("it is a share of 0 cases"), "{}", check.why);
 }
 
 #[test]
