@@ -90,6 +90,7 @@ pub fn sweep(
     let recipe = |regime: &RegimeSets, seed: u64| -> Result<Recipe, Error> {
         let seed = [("seed".to_owned(), seed.to_string())];
         let recipe = Recipe::load(source, &[sets, &regime.sets, &seed].concat())?;
+        grid::check_targets(&regime.sets, &recipe).map_err(|e| Error::input("--grid", e))?;
         recipe.check(Stages::All)?;
         Ok(recipe)
     };

@@ -59,6 +59,25 @@ impl Axis {
     }
 }
 
+/// The law's target is none where budgets govern: regimes that differ by it alone would be one.
+///
+/// # Errors
+/// What to vary in its place.
+pub(super) fn check_targets(sets: &[(String, String)], recipe: &Recipe) -> Result<(), String> {
+    let of_the_law = format!("kl.{}.target", recipe.kl.law.name());
+    let budgets = &recipe.kl.budgets;
+    if budgets.is_empty() || !sets.iter().any(|(key, _)| *key == of_the_law) {
+        return Ok(());
+    }
+    let keys: Vec<_> =
+        budgets.iter().enumerate().map(|(i, b)| format!("kl.budget.{i}.target ({:?})", b.id)).collect();
+    Err(format!(
+        "{of_the_law} has no effect where the recipe has [[kl.budget]]: every β is held to the target of its budget. Vary \
+         those: {}",
+        keys.join(", ")
+    ))
+}
+
 /// A point of the grid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RegimeSets {
@@ -134,5 +153,16 @@ mod tests {
         assert_eq!(key("kl.target=2"), "kl.auto_pi.target");
         assert_eq!(key("kl.adaptive.target=2"), "kl.adaptive.target");
         assert_eq!(key("kl.guard.blow_up=2"), "kl.guard.blow_up");
+    }
+
+    #[test]
+    fn the_law_s_target_is_refused_where_budgets_govern() {
+        let budgets = "[{ id = '*', target = 4.0 }, { id = 'unsafe', target = 2.0 }]";
+        let recipe = Recipe::load("quickstart", &[("kl.budget".to_owned(), budgets.to_owned())]).unwrap();
+        let check = |key: &str, recipe: &Recipe| check_targets(&[(key.to_owned(), "2".to_owned())], recipe);
+        let problem = check("kl.auto_pi.target", &recipe).unwrap_err();
+        assert!(problem.contains("kl.budget.0.target (\"*\"), kl.budget.1.target (\"unsafe\")"), "{problem}");
+        assert!(check("kl.budget.0.target", &recipe).is_ok() && check("kl.auto_pi.init", &recipe).is_ok());
+        assert!(check("kl.auto_pi.target", &Recipe::load("quickstart", &[]).unwrap()).is_ok());
     }
 }
