@@ -131,6 +131,16 @@ impl KlConfig {
         self.law.target()
     }
 
+    /// What the KL over all rows is held to: the law's target, with budgets that of `all`. `None` for an open-loop law, and
+    /// where only budgets of domains or users hold.
+    #[must_use]
+    pub fn overall_target(&self) -> Option<NatsPerSequence> {
+        if self.budgets.is_empty() {
+            return self.target();
+        }
+        self.budgets.iter().find(|b| b.id == crate::observation::ALL).map(|b| b.target)
+    }
+
     /// The initial β, reward units per nat.
     #[must_use]
     pub fn init(&self) -> f64 {

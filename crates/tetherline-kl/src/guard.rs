@@ -3,6 +3,8 @@
 //! - *Broken* observations (not finite, or significantly negative KL): each is rejected; `rollback_after`
 //!   in a row ask for a rollback, `halt_after` in a row halt. Rollouts and trials are counted apart.
 //! - *Blow-up*: KL above `blow_up` × target in `blow_up_for` observations in a row asks for a rollback.
+//! - *Infeasible*: a budget with β at its upper bound and KL above the target throttles the learning rate after 12
+//!   observations in a row, and asks for a rollback after 40.
 //! - *Fast rise*: KL above 90 % of the cap and risen by more than twice its standard error since the last
 //!   observation throttles the learning rate by `throttle`.
 //! - A rollback multiplies β by `boost`; ln of the boost then shrinks by `decay` per good observation. A
@@ -177,7 +179,8 @@ impl Guard {
         Alarm::None
     }
 
-    fn roll_back(&self, s: &mut GuardState) -> Alarm {
+    /// Asks for a rollback, or for a halt where these are used up.
+    pub(crate) fn roll_back(&self, s: &mut GuardState) -> Alarm {
         if s.rollbacks >= self.max_rollbacks {
             return Alarm::Halt;
         }

@@ -65,7 +65,7 @@ pub use ledger::{Ledger, LedgerState};
 pub use observation::{ALL, DomainKl, KlObservation, MetricValue, Phase};
 pub use policy::KlPolicy;
 pub use ramp::Shape;
-pub use reason::{Reason, ReasonCode};
+pub use reason::{Reason, ReasonCode, RollbackCause};
 pub use reference::{ReferenceLedger, ReferenceMove, ReferenceSchedule};
 pub use state::{ControllerState, DomainState, Pending, STATE_VERSION, StateError};
 pub use target_schedule::TargetSchedule;

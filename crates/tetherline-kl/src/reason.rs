@@ -6,6 +6,24 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::Arc;
 
+/// What a guard asks for a rollback for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RollbackCause {
+    /// Measurements in a row were broken.
+    Broken,
+    /// KL stayed far above its target.
+    BlowUp,
+}
+
+impl std::fmt::Display for RollbackCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Broken => "several measurements in a row were broken",
+            Self::BlowUp => "KL stays far above its target",
+        })
+    }
+}
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident $code:literal { $($(#[$fdoc:meta])* $field:ident: $ty:ty),* } => $text:literal );* $(;)?) => {
         /// Why a decision was taken, with its numbers. KL in nats per sequence.
@@ -234,6 +252,35 @@ reasons! {
         /// Trials judged.
         trials: u32
     } => "KL of {domain} to {of} is up to {bound:.4}, above its cap of {cap:.4} nats per sequence after {trials} trials: undo the update";
+    /// The bound hardly falls with the share of the update: the weights before are to be measured.
+    CheckBefore "check_before" {
+        /// Domain.
+        domain: Arc<str>,
+        /// KL to what.
+        of: CapOf,
+        /// Upper confidence bound of that KL.
+        bound: f64,
+        /// The cap.
+        cap: f64
+    } => "KL of {domain} to {of} is up to {bound:.4}, above its cap of {cap:.4} nats per sequence, and falls so little with the share of the update that no share may keep it: measure the weights before the update";
+    /// The weights before the update keep every cap: smaller shares are worth trying.
+    BeforeInside "before_inside" {
+        /// Share of the whole update to keep.
+        scale: f64
+    } => "the weights before the update keep every cap: keep {scale:.4} of the update and measure again";
+    /// The weights before the update are above a cap on this shard: no share of the update can help.
+    AboveBefore "above_before" {
+        /// Domain.
+        domain: Arc<str>,
+        /// KL to what.
+        of: CapOf,
+        /// Upper confidence bound of that KL.
+        bound: f64,
+        /// The cap.
+        cap: f64,
+        /// Trials judged.
+        trials: u32
+    } => "KL of {domain} to {of} is up to {bound:.4} even before the update, above its cap of {cap:.4} nats per sequence: no share of it can help, undo it after {trials} trials";
     /// A cap is configured whose KL was not measured.
     Unmeasured "unmeasured" {
         /// Domain.
@@ -336,13 +383,13 @@ reasons! {
     } => "KL of {domain} has risen to {kl:.4}, close to its cap of {cap:.4} nats per sequence: the learning rate is multiplied by {lr_factor:.4}";
     /// The guard asks for a rollback.
     Rollback "rollback" {
-        /// Whether for broken measurements; else for a blow-up of KL.
-        broken: bool,
+        /// What for.
+        cause: RollbackCause,
         /// Rollbacks so far, this one included.
         rollbacks: u32,
         /// Multiplier on β.
         boost: f64
-    } => "rollback number {rollbacks} (broken measurements: {broken}): restore the last good checkpoint; β is multiplied by {boost:.4}";
+    } => "{cause}: restore the last good checkpoint (rollback number {rollbacks}); β is multiplied by {boost:.4}";
     /// The guard halts.
     GuardHalt "guard_halt" {
         /// Broken measurements in a row.

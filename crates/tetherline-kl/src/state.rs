@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// The version written by this build.
-pub const STATE_VERSION: u32 = 3;
+pub const STATE_VERSION: u32 = 4;
 
 /// Everything a controller must keep to continue exactly. Every number in it is finite, so JSON holds
 /// it without loss (given a writer and reader that round-trip `f64`, as serde_json with `float_roundtrip`).

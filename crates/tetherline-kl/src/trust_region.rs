@@ -11,7 +11,10 @@
 //! Where a cap is passed, the answer is `scale` with the share of the *whole* update to keep,
 //! θ_old + scale·(θ_new − θ_old), and another trial is expected. √(2·KL) is nearly linear along that line,
 //! which gives the first guess; each further trial shrinks it by at least `backtrack` (TRPO's 0.8), at
-//! most `max_trials` times. Above a cap already before the update, a step that lowers KL is accepted (else
+//! most `max_trials` times. Where the bound hardly falls with the share (the line through the last two trials
+//! does not reach the cap even at a share of 0; √KL is convex along it, so that the truth lies above), the next
+//! trial is of the weights before the update, `scale` 0: if these are above a cap on this shard, no share can help
+//! and the update is rejected at once. Above a cap already before the update, a step that lowers KL is accepted (else
 //! a tightened target would deadlock) and one that does not is rejected at once. "Before" is what the last
 //! accepted trial measured, not the rollout's second sample of the same weights: with that, a rollout that
 //! noise puts above the cap would let the next rise pass for a fall, and KL would climb without end.
@@ -97,8 +100,14 @@ pub struct TrustRegionState {
     pub trial: Option<u32>,
     /// Trials judged in it.
     pub judged: u32,
-    /// Share of the update that the last trial had.
+    /// Share of the update that the last trial had; 0 where it is to be of the weights before.
     pub scale: f64,
+    /// Share and √(bound/cap) of the last trial of the update that was above a cap.
+    pub last: Option<(f64, f64)>,
+    /// While the weights before the update are to be measured: the share to go on with if they keep every cap.
+    pub resume: Option<f64>,
+    /// Whether they were measured.
+    pub before: bool,
     /// The verdict on the step's update; `None` while another trial is expected.
     pub verdict: Option<Verdict>,
 }
@@ -110,9 +119,19 @@ impl TrustRegionState {
     }
 
     pub(crate) fn damage(&self) -> Option<String> {
-        let possible = (0.0..=1.0).contains(&self.scale);
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let last = self.last.is_none_or(|(at, excess)| share(at) && excess.is_finite());
+        let possible = share(self.scale) && self.resume.is_none_or(share) && last;
         (!possible).then(|| format!("the last trial had {} of its update", self.scale))
     }
+}
+
+/// Whether the line through two trials above a cap, each a share of the update and its √(bound/cap), lies above it at a
+/// share of 0 too. √KL is convex along the update, so that the truth there lies above the line.
+pub(crate) fn is_hopeless(before: (f64, f64), now: (f64, f64)) -> bool {
+    let ((share_before, excess_before), (share, excess)) = (before, now);
+    let slope = (excess_before - excess) / (share_before - share);
+    share < share_before && excess - slope * share > 1.0
 }
 
 /// Which KL a cap is on.

@@ -51,13 +51,15 @@ fn a_step_above_the_cap_is_scaled_until_it_fits() {
 
 #[test]
 fn ten_scalings_that_do_not_help_reject() {
-    let config = KlConfig { trust_region: Some(TrustRegion::default()), ..adaptive() };
+    let config =
+        KlConfig { trust_region: Some(TrustRegion { z: 0.0, ..TrustRegion::default() }), ..adaptive() };
     let mut c = KlPolicy::new(config).unwrap();
     rollout(&mut c, 0, 2.0);
+    // √KL falls towards the cap of 6.9, and just not far enough.
     let mut last = 1.0;
     for j in 0..10 {
-        let d = trial(&mut c, 0, j, 60.0);
-        assert_eq!(d.verdict, Verdict::Scale, "trial {j}");
+        let d = trial(&mut c, 0, j, 6.9 * f64::powi(1.0 - 1e-9 + 2.0 * last, 2));
+        assert_eq!(code(&d), (Verdict::Scale, ReasonCode::AboveCap), "trial {j}");
         assert!(d.scale < last && d.scale > 0.0);
         last = d.scale;
     }
@@ -67,6 +69,53 @@ fn ten_scalings_that_do_not_help_reject() {
     // The next step starts afresh.
     rollout(&mut c, 1, 2.0);
     assert_eq!(trial(&mut c, 1, 0, 2.1).verdict, Verdict::Accept);
+}
+
+/// Where KL hardly falls with the share, the weights before the update are measured: above the cap, no share can help.
+#[test]
+fn an_update_whose_start_is_above_the_cap_is_refused_at_once() {
+    let region = TrustRegion { cap: Some(NatsPerSequence(6.0)), ..TrustRegion::default() };
+    let config = KlConfig { trust_region: Some(region), guard: Some(Guard::default()), ..adaptive() };
+    let start = |config: &KlConfig| {
+        let mut c = KlPolicy::new(config.clone()).unwrap();
+        rollout(&mut c, 0, 5.5);
+        let first = trial(&mut c, 0, 0, 7.0);
+        assert_eq!(code(&first), (Verdict::Scale, ReasonCode::AboveCap));
+        // From √7.0 at 1 to √6.9 at this share: at 0 still above √6.
+        let zero = trial(&mut c, 0, 1, 6.9);
+        assert_eq!((code(&zero), zero.scale), ((Verdict::Scale, ReasonCode::CheckBefore), 0.0));
+        let again = trial(&mut c, 0, 1, 6.9);
+        assert_eq!((again.verdict, again.scale), (Verdict::Scale, 0.0));
+        (c, first.scale)
+    };
+    let (mut c, _) = start(&config);
+    // In the middle of it a state is whole.
+    let mut c = {
+        let state: ControllerState =
+            serde_json::from_str(&serde_json::to_string(&c.state()).unwrap()).unwrap();
+        let mut other = KlPolicy::new(config.clone()).unwrap();
+        other.restore(&state).unwrap();
+        assert_eq!(other.state(), c.state());
+        std::mem::replace(&mut c, other)
+    };
+    let d = trial(&mut c, 0, 2, 6.2);
+    assert_eq!(code(&d), (Verdict::Reject, ReasonCode::AboveBefore));
+    assert!(d.reason.text().contains("up to 6.2000 even before the update"), "{}", d.reason);
+    assert_eq!(d.lr_factor, 1.0, "the update is not to blame");
+    assert_eq!(trial(&mut c, 0, 3, 1.0).reason.code(), ReasonCode::StepClosed);
+    // Below the cap, it goes on with less than the last share, and looks no second time.
+    let (mut c, share) = start(&config);
+    let d = trial(&mut c, 0, 2, 5.9);
+    assert_eq!(code(&d), (Verdict::Scale, ReasonCode::BeforeInside));
+    assert!(d.scale > 0.0 && d.scale < share, "{} of {share}", d.scale);
+    let less = trial(&mut c, 0, 3, 6.8);
+    assert_eq!(code(&less), (Verdict::Scale, ReasonCode::AboveCap));
+    assert!(less.scale < d.scale);
+    let d = trial(&mut c, 0, 4, 5.8);
+    assert_eq!((code(&d), d.scale), ((Verdict::Accept, ReasonCode::InsideCaps), less.scale));
+    // What is no number stays what it is.
+    let (mut c, _) = start(&config);
+    assert_eq!(trial(&mut c, 0, 2, f64::NAN).reason.code(), ReasonCode::NotFinite);
 }
 
 #[test]
@@ -224,31 +273,41 @@ fn metrics_tighten_the_target_in_force() {
 }
 
 #[test]
-fn an_infeasible_budget_is_named_within_fifty_observations_and_halts() {
+fn an_infeasible_budget_is_named_within_fifty_observations_then_rolled_back_and_halts() {
     let budgets = vec![Budget::new("code", NatsPerSequence(2.0)), Budget::new("legal", NatsPerSequence(8.0))];
     let law = Law::AutoPi(AutoPi::new(0.2, NatsPerSequence(6.0)));
     let mut c = KlPolicy::new(KlConfig {
         budgets,
-        guard: Some(Guard { blow_up: 9.0, ..Guard::default() }),
+        guard: Some(Guard { blow_up: 9.0, max_rollbacks: 2, ..Guard::default() }),
         ..law.into()
     })
     .unwrap();
-    let mut throttled = None;
-    let mut halted = None;
-    for step in 0..100 {
+    let start = c.state();
+    let mut verdicts: Vec<(Verdict, u64)> = Vec::new();
+    let mut named = None;
+    for step in 0..250 {
         let domains = vec![
             DomainKl::new("code", NatsPerSequence(4.0), 8.0, 512),
             DomainKl::new("legal", NatsPerSequence(8.0), 16.0, 512),
         ];
         let d = c.observe(&KlObservation::rollout(step, domains));
+        if d.verdict == Verdict::Rollback {
+            assert!(!c.is_infeasible(), "it is asked once");
+            c.roll_back(&start).unwrap();
+        }
         if d.reason.code() == ReasonCode::Infeasible {
             assert!(d.reason.text().contains("budget of code"), "{}", d.reason);
-            let first = if d.verdict == Verdict::Halt { &mut halted } else { &mut throttled };
-            first.get_or_insert(step);
+            match verdicts.last_mut() {
+                Some((verdict, n)) if *verdict == d.verdict => *n += 1,
+                _ => verdicts.push((d.verdict, 1)),
+            }
+            assert!(*named.get_or_insert(step) < 50, "named within fifty observations");
         }
     }
-    assert!(throttled.unwrap() < 50, "{throttled:?}");
-    assert!(halted.unwrap() < 80, "{halted:?}");
+    use Verdict::{Halt, Rollback, Throttle};
+    // From the 12th observation at the bound on it is named, at the 40th asked to go back, twice; then it halts for good.
+    let expected = [(Throttle, 28), (Rollback, 1), (Throttle, 28), (Rollback, 1), (Throttle, 28), (Halt, 1)];
+    assert_eq!(verdicts, expected);
 }
 
 /// With 1.645 standard errors the cap's bound bites while the mean is still below the target. The law then

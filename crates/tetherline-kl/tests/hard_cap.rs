@@ -3,7 +3,8 @@
 use tetherline_kl::law::{Adaptive, Law};
 use tetherline_kl::sim::Noise;
 use tetherline_kl::{
-    DomainKl, KlConfig, KlController, KlObservation, KlPolicy, NatsPerSequence, TrustRegion, Verdict,
+    DomainKl, KlConfig, KlController, KlObservation, KlPolicy, NatsPerSequence, ReasonCode, TrustRegion,
+    Verdict,
 };
 
 const STEPS: u64 = 10_000;
@@ -49,14 +50,15 @@ fn no_accepted_step_passes_the_cap() {
     let mut noise = Noise::new(11);
     let mut model = Model { weights: [0.1; 3] };
     let (mut accepted, mut rejected, mut above, mut scaled) = (0u64, 0u64, 0u64, 0u64);
+    let (mut looked_before, mut hopeless) = (0u64, 0u64);
     for step in 0..STEPS {
         let before = measure(&model.weights, 512, &mut noise);
         let was = before.mean_kl.0;
         c.observe(&KlObservation::rollout(step, vec![before]));
         let proposed = model.propose(&mut noise);
-        let mut share = 1.0;
+        let (mut share, mut least) = (1.0, 1.0);
         for trial in 0.. {
-            assert!(trial <= 10, "a share is found within ten trials, or the step is rejected");
+            assert!(trial <= 11, "a share is found within ten trials, or the step is rejected");
             let candidate = between(&model.weights, &proposed, share);
             let after = measure(&candidate, 512, &mut noise);
             let bound = after.mean_kl.0 + region.z * (after.var / 512.0).sqrt();
@@ -64,8 +66,11 @@ fn no_accepted_step_passes_the_cap() {
             let d = c.observe(&KlObservation::trial(step, trial, vec![after]));
             match d.verdict {
                 Verdict::Scale => {
-                    assert!(d.scale < share && d.scale > 0.0);
+                    // 0 asks for the weights before, after which it goes on from where it was.
+                    assert!(d.scale < least && (d.scale > 0.0 || share > 0.0));
                     share = d.scale;
+                    least = if share > 0.0 { share } else { least };
+                    looked_before += u64::from(share == 0.0);
                     scaled += 1;
                 }
                 Verdict::Accept => {
@@ -78,6 +83,7 @@ fn no_accepted_step_passes_the_cap() {
                 }
                 Verdict::Reject => {
                     rejected += 1;
+                    hopeless += u64::from(d.reason.code() == ReasonCode::AboveBefore);
                     break;
                 }
                 other => panic!("{other:?}"),
@@ -89,6 +95,7 @@ fn no_accepted_step_passes_the_cap() {
         }
     }
     assert!(accepted > STEPS / 3 && rejected > 100 && scaled > 1000, "{accepted} {rejected} {scaled}");
+    assert!(hopeless > 10 && looked_before >= hopeless, "{hopeless} of {looked_before}");
     // The gate is on a 95 % bound: at most one accepted step in twenty lies above the cap in truth.
     assert!((above as f64) < 0.05 * accepted as f64, "{above} of {accepted}");
 }

@@ -169,7 +169,7 @@ fn while_a_budget_is_infeasible_the_learning_rate_does_not_recover() {
     for (at, factor) in [(11, 0.5), (22, 0.5), (23, 0.25), (35, 0.125), (38, 0.125)] {
         assert_eq!((answer(&factors[at]).1, factors[at].lr_factor), (ReasonCode::Infeasible, factor), "{at}");
     }
-    assert_eq!(rollout(&mut c, 39, vec![of(ALL, 9.0)]).verdict, Verdict::Halt);
+    assert_eq!(rollout(&mut c, 39, vec![of(ALL, 9.0)]).verdict, Verdict::Rollback);
     let mut c = policy(|c| {
         c.law = Law::Adaptive(Adaptive { beta_max: 0.2, ..Adaptive::new(0.2, NatsPerSequence(6.0), 1e4) });
         c.guard = Some(Guard::default());

@@ -247,14 +247,14 @@ impl Checkpoints {
 
     /// Removes all but the newest `keep` checkpoints of at most `step`, the one just saved (at least it stays).
     /// Newer ones go too: the run went on from before them because they are damaged, and they must not count
-    /// in the place of good ones. The one of step `also` stays whatever its age.
+    /// in the place of good ones. Those of the steps `also` stay whatever their age.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
-    pub fn prune(&self, step: u64, keep: usize, also: Option<u64>) -> Result<(), CheckpointError> {
+    pub fn prune(&self, step: u64, keep: usize, also: &[u64]) -> Result<(), CheckpointError> {
         let (good, damaged): (Vec<_>, Vec<_>) = self.all()?.into_iter().partition(|c| c.step <= step);
         let surplus = good.len().saturating_sub(keep.max(1));
-        let old = good[..surplus].iter().filter(|c| Some(c.step) != also);
+        let old = good[..surplus].iter().filter(|c| !also.contains(&c.step));
         for old in old.chain(&damaged) {
             // Half a removed checkpoint must not look like a whole one.
             let doomed = self.root.join(format!("{TEMP}delete-{:06}", old.step));
@@ -328,17 +328,17 @@ mod tests {
         }
         let latest = c.all().unwrap().pop().unwrap();
         assert_eq!((latest.step, latest.path), (1_000_000, c.path(1_000_000)));
-        c.prune(1_000_000, 2, None).unwrap();
+        c.prune(1_000_000, 2, &[]).unwrap();
         assert_eq!(names(&dir.path().join("checkpoints")), ["step-000040", "step-1000000"]);
-        c.prune(1_000_000, 0, None).unwrap();
+        c.prune(1_000_000, 0, &[]).unwrap();
         assert_eq!(c.all().unwrap().len(), 1, "the newest checkpoint is never removed");
         // Went on from before a damaged one: the checkpoint just saved is the one that stays.
         c.save(50, fill("w")).unwrap();
-        c.prune(50, 1, None).unwrap();
+        c.prune(50, 1, &[]).unwrap();
         assert_eq!(names(&dir.path().join("checkpoints")), ["step-000050"]);
         c.save(60, fill("w")).unwrap();
         c.save(70, fill("w")).unwrap();
-        c.prune(70, 1, Some(50)).unwrap();
+        c.prune(70, 1, &[50]).unwrap();
         assert_eq!(names(&dir.path().join("checkpoints")), ["step-000050", "step-000070"]);
     }
 

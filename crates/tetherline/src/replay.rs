@@ -70,14 +70,8 @@ pub fn replay(config: &KlConfig, log: &Path, episodes: u64) -> Result<Vec<Entry>
         source,
     })?;
     let controller = KlPolicy::new(config.clone()).map_err(|e| Error::input("the kl section", e))?;
-    let mut replay = Replay {
-        controller,
-        kept: Kept::start(None),
-        out: Vec::new(),
-        observed: 0,
-        last_episode: 0.0,
-        episodes,
-    };
+    let mut replay =
+        Replay { controller, kept: Kept::all(), out: Vec::new(), observed: 0, last_episode: 0.0, episodes };
     for (place, row) in rows(&python_json::finite(&text), &file)? {
         replay.row(row).map_err(|problem| Error::input(place, problem))?;
     }

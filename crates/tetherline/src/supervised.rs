@@ -96,7 +96,7 @@ impl Supervised<'_> {
             let every = self.checkpoint.every;
             if stop || (every > 0 && step.is_multiple_of(every) && step < total) {
                 let path = checkpoints.save(step, |dir| save(dir, &trainer, &place))?;
-                checkpoints.prune(step, 1, None)?;
+                checkpoints.prune(step, 1, &[])?;
                 last_checkpoint = Some(path);
             }
             if stop {

@@ -52,6 +52,13 @@ impl<'a> Answer<'a> {
         self.propose(id, Verdict::Scale, reason);
     }
 
+    /// Writes a request for another trial with this share, whatever else was proposed.
+    pub(super) fn scale(self, share: f64, reason: Reason, out: &mut ControlDecision) {
+        out.scale = share;
+        out.verdict = Verdict::Scale;
+        out.reason = reason;
+    }
+
     /// The cap that was passed, if that is the answer.
     pub(super) fn above(&self) -> Option<(CapOf, f64, f64, Arc<str>)> {
         match &self.best {
@@ -65,6 +72,11 @@ impl<'a> Answer<'a> {
     /// Whether the answer is that a cap is passed and no share of the step helps.
     pub(super) fn capped(&self) -> bool {
         matches!(self.best, Some((_, _, _, Reason::CapReject { .. })))
+    }
+
+    /// Whether the answer is that the weights before the update are above a cap already.
+    pub(super) fn above_before(&self) -> bool {
+        matches!(self.best, Some((_, _, _, Reason::AboveBefore { .. })))
     }
 
     /// Whether the answer is to a broken measurement.

@@ -116,6 +116,12 @@ impl KlPolicy {
         out.beta
     }
 
+    /// Whether a budget is infeasible: β at its upper bound and KL above the target, for 12 rollouts in a row.
+    #[must_use]
+    pub fn is_infeasible(&self) -> bool {
+        self.domains.values().any(|d| d.stuck >= rollout::STUCK)
+    }
+
     /// Starts the guard anew after a halt, once a person has looked at the trainer: what it counted is forgotten, the
     /// boost of β and the learning-rate factor go on decaying, and the ledger stays as it is.
     pub fn release_halt(&mut self) {

@@ -10,15 +10,15 @@ use crate::law::Note;
 use crate::ledger::MAX_UNENTERED;
 use crate::observation::{ALL, DomainKl, KlObservation};
 use crate::reading::{Checked, Reading};
-use crate::reason::Reason;
+use crate::reason::{Reason, RollbackCause};
 use crate::state::Pending;
 use crate::trust_region::{Before, TrustRegionState};
 use std::sync::Arc;
 
 /// Observations in a row with β at its upper bound and KL above the target that name a budget infeasible.
-const STUCK: u32 = 12;
-/// So many of them halt, where a guard is configured.
-const STUCK_HALT: u32 = 40;
+pub(super) const STUCK: u32 = 12;
+/// So many of them ask a guard for a rollback, and once these are used up for a halt.
+const HOPELESS: u32 = 40;
 /// Rollouts after which a budget that has met nobody, or a metric that was never measured, is named: this many, and
 /// then at every doubling.
 const UNSEEN: u64 = 8;
@@ -39,6 +39,8 @@ struct Seen {
     usable: bool,
     blown_up: bool,
     stuck: bool,
+    /// A budget that has been infeasible for too long.
+    hopeless: Option<Reason>,
     rising: Option<(Arc<str>, f64, f64)>,
 }
 
@@ -259,7 +261,13 @@ impl KlPolicy {
         let told = self.raise_where_capped(&id, &reading, shrunk);
         // A feed-forward β is shared by the levels of budgets, as the initial one is.
         let told = Reading { reward_sd: told.reward_sd.map(|sd| sd / self.levels as f64), ..told };
-        seen.stuck |= self.apply_law(&id, domain, &told, target, answer);
+        if let Some(reason) = self.apply_law(&id, domain, &told, target, answer) {
+            seen.stuck = true;
+            let is_hopeless = self.domains.get(&id).is_some_and(|d| d.stuck >= HOPELESS);
+            if is_hopeless && seen.hopeless.is_none() {
+                seen.hopeless = Some(reason);
+            }
+        }
     }
 
     /// The KL that the law's target is of; `None` where that was not measured.
@@ -338,7 +346,7 @@ impl KlPolicy {
         Reading { mean: shrunk.mean.max(measured.kl() + region.z * measured.stderr), ..shrunk }
     }
 
-    /// Moves a domain's β; returns whether its budget is infeasible.
+    /// Moves a domain's β; says so where its budget is infeasible.
     fn apply_law<'a>(
         &mut self,
         id: &Arc<str>,
@@ -346,9 +354,9 @@ impl KlPolicy {
         reading: &Reading,
         target: Option<f64>,
         answer: &mut Answer<'a>,
-    ) -> bool {
+    ) -> Option<Reason> {
         let law = &self.config.law;
-        let Some(d) = self.domains.get_mut(id) else { return false };
+        let d = self.domains.get_mut(id)?;
         let from = law.beta(&d.law);
         let note = law.update(&mut d.law, reading, target.unwrap_or(f64::INFINITY));
         let to = law.beta(&d.law);
@@ -364,17 +372,15 @@ impl KlPolicy {
                 Reason::Scheduled { beta: to }
             };
             answer.propose(&domain.id, Verdict::Accept, reason);
-            return false;
+            return None;
         };
         if stuck >= STUCK {
-            let halts = self.config.guard.is_some() && stuck >= STUCK_HALT;
-            let verdict = if halts { Verdict::Halt } else { Verdict::Throttle };
             if let (Some(guard), true) = (&self.config.guard, stuck.is_multiple_of(STUCK)) {
                 guard.throttle(&mut self.guard);
             }
             let reason = Reason::Infeasible { domain: id, kl, target, beta: to, for_observations: stuck };
-            answer.propose(&domain.id, verdict, reason);
-            return true;
+            answer.propose(&domain.id, Verdict::Throttle, reason.clone());
+            return Some(reason);
         }
         let reason = match note {
             Note::AtBound => Reason::AtBound { domain: id, kl, target, beta: to },
@@ -385,7 +391,7 @@ impl KlPolicy {
             Note::Plain => Reason::BetaHeld { domain: id, kl, target, beta: to },
         };
         answer.propose(&domain.id, Verdict::Accept, reason);
-        false
+        None
     }
 
     /// Compares a usable measurement with the guard's marks.
@@ -447,7 +453,18 @@ impl KlPolicy {
         } else {
             Alarm::None
         };
-        self.propose_alarm(alarm, seen.broken, self.guard.broken, answer);
+        let cause = if seen.broken { RollbackCause::Broken } else { RollbackCause::BlowUp };
+        self.propose_alarm(alarm, cause, self.guard.broken, answer);
+        if let (Alarm::None, Some(reason)) = (alarm, &seen.hopeless) {
+            // What pushes harder than β can pull has had its time; perhaps it does not where the budget was kept.
+            match guard.roll_back(&mut self.guard) {
+                Alarm::Rollback => {
+                    self.domains.values_mut().for_each(|d| d.stuck = 0);
+                    answer.propose("", Verdict::Rollback, reason.clone());
+                }
+                _ => answer.propose("", Verdict::Halt, reason.clone()),
+            }
+        }
         if let Some((domain, kl, cap)) = &seen.rising {
             guard.throttle(&mut self.guard);
             let lr_factor = self.guard.lr_factor;
@@ -460,13 +477,19 @@ impl KlPolicy {
     }
 
     /// What an alarm asks for; `count` measurements of its kind were broken in a row.
-    pub(super) fn propose_alarm(&self, alarm: Alarm, broken: bool, count: u32, answer: &mut Answer<'_>) {
+    pub(super) fn propose_alarm(
+        &self,
+        alarm: Alarm,
+        cause: RollbackCause,
+        count: u32,
+        answer: &mut Answer<'_>,
+    ) {
         let rollbacks = self.guard.rollbacks;
         match alarm {
             Alarm::None => {}
             Alarm::Rollback => {
                 let boost = self.guard.ln_boost.exp();
-                answer.propose("", Verdict::Rollback, Reason::Rollback { broken, rollbacks, boost });
+                answer.propose("", Verdict::Rollback, Reason::Rollback { cause, rollbacks, boost });
             }
             Alarm::Halt => {
                 let reason = Reason::GuardHalt { broken: count, rollbacks };

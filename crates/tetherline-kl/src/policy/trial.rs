@@ -7,8 +7,8 @@ use super::rollout::mean_kl_old;
 use crate::decision::{ControlDecision, Verdict};
 use crate::observation::{ALL, KlObservation};
 use crate::reading::{Checked, Reading};
-use crate::reason::Reason;
-use crate::trust_region::{Before, CapOf, Judgement, TrustRegion, TrustRegionState};
+use crate::reason::{Reason, RollbackCause};
+use crate::trust_region::{Before, CapOf, Judgement, TrustRegion, TrustRegionState, is_hopeless};
 use std::sync::Arc;
 
 impl KlPolicy {
@@ -57,15 +57,37 @@ impl KlPolicy {
     fn judge_update(&mut self, step: u64, trial: u32, entries: &Entries<'_>, out: &mut ControlDecision) {
         let mut answer = Answer::default();
         let region = self.config.trust_region;
-        let Some(keep) = self.judge(entries, region.as_ref(), &mut answer) else {
+        // A trial of the weights before the update, and the share to go on with.
+        let resume = self.trust_region.resume.take();
+        let Some((keep, excess)) = self.judge(entries, region.as_ref(), &mut answer) else {
             // Broken or unmeasured: rejected.
             return self.close(step, None, answer, out);
         };
+        let TrustRegionState { scale, judged, last, before, .. } = self.trust_region;
+        let exhausted = region.is_none_or(|r| judged > r.max_trials);
+        if let Some(scale) = resume {
+            self.trust_region.before = true;
+            if keep == 1.0 {
+                self.trust_region.scale = scale;
+                return answer.scale(scale, Reason::BeforeInside { scale }, out);
+            }
+            if let Some((of, bound, cap, domain)) = answer.above() {
+                let reason = Reason::AboveBefore { domain, of, bound, cap, trials: judged };
+                answer.propose("", Verdict::Reject, reason);
+            }
+            return self.close(step, None, answer, out);
+        }
         if keep < 1.0 {
-            let TrustRegionState { scale, judged, .. } = self.trust_region;
-            let exhausted = region.is_none_or(|r| judged > r.max_trials);
             if keep > 0.0 && !exhausted {
+                let now = (scale, excess);
+                let hopeless = !before && last.is_some_and(|last| is_hopeless(last, now));
+                self.trust_region.last = Some(now);
                 self.trust_region.scale = scale * keep;
+                if let (true, Some((of, bound, cap, domain))) = (hopeless, answer.above()) {
+                    self.trust_region.resume = Some(self.trust_region.scale);
+                    self.trust_region.scale = 0.0;
+                    return answer.scale(0.0, Reason::CheckBefore { domain, of, bound, cap }, out);
+                }
                 out.scale = self.trust_region.scale;
                 answer.give(out);
                 out.verdict = Verdict::Scale;
@@ -129,14 +151,16 @@ impl KlPolicy {
         }
     }
 
-    /// The share of the trial's step to keep, over all domains; `None` where it must be rejected.
+    /// The share of the trial's step to keep, over all domains, and the largest √(bound/cap) above a cap; `None` where it
+    /// must be rejected.
     fn judge<'a>(
         &mut self,
         entries: &Entries<'a>,
         region: Option<&TrustRegion>,
         answer: &mut Answer<'a>,
-    ) -> Option<f64> {
+    ) -> Option<(f64, f64)> {
         let mut keep = Some(1.0);
+        let mut excess = 0.0_f64;
         let mut measured = false;
         for (domain, twice) in entries.iter() {
             let known = self.domains.get_key_value(domain.id.as_str()).map(|(id, _)| id.clone());
@@ -174,6 +198,7 @@ impl KlPolicy {
                     if let Some(d) = self.domains.get_mut(domain.id.as_str()) {
                         d.capped |= of == CapOf::Reference;
                     }
+                    excess = excess.max((bound / cap).sqrt());
                     let scale = self.trust_region.scale * share;
                     let reason = Reason::AboveCap { domain: id(), of, bound, cap, scale };
                     // The smallest share decides, so only its reason is given.
@@ -196,7 +221,7 @@ impl KlPolicy {
             answer.propose("", Verdict::Reject, Reason::DomainMissing { domain });
             return None;
         }
-        keep
+        keep.map(|keep| (keep, excess))
     }
 
     /// A domain that this step's rollout measured and its trial does not.
@@ -219,12 +244,13 @@ impl KlPolicy {
         if let Some(guard) = self.config.guard {
             // A step that was refused because the policy was above the cap already says nothing about the
             // learning rate; with a rate that shrinks at every one, no step would be seen to lower KL.
-            if accepted.is_none() && !(self.trust_region.judged == 1 && answer.capped()) {
+            let above_already = self.trust_region.judged == 1 && answer.capped() || answer.above_before();
+            if accepted.is_none() && !above_already {
                 guard.throttle(&mut self.guard);
             }
             if broken {
                 let alarm = guard.broken_trial(&mut self.guard);
-                self.propose_alarm(alarm, true, self.guard.broken_trials, &mut answer);
+                self.propose_alarm(alarm, RollbackCause::Broken, self.guard.broken_trials, &mut answer);
                 if answer.halts() {
                     self.guard.halted.get_or_insert(step);
                 }

@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tetherline_kl::{ControllerState, KlConfig};
 
-/// So many are kept, the newest by order of arrival.
+/// So many are kept, the newest by order of arrival and the first of all, a trainer's last resort.
 const KEEP: usize = 8;
 
 /// The kept states, oldest first, and the file that holds them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kept {
     file: Option<PathBuf>,
     checkpoints: Vec<Checkpoint>,
+    most: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +33,12 @@ impl Kept {
             name.push(".checkpoints");
             PathBuf::from(name)
         });
-        Self { file, checkpoints: Vec::new() }
+        Self { file, checkpoints: Vec::new(), most: KEEP }
+    }
+
+    /// None yet, and every one that comes: a replay cannot know how far back its log goes.
+    pub(crate) fn all() -> Self {
+        Self { file: None, checkpoints: Vec::new(), most: usize::MAX }
     }
 
     /// Those of the file, each of which must suit `config`.
@@ -53,7 +59,10 @@ impl Kept {
         let mut all = self.checkpoints.clone();
         all.retain(|c| c.step != step);
         all.push(Checkpoint { step, state });
-        all.drain(..all.len().saturating_sub(KEEP));
+        let surplus = all.len().saturating_sub(self.most.saturating_add(1));
+        if surplus > 0 {
+            all.drain(1..=surplus);
+        }
         if let Some(file) = &self.file {
             let text = serde_json::to_vec(&all).map_err(|e| Error::input(file.display().to_string(), e))?;
             save_file(file, &text)?;

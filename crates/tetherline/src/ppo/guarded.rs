@@ -7,6 +7,7 @@
 //!     measure KL to the reference and to the policy before, on the held-out shard
 //!     accept   → the update stands
 //!     scale α  → θ ← θ₀ + α·(θ − θ₀), moments alike; measure again
+//!     scale 0  → measure θ₀ itself, with θ kept: whether any share can help
 //!     reject   → weights and moments as they were, bit for bit
 //!     rollback → the same, and then the last checkpoint that passed (`rollback.rs`)
 //!     halt     → the same, and the run ends with its state saved
@@ -15,7 +16,7 @@
 //! The controller decides (`tetherline-kl`), this file obeys. A gradient or loss that is not finite is a trial whose KL is
 //! not a number. Step counter, data cursor and sampling streams move on whatever the verdict.
 
-use super::shard::{Measured, Shard};
+use super::shard::{Measured, Shard, Unmeasurable};
 use super::{Ppo, stage};
 use crate::Error;
 use crate::codec::Codec;
@@ -25,7 +26,9 @@ use crate::sources;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tetherline_core::{Advantages, Observer, PromptBatch, ScoredRollout, UpdateStats};
-use tetherline_kl::{ControlDecision, DomainKl, KlController, KlObservation, NatsPerSequence, Verdict};
+use tetherline_kl::{
+    ControlDecision, DomainKl, KlController, KlObservation, NatsPerSequence, ReasonCode, Verdict,
+};
 use tetherline_models::Model;
 use tetherline_models::optim::AdamWState;
 
@@ -169,9 +172,14 @@ impl Ppo<'_> {
         };
         let start = (self.clock)();
         let batch = &scored.rollout.prompts;
+        let mut before = false;
         for trial in 0.. {
             if out.broken.is_none() {
-                match self.measure(step, batch, Shard::Judged)? {
+                let measured = match before {
+                    true => self.measure_before(step, batch)?,
+                    false => self.measure(step, batch, Shard::Judged)?,
+                };
+                match measured {
                     Ok(measured) => out.measured = Some(measured),
                     Err(cause) => (out.measured, out.broken) = (None, Some(cause.0)),
                 }
@@ -184,8 +192,11 @@ impl Ppo<'_> {
             match verdict {
                 Verdict::Accept | Verdict::Throttle => break,
                 Verdict::Scale => {
-                    self.keep_share(scale / out.kept)?;
-                    out.kept = scale;
+                    before = scale == 0.0;
+                    if !before {
+                        self.keep_share(scale / out.kept)?;
+                        out.kept = scale;
+                    }
                 }
                 Verdict::Reject | Verdict::Rollback | Verdict::Halt => {
                     self.put_back()?;
@@ -249,6 +260,25 @@ impl Ppo<'_> {
         Ok(())
     }
 
+    /// Measures the weights from before the update, on the shard that the update is judged by; those of now stay.
+    fn measure_before(
+        &mut self,
+        step: u64,
+        batch: &PromptBatch,
+    ) -> Result<Result<Measured, Unmeasurable>, Error> {
+        self.swap_with_before();
+        let measured = self.measure(step, batch, Shard::Judged);
+        self.swap_with_before();
+        Ok(measured?.map(Measured::with_itself_before))
+    }
+
+    /// Exchanges the policy's weights with those of before the update.
+    fn swap_with_before(&mut self) {
+        let Some(guarded) = &mut self.guarded else { return };
+        let (engine, policy) = (self.engine, &mut self.policy.model);
+        guarded.old.update(engine, |old| policy.update(engine, |now| now.swap_with_slice(old)));
+    }
+
     /// Remembers whether the weights that stand passed, for the checkpoints.
     fn conclude(&mut self, judged: &Judged) {
         let guard = self.recipe.kl.guard.unwrap_or_default();
@@ -262,11 +292,15 @@ impl Ppo<'_> {
             })
         };
         let blown_up = judged.trials.last().is_some_and(blown_up);
+        // The weights that stand were measured above a cap: whatever their own trial said, they do not pass.
+        let above = |(_, d): &(KlObservation, ControlDecision)| d.reason.code() == ReasonCode::AboveBefore;
+        let above = judged.trials.last().is_some_and(above);
         let Some(guarded) = &mut self.guarded else { return };
         if judged.kept > 0.0 {
             guarded.passed = !blown_up;
         } else {
             guarded.rejected += 1;
+            guarded.passed &= !above;
         }
     }
 

@@ -7,9 +7,11 @@ use crate::rows::{mean_written, sum_written};
 use crate::run_dir::RunLogs;
 use crate::{Error, audit};
 use serde_json::json;
-use tetherline_core::{Advantages, Event, Metrics, NamedScore, Observer, ScoredRollout, StopReason};
+use tetherline_core::{
+    Advantages, Event, Metrics, NamedScore, Observer, ScoredRollout, StopReason, UpdateStats,
+};
 use tetherline_kl::{ControlDecision, KlByDomain, KlController, KlObservation, Verdict};
-use tetherline_ppo::GroupSpread;
+use tetherline_ppo::{GroupSpread, PpoConfig};
 
 /// What a step measured, for its log lines.
 pub(super) struct Measured<'a> {
@@ -140,19 +142,9 @@ impl Ppo<'_> {
             let pays = |i: usize| overlong.of(r.responses.row_len(i), limit);
             put("response/overlong_penalty", mean(&mut (0..rows).map(pays)));
         }
-        put("policy/approxkl_avg", stats.approx_kl);
-        put("policy/clipfrac_avg", stats.clip_frac);
-        put("loss/policy_avg", stats.policy_loss);
-        if self.config.kl_in.loss() {
-            put("loss/kl_avg", stats.kl_loss);
+        if stats.optimizer_steps > 0 {
+            put_update(stats, self.config, &mut put);
         }
-        if self.config.advantages.needs_critic() {
-            put("loss/value_avg", stats.value_loss);
-            put("val/clipfrac_avg", stats.value_clip_frac);
-            put("val/explained_variance", stats.explained_variance);
-        }
-        put("val/ratio", stats.ratio_mean);
-        put("val/ratio_max", stats.ratio_max);
         if let Some(weights) = &adv.weights {
             put("val/correction_mean", sum(weights.flat()) / tokens.max(1) as f64);
             put("val/correction_max", weights.flat().iter().fold(0.0, |m: f64, &w| m.max(f64::from(w))));
@@ -161,7 +153,6 @@ impl Ppo<'_> {
             put("kl/reference_moves", self.reference_ledger.moves as f64);
             put("kl/reference_forgiven", self.reference_ledger.forgiven);
         }
-        put("grad_norm", stats.grad_norm);
         put("lr", lr);
         put("response/length", tokens as f64 / rows as f64);
         put(
@@ -261,6 +252,25 @@ impl Ppo<'_> {
         let (verdict, reason) = (last.verdict, last.reason.text());
         StepOutput { metrics: m, line: line.into(), control, samples, events, verdict, reason }
     }
+}
+
+/// What an update that was made says of itself. One that was not (a batch that is not learnt from, a gradient that is not
+/// finite) has no losses: zeros would be taken for them.
+fn put_update(stats: &UpdateStats, config: &PpoConfig, put: &mut impl FnMut(&str, f64)) {
+    put("policy/approxkl_avg", stats.approx_kl);
+    put("policy/clipfrac_avg", stats.clip_frac);
+    put("loss/policy_avg", stats.policy_loss);
+    if config.kl_in.loss() {
+        put("loss/kl_avg", stats.kl_loss);
+    }
+    if config.advantages.needs_critic() {
+        put("loss/value_avg", stats.value_loss);
+        put("val/clipfrac_avg", stats.value_clip_frac);
+        put("val/explained_variance", stats.explained_variance);
+    }
+    put("val/ratio", stats.ratio_mean);
+    put("val/ratio_max", stats.ratio_max);
+    put("grad_norm", stats.grad_norm);
 }
 
 /// What the trials of a step measured.

@@ -105,6 +105,8 @@ pub struct Ppo<'a> {
     decision: ControlDecision,
     guarded: Option<Guarded>,
     presence: Presence,
+    /// The checkpoint of the last rollback.
+    went_back: Option<u64>,
     constraint: Option<Constraint>,
     costs: Option<Costs>,
     /// Weight of the entropy bonus, which may follow a target, and what of it is in force this step.
@@ -240,6 +242,7 @@ impl<'a> Ppo<'a> {
             decision,
             guarded,
             presence: Presence::default(),
+            went_back: None,
             constraint,
             costs: None,
             entropy_coef: config.entropy_coef,
@@ -374,7 +377,7 @@ impl<'a> Ppo<'a> {
         audit::append(&mut logs.audit, json!({"event": "checkpoint", "step": step}))?;
         let offsets = logs.sync()?;
         let path = checkpoints.save(step, |dir| self.save(dir, offsets))?;
-        checkpoints.prune(step, self.recipe.checkpoint.keep, self.last_passed(checkpoints)?)?;
+        checkpoints.prune(step, self.recipe.checkpoint.keep, &self.last_resorts(checkpoints)?)?;
         observer.on_event(&Event::CheckpointSaved { step, path: &path });
         Ok(path)
     }

@@ -3,7 +3,8 @@
 //! A checkpoint *passed* if its weights passed their trial (or are those that the run started from), no domain stood near a
 //! blow-up there, and the guard had no alarm under way. Only the start and the checkpoints of `checkpoint.every` count: one
 //! that an interruption adds must not change where a run goes back to. A run with a guard saves its start as `step-000000`,
-//! and the newest checkpoint that passed is never pruned, so there is one to go back to unless the disk loses it.
+//! and neither this nor the newest checkpoint that passed is ever pruned, so there is one to go back to unless the disk loses it.
+//! Where a rollback is due again and none passed since the last one, that one did not help: it goes back to the one before.
 //!
 //! Where none can be read, the rollback is a halt: the step's lines and a checkpoint are saved first.
 //!
@@ -64,6 +65,7 @@ impl Ppo<'_> {
     fn is_calm(&self) -> bool {
         let guard = self.controller.state().guard;
         let calm = guard.broken == 0 && guard.broken_trials == 0 && guard.blown_up == 0;
+        let calm = calm && !self.controller.is_infeasible();
         self.guarded.as_ref().is_some_and(|g| g.passed) && calm
     }
 
@@ -74,23 +76,33 @@ impl Ppo<'_> {
         Ok(found.filter_map(read).collect())
     }
 
-    /// The step of the newest checkpoint that passed, which must not be pruned.
-    pub(super) fn last_passed(&self, checkpoints: &Checkpoints) -> Result<Option<u64>, Error> {
+    /// The newest checkpoint that passed and the start, which must not be pruned.
+    pub(super) fn last_resorts(&self, checkpoints: &Checkpoints) -> Result<Vec<u64>, Error> {
         if self.recipe.kl.guard.is_none() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        Ok(self.passed_before(checkpoints)?.first().map(|(c, _)| c.step))
+        Ok(self.passed_before(checkpoints)?.first().map(|(c, _)| c.step).into_iter().chain([0]).collect())
     }
 
     /// Goes back to the newest checkpoint that passed and can be read; what is wrong, where there is none.
     pub(super) fn roll_back(&mut self, step: u64, checkpoints: &Checkpoints) -> Result<RolledBack, String> {
         let mut problems = Vec::new();
-        for (checkpoint, saved) in self.passed_before(checkpoints).map_err(|e| e.to_string())? {
+        let mut passed = self.passed_before(checkpoints).map_err(|e| e.to_string())?;
+        // Where none passed since the last rollback, what that one went back to did not help.
+        let newest = passed.first().map(|(c, _)| c.step);
+        if let Some(last) = self.went_back.filter(|last| newest.is_some_and(|newest| newest <= *last)) {
+            // The oldest one stays to be tried again.
+            let older =
+                passed.iter().position(|(c, _)| c.step < last).unwrap_or(passed.len().saturating_sub(1));
+            passed.rotate_left(older);
+        }
+        for (checkpoint, saved) in passed {
             let restored = self.restore_weights(&checkpoint.path).map_err(|e| e.to_string());
             match restored
                 .and_then(|()| self.controller.roll_back(saved.controller()).map_err(|e| e.to_string()))
             {
                 Ok(()) => {
+                    self.went_back = Some(checkpoint.step);
                     self.decision.beta = self.controller.betas();
                     if let Some(guarded) = &mut self.guarded {
                         guarded.passed = true;
@@ -130,6 +142,8 @@ impl Ppo<'_> {
         // Before the guard forgets its alarms, which say whether these weights are any good.
         let calm = self.is_calm();
         self.controller.release_halt();
+        // Somebody has looked at it: what did not help before may help now.
+        self.went_back = None;
         let text = "the guard starts anew after its halt";
         let mut line = json!({"step": step, "event": "halt_released", "text": text});
         let mut control = vec![json!({"release": step})];

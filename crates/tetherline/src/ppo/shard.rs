@@ -53,6 +53,18 @@ pub(super) struct Measured {
 }
 
 impl Measured {
+    /// Of the weights before an update: they are no distance from themselves.
+    pub(super) fn with_itself_before(mut self) -> Self {
+        let nothing = |e: &mut KlEstimate| {
+            let rows = e.count();
+            *e = KlEstimate::default();
+            (0..rows).for_each(|_| e.push(NatsPerSequence(0.0), 0));
+        };
+        nothing(&mut self.old);
+        self.old_groups.domains.values_mut().for_each(nothing);
+        self
+    }
+
     /// One entry per group, for the controller.
     pub(super) fn domains(&self) -> Vec<DomainKl> {
         let mean = |of: &KlByDomain, id: &str| of.domains.get(id).map(KlEstimate::mean);

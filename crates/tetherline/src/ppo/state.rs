@@ -33,6 +33,8 @@ pub(super) struct Saved {
     weights_passed: bool,
     #[serde(default)]
     presence: Presence,
+    #[serde(default)]
+    went_back: Option<u64>,
     /// Weight of the entropy bonus, where it follows a target.
     #[serde(default)]
     entropy_coef: Option<f64>,
@@ -88,6 +90,7 @@ impl Ppo<'_> {
             rejected: self.guarded.as_ref().map_or(0, |g| g.rejected),
             weights_passed: self.guarded.as_ref().is_some_and(|g| g.passed),
             presence: self.presence.clone(),
+            went_back: self.went_back,
             entropy_coef: self.config.entropy_target.map(|_| self.entropy_coef),
             linked: self.linked.clone(),
             multiplier: self.constraint.as_ref().map(|c| c.multiplier.state()),
@@ -109,6 +112,7 @@ impl Ppo<'_> {
         self.done = saved.step;
         self.episodes = saved.episodes;
         self.presence = saved.presence;
+        self.went_back = saved.went_back;
         self.entropy_coef = saved.entropy_coef.unwrap_or(self.config.entropy_coef);
         self.linked = saved.linked;
         if let Some(guarded) = &mut self.guarded {
