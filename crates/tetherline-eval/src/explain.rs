@@ -157,10 +157,13 @@ pub struct BudgetInForce {
 pub struct DecisionLine {
     /// PPO step.
     pub step: u64,
-    /// `rollout`, `trial` or `event`.
+    /// `rollout`, `trial` or `event`. Over several updates all trials of one are one line.
     pub phase: String,
-    /// Verdict, or name of the event.
+    /// Verdict (of several trials the last), or name of the event.
     pub what: String,
+    /// Shares of the update that were tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<f64>,
     /// β decided, score units per nat.
     pub beta: BTreeMap<String, f64>,
     /// KL that was seen, nats per sequence, over all domains.
@@ -180,8 +183,11 @@ pub struct Move {
     pub after: f64,
 }
 
-/// How `series` moved, by key; keys that are not in both ends are left out.
+/// How `series` moved, by key; keys that are not in both ends are left out. One step alone has no two ends.
 pub fn moves(series: &[BTreeMap<String, f64>], keys: impl Fn(&str) -> bool) -> Vec<Move> {
+    if series.len() < 2 {
+        return Vec::new();
+    }
     let n = series.len().div_ceil(10);
     let (first, last) = (&series[..n.min(series.len())], &series[series.len() - n..]);
     let mean = |rows: &[BTreeMap<String, f64>], key: &str| {
@@ -220,6 +226,17 @@ impl Explanation {
             _ => format!("updates {} to {}", self.from + 1, self.to),
         }
     }
+}
+
+/// Verdicts in a row, with those that repeat told once.
+fn folded(verdicts: &[String]) -> String {
+    let of_a_kind = verdicts.chunk_by(|a, b| a == b);
+    let one = |same: &[String]| match same {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, ..] => format!("{first} ×{}", same.len()),
+    };
+    of_a_kind.map(one).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

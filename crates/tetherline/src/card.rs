@@ -183,7 +183,7 @@ fn regime(out: &mut String, recipe: &Recipe, steps: &[Value]) {
     let kl = |key: &str| steps.iter().filter_map(|l| number(l, key)).fold(f64::NEG_INFINITY, f64::max);
     if let Some(used) = number(end, "objective/kl_exact") {
         let error = number(end, "objective/kl_exact_stderr").unwrap_or(0.0);
-        let target = recipe.kl.target().map_or_else(
+        let target = recipe.kl.overall_target().map_or_else(
             || "no target".to_owned(),
             |t| format!("of a target of {:.3}: {:.0} %", t.0, 100.0 * used / t.0),
         );

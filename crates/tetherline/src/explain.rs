@@ -107,8 +107,13 @@ pub fn explain(options: &ExplainOptions, observer: &mut dyn Observer) -> Result<
     let prompts = crate::evaluate::prompts(&recipe, &policies.codec, policies.start.context(), observer)?;
     let moving = recipe.kl.reference.is_some_and(|r| r.moves());
     let held_out = if comparable && !moving { log.held_out() } else { Vec::new() };
-    let mut out =
-        Explanation { schema: SCHEMA, run: recipe.name.clone(), from, to, ..Explanation::default() };
+    let mut out = Explanation {
+        schema: SCHEMA,
+        run: crate::report::name_of(&options.run, &recipe),
+        from,
+        to,
+        ..Explanation::default()
+    };
     if moving {
         out.notes.push(
             "the reference moves in this run: what is measured here is the KL to the first one, and the log's KL has what \

@@ -377,10 +377,11 @@ fn beta(out: &mut Text, recipe: &Recipe) {
                 _ => String::new(),
             };
             let law = kl.law.name();
-            format!(
-                "{init} at first, {place}; {law} moves it{bounds} towards a KL of {} nats per sequence",
-                num(target.0)
-            )
+            let goal = match kl.budgets.is_empty() {
+                true => format!("a KL of {} nats per sequence", num(target.0)),
+                false => "the targets of its budgets, nats per sequence".to_owned(),
+            };
+            format!("{init} at first, {place}; {law} moves it{bounds} towards {goal}")
         }
     };
     out.row("β =", &text);

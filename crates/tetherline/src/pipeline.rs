@@ -83,11 +83,23 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
         summary.notes.push(note);
         return Ok(summary);
     }
+    // A report is of a run that ended, and this one goes on; in the end it is drawn anew.
+    let had_report = report::remove(&run.dir)?;
     audit::started(&run.dir, recipe)?;
     let outcome = run.stages(&mut summary, observer);
     // What ended the run matters more than that its end could not be recorded.
     let recorded = audit::models(&run.dir, &run.models);
     let recorded = recorded.and_then(|()| audit::ended(&run.dir, outcome.as_ref().err()));
+    let halted = matches!(outcome, Err(Error::Halted { .. }));
+    let recorded = recorded.and_then(|()| {
+        if had_report || halted || !summary.table.is_empty() {
+            summary.report = Some(report::write(run.dir.root())?);
+        }
+        Ok(())
+    });
+    if let (true, Some(report)) = (halted, &summary.report) {
+        observer.on_event(&Event::Note(&format!("the report of the halted run: {}", report.display())));
+    }
     outcome?;
     recorded?;
     Ok(summary)
@@ -128,7 +140,6 @@ impl Run<'_> {
             audit::evaluated(&self.dir, &self.dir.root().join(report::EVALUATION))?;
             summary.table = format!("{}\n{}", file.comparison.table(), file.comparison.domain_table());
             summary.samples = sample_text(&file.samples);
-            summary.report = Some(report::write(self.dir.root())?);
         }
         Ok(())
     }

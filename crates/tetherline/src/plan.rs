@@ -98,6 +98,11 @@ pub fn plan(recipe: &Recipe, stages: Stages) -> Result<Vec<PlannedStage>, Error>
 }
 
 fn kl(recipe: &Recipe) -> String {
+    let budgets = &recipe.kl.budgets;
+    if !budgets.is_empty() {
+        let all: Vec<String> = budgets.iter().map(|b| format!("{} {}", b.id, b.target.0)).collect();
+        return format!("KL budgets {} nats per sequence, β from {}", all.join(", "), recipe.kl.init());
+    }
     match recipe.kl.target() {
         Some(target) => format!("KL target {} nats per sequence, β from {}", target.0, recipe.kl.init()),
         None => format!("β fixed at {}", recipe.kl.init()),

@@ -39,11 +39,9 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
     };
     let control = decisions(&run)?;
     let data = ReportData {
-        title: match halted(&control) {
-            Some((step, why)) => format!("Tetherline run, HALTED at step {step}: {why}"),
-            None => "Tetherline run".into(),
-        },
-        run_name: recipe.name.clone(),
+        title: "Tetherline run".into(),
+        run_name: name_of(root, &recipe),
+        halted: halted(&control),
         stages: [
             steps("sft", sft.len(), "steps"),
             steps("reward", reward.len(), "steps"),
@@ -56,7 +54,7 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
         .collect(),
         comparison,
         series: metrics.iter().map(numbers).collect(),
-        kl_target: recipe.kl.target().map(|t| t.0),
+        kl_target: recipe.kl.overall_target().map(|t| t.0),
         domain_targets: domain_targets(&recipe, &metrics),
         control,
         sft,
@@ -67,6 +65,30 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
     };
     crate::checkpoint::save_file(&run.report(), render(&data).as_bytes())?;
     Ok(run.report())
+}
+
+/// What a run is called: its recipe, and the directory where it lies.
+pub(crate) fn name_of(root: &Path, recipe: &Recipe) -> String {
+    let own = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let directory = own(root).or_else(|| own(&std::fs::canonicalize(root).ok()?));
+    match directory.filter(|d| *d != recipe.name) {
+        Some(directory) if recipe.name.is_empty() => directory,
+        Some(directory) => format!("{} in {directory}", recipe.name),
+        None => recipe.name.clone(),
+    }
+}
+
+/// Takes away the report of a run that goes on; whether there was one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn remove(run: &RunDir) -> Result<bool, Error> {
+    let path = run.report();
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Io { action: "remove", path, source }),
+    }
 }
 
 /// Step and reason of a halt after which the run did not go on.

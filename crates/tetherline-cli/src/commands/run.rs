@@ -35,7 +35,7 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, stages: Stages) -> anyhow::Result<(
         threads: recipe.threads,
         clock: seconds,
     };
-    let target = recipe.kl.target().map(|t| t.0);
+    let target = recipe.kl.overall_target().map(|t| t.0);
     let mut progress = Progress::new(Show::choose(cli.quiet, cli.verbose), target);
     let outcome = tetherline::run(&recipe, &options, &mut progress);
     drop(progress);

@@ -38,8 +38,10 @@ pub(super) fn render(e: &Explanation) -> String {
         ("updates", "What each update contributed", updates(e)),
         ("decisions", "Decisions in force", decisions(&e.decisions)),
         ("reward", "What the reward explains", reward(e.reward.as_ref())),
-        ("metrics", "How the metrics moved", moves(e)),
     ];
+    if e.to - e.from > 1 {
+        sections.push(("metrics", "How the metrics moved", moves(e)));
+    }
     match &e.drift {
         Some(d) => sections.extend(d.sections()),
         None => sections.push(("where", "Where the drift is", missing("The policies were not kept."))),
@@ -56,10 +58,17 @@ fn safe(text: &str) -> String {
 }
 
 fn optional(x: Option<f64>) -> String {
-    x.map_or_else(
-        || "–".into(),
-        |x| if x != 0.0 && x.abs() < 1e-3 { minus(format!("{x:.1e}")) } else { num(x) },
-    )
+    x.map_or_else(|| "–".into(), num)
+}
+
+/// Shares of an update that were tried, the middle of many left out.
+fn shares(shares: &[f64]) -> String {
+    let mut shown: Vec<String> = shares.iter().map(|x| num(*x)).collect();
+    if shown.len() > 5 {
+        let n = shown.len();
+        shown.splice(3..n - 1, ["…".to_owned()]);
+    }
+    shown.join(" → ")
 }
 
 fn updates(e: &Explanation) -> String {
@@ -92,7 +101,7 @@ fn updates(e: &Explanation) -> String {
             };
             let total = e.updates.total_nats();
             let share = if total == 0.0 { "–".into() } else { percent(c.nats / total) };
-            let mut verdicts = u.verdicts.join(", ");
+            let mut verdicts = super::folded(&u.verdicts);
             if !c.stood && verdicts.is_empty() {
                 verdicts = "undone".into();
             }
@@ -103,8 +112,8 @@ fn updates(e: &Explanation) -> String {
                 optional(u.beta),
                 optional(u.lr),
                 optional(u.score),
-                safe(&u.over_budget.join(", ")),
-                safe(&verdicts),
+                format!("<span class=\"list\">{}</span>", safe(&u.over_budget.join(", "))),
+                format!("<span class=\"list\">{}</span>", safe(&verdicts)),
             ]
         })
         .collect();
@@ -169,12 +178,18 @@ fn decisions(d: &Decisions) -> String {
                 l.step.to_string(),
                 safe(&l.phase),
                 safe(&l.what),
+                shares(&l.shares),
                 optional(l.kl_nats),
                 format!("<span class=\"why\">{}</span>", safe(&l.text)),
             ]
         })
         .collect();
-    out += &table("decisions", "Decisions", &["Step", "Phase", "What", "KL seen", "Reason"], &rows);
+    out += &table(
+        "decisions",
+        "Decisions",
+        &["Step", "Phase", "What", "Shares tried", "KL seen", "Reason"],
+        &rows,
+    );
     if d.lines.len() > ROWS {
         let _ = writeln!(out, "<p class=\"note\">And {} more.</p>", d.lines.len() - ROWS);
     }

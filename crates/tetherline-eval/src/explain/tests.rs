@@ -107,3 +107,24 @@ fn metrics_move_from_their_first_to_their_last_tenth() {
     assert_eq!(found, [Move { key: "objective/scores".into(), before: 0.5, after: 18.5 }]);
     assert!(moves(&[], |_| true).is_empty());
 }
+
+#[test]
+fn verdicts_that_repeat_are_told_once() {
+    let of = |list: &[&str]| folded(&list.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
+    assert_eq!(
+        of(&["throttle", "trial: scale", "trial: scale", "trial: reject"]),
+        "throttle, trial: scale ×2, trial: reject"
+    );
+    assert_eq!(of(&[]), "");
+}
+
+#[test]
+fn one_update_has_no_first_and_last_tenth() {
+    let row = |x: f64| BTreeMap::from([("objective/scores".to_owned(), x)]);
+    assert_eq!(moves(&[row(1.0)], |_| true), []);
+    assert_eq!(moves(&[row(1.0), row(3.0)], |_| true)[0].after, 3.0);
+    let mut e = explanation("run");
+    assert!(e.html().contains("First tenth"));
+    (e.from, e.moves) = (2, Vec::new());
+    assert!(!e.html().contains("How the metrics moved") && !e.html().contains("No metrics were logged"));
+}

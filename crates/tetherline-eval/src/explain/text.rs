@@ -77,7 +77,7 @@ fn updates(e: &Explanation, rows: usize) -> String {
         };
         let filled = if most > 0.0 { (14.0 * c.nats.abs() / most).round() as usize } else { 0 };
         let bar = if c.nats < 0.0 { "░" } else { "▇" }.repeat(filled);
-        let mut verdicts = update.verdicts.join(", ");
+        let mut verdicts = super::folded(&update.verdicts);
         if !c.stood && verdicts.is_empty() {
             verdicts = "undone".into();
         }
@@ -145,7 +145,13 @@ fn decisions(d: &Decisions, rows: usize) -> String {
     );
     for line in d.lines.iter().take(rows) {
         let kl = line.kl_nats.map_or_else(String::new, |kl| format!(" (KL {})", interval(kl, None, false)));
-        let text = format!("  step {} {} {}{kl}: {}", line.step, line.phase, line.what, line.text);
+        let trials = match &line.shares[..] {
+            [] => String::new(),
+            [.., last] => {
+                format!(" after {} trials, down to {}", line.shares.len(), interval(*last, None, false))
+            }
+        };
+        let text = format!("  step {} {} {}{trials}{kl}: {}", line.step, line.phase, line.what, line.text);
         let _ = writeln!(out, "{}", cut(&one_line(&text), WIDTH));
     }
     if d.lines.len() > rows {

@@ -64,7 +64,7 @@ pub(super) fn section(data: &ReportData) -> String {
     let (low, high) = range(beta.lines.iter().flat_map(|l| &l.points).map(|p| p.1));
     beta.log = low > 0.0 && high / low > 20.0;
     beta.from_zero = !beta.log;
-    beta.marks = super::control::interventions(data).map(|d| (d.step, d.sentence())).collect();
+    beta.marks = super::control::interventions(data).iter().map(|i| (i.step, i.sentence())).collect();
     let main = [
         plot("Proxy score", "mean of the batch", vec![penalised, line(s, "objective/scores", "score", "c1")]),
         plot("Gold score", "never seen in training", vec![line(s, "eval/gold", "", "c2")]),

@@ -13,6 +13,8 @@ pub struct ReportData {
     pub title: String,
     /// Name of the run.
     pub run_name: String,
+    /// Step and reason of a halt after which the run did not go on.
+    pub halted: Option<(u64, String)>,
     /// Stages done, in order.
     pub stages: Vec<StageNote>,
     /// Baseline against aligned policy on held-out prompts.

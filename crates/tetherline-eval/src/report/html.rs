@@ -67,8 +67,11 @@ pub(crate) fn minus(text: String) -> String {
     text.replace('-', "−")
 }
 
-/// A number alone, three significant digits.
+/// A number alone, three significant digits; tiny ones as powers of ten.
 pub(crate) fn num(x: f64) -> String {
+    if x != 0.0 && x.abs() < 1e-3 {
+        return minus(format!("{x:.1e}"));
+    }
     minus(format::fixed(x, format::decimals_alone(x)))
 }
 

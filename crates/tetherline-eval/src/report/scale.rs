@@ -9,6 +9,8 @@ pub(super) struct Axis {
     /// Tick values.
     pub(super) ticks: Vec<f64>,
     decimals: usize,
+    /// Distance of two ticks; 0 on a logarithmic axis.
+    step: f64,
 }
 
 impl Axis {
@@ -28,7 +30,7 @@ impl Axis {
             (0..=(last - first).max(0.0) as usize).map(|i| (first + i as f64) * step).collect();
         let decimals = (-(step.log10() + 1e-9).floor()).clamp(0.0, 6.0) as usize;
         let (low, high) = if widen { (first * step, last * step) } else { (low, high) };
-        Self { low, high, log: false, ticks, decimals }
+        Self { low, high, log: false, ticks, decimals, step }
     }
 
     /// A base-10 axis over whole 1-2-5 steps; both ends must be positive.
@@ -41,7 +43,7 @@ impl Axis {
         let many = range.len() > 7;
         let ticks = range.iter().copied().filter(|t| !many || t.log10().fract().abs() < 1e-9).collect();
         let (low, high) = (range.first().copied().unwrap_or(low), range.last().copied().unwrap_or(high));
-        Self { low, high, log: true, ticks, decimals: 0 }
+        Self { low, high, log: true, ticks, decimals: 0, step: 0.0 }
     }
 
     /// Where `x` lies: 0 at the low end, 1 at the high end.
@@ -55,7 +57,13 @@ impl Axis {
 
     /// The label of a tick.
     pub(super) fn label(&self, tick: f64) -> String {
-        let text = if self.log { format!("{tick}") } else { crate::format::fixed(tick, self.decimals) };
+        let text = match tick {
+            _ if self.log => format!("{tick}"),
+            // Ticks that differ in no decimal that is shown.
+            _ if self.step < 1e-6 && tick == 0.0 => "0".to_owned(),
+            _ if self.step < 1e-6 => format!("{tick:.1e}"),
+            _ => crate::format::fixed(tick, self.decimals),
+        };
         super::html::minus(text)
     }
 }
@@ -87,6 +95,13 @@ mod tests {
             let a = Axis::linear(x, x, 4, true);
             assert!(a.ticks.len() >= 2 && (0.0..=1.0).contains(&a.at(x)), "{x}: {a:?}");
         }
+    }
+
+    #[test]
+    fn ticks_of_tiny_numbers_differ() {
+        let a = Axis::linear(0.0, 3.1e-8, 4, true);
+        let labels: Vec<_> = a.ticks.iter().map(|t| a.label(*t)).collect();
+        assert_eq!(labels, ["0", "1.0e−8", "2.0e−8", "3.0e−8", "4.0e−8"]);
     }
 
     #[test]

@@ -133,10 +133,61 @@ fn every_verdict_stands_in_the_report_with_what_it_was_made_on() {
     ] {
         assert!(html.contains(row), "{row}");
     }
+    // All trials of an update are one intervention, as a row and as a mark.
+    assert!(html.contains("<td>scale, then accept</td><td>2</td><td>1.00 → 1.00</td><td></td>"), "{html}");
     // A long run's table has an end.
     let long = (1..=5000).flat_map(|t| [seen(t, serde_json::json!({}), 1.0), decided(t, "accept", "fine")]);
     let html = render(&ReportData { control: long.collect(), ..ReportData::default() });
     assert!(html.contains("The last 400 of 5000 verdicts") && html.len() < 150_000, "{}", html.len());
+}
+
+#[test]
+fn trials_of_one_update_are_one_row_with_the_shares_that_were_tried() {
+    let line = |step: u64, trial: Option<u64>, verdict: &str, scale: f64, text: &str| {
+        let domains = serde_json::json!([{"id": "a", "mean_kl": 1.0, "var": 0.1, "n": 9}]);
+        let phase = if trial.is_some() { "trial" } else { "rollout" };
+        [
+            serde_json::json!({"step": step, "phase": phase, "trial": trial, "domains": domains}),
+            serde_json::json!({"step": step, "verdict": verdict, "scale": scale,
+                "beta": {"a": 0.1, "b": 0.1}, "reason": {"text": text}}),
+        ]
+    };
+    let mut control = Vec::new();
+    for step in 1..=3 {
+        control.extend(line(step, None, "accept", 1.0, "the law"));
+    }
+    control.extend(line(3, Some(0), "scale", 0.4, "first"));
+    control.extend(line(3, Some(1), "scale", 0.2, "second"));
+    control.extend(line(3, Some(2), "accept", 0.2, "inside"));
+    control.extend(line(4, None, "throttle", 1.0, "too fast"));
+    for trial in 0..8 {
+        control.extend(line(4, Some(trial), "scale", 0.5_f64.powi(trial as i32 + 1), "above"));
+    }
+    control.extend(line(4, Some(8), "reject", 1.0, "used up"));
+    control.extend(line(5, Some(0), "accept", 1.0, "inside"));
+    let html = render(&ReportData { control, ..ReportData::default() });
+    balanced(&html);
+    let table = html.split("<details>").next().unwrap();
+    for row in [
+        "<tr><th scope=\"row\">3</th><td>scale, then accept</td><td>3</td><td>1.00 → 0.400 → 0.200</td><td></td>\
+         <td><span class=\"why\">first</span></td></tr>",
+        // β of all is one number.
+        "<tr><th scope=\"row\">4</th><td>throttle</td><td></td><td></td><td>0.100</td>",
+        "<td>scale, then reject</td><td>9</td><td>1.00 → 0.500 → 0.250 → … → 0.0039</td><td></td>\
+         <td><span class=\"why\">above; in the end: used up</span></td></tr>",
+    ] {
+        assert!(table.contains(row), "{row}\n{table}");
+    }
+    assert_eq!(table.matches("<tr>").count(), 4, "a head and three rows: {table}");
+}
+
+#[test]
+fn a_halted_run_says_so_first() {
+    let halted = Some((7, "five in a row were <broken>".to_owned()));
+    let html = render(&ReportData { halted, ..data(1.0) });
+    assert!(html.contains("<h1>HALTED at step 7</h1>"), "{html}");
+    assert!(html.contains("The run stopped itself: five in a row were &lt;broken&gt;"));
+    balanced(&html);
 }
 
 #[test]

@@ -22,6 +22,8 @@ struct Decision {
     step: u64,
     trial: bool,
     verdict: String,
+    /// Share of the update for the next trial, or that stands.
+    scale: f64,
     beta: BTreeMap<String, f64>,
     text: String,
     /// Id, mean KL (nats per sequence) and sequences of each domain seen.
@@ -135,7 +137,7 @@ impl RunLog {
         let kl = &recipe.kl;
         let mut out = Decisions {
             law: kl.law.name().to_owned(),
-            target_nats: kl.target().map(|t| t.0),
+            target_nats: kl.overall_target().map(|t| t.0),
             ..Decisions::default()
         };
         let link = |m: &tetherline_kl::MetricLimit| format!("{}: {} … {}", m.id, m.warn, m.limit);
@@ -162,11 +164,18 @@ impl RunLog {
             }
         }
         let every = to - from == 1;
+        let mut shown: Vec<&Decision> = Vec::new();
         for d in self.decisions.iter().filter(|d| d.step > from && d.step <= to) {
             *out.verdicts.entry(d.verdict.clone()).or_default() += 1;
-            if every || d.verdict != "accept" {
-                out.lines.push(d.line());
-            }
+            shown.push(d);
+        }
+        if every {
+            out.lines.extend(shown.iter().map(|d| Decision::line(&[d])));
+        } else {
+            // All trials of an update are one.
+            let same = |a: &&Decision, b: &&Decision| a.trial && b.trial && a.step == b.step;
+            let groups = shown.chunk_by(same).filter(|g| g.len() > 1 || g[0].verdict != "accept");
+            out.lines.extend(groups.map(Decision::line));
         }
         for (step, e) in self.events.iter().filter(|(s, e)| *s > from && *s <= to && e["event"] != "verdict")
         {
@@ -174,6 +183,7 @@ impl RunLog {
                 step: *step,
                 phase: "event".to_owned(),
                 what: e["event"].as_str().unwrap_or_default().to_owned(),
+                shares: Vec::new(),
                 beta: betas(&e["beta"]),
                 kl_nats: e["kl"].as_f64(),
                 text: e["text"].as_str().unwrap_or_default().to_owned(),
@@ -217,13 +227,27 @@ impl Decision {
             step,
             trial: seen["phase"] == "trial" && seen["step"].as_u64() == Some(step),
             verdict: verdict.to_owned(),
+            scale: line["scale"].as_f64().unwrap_or(1.0),
             beta: betas(&line["beta"]),
             text: line.pointer("/reason/text").and_then(Value::as_str).unwrap_or_default().to_owned(),
             seen: seen["domains"].as_array().into_iter().flatten().filter_map(domain).collect(),
         }
     }
 
-    fn line(&self) -> DecisionLine {
+    /// One decision, or all trials of an update: the last verdict on what it saw, why the first one was given, and of an
+    /// update that was undone also why that was.
+    fn line(group: &[&Self]) -> DecisionLine {
+        let (first, last) = (group[0], group[group.len() - 1]);
+        let text = match group.len() > 1 && last.verdict != "accept" {
+            true => format!("{}; in the end: {}", first.text, last.text),
+            false => first.text.clone(),
+        };
+        let tried = std::iter::once(1.0).chain(group.iter().map(|d| d.scale)).take(group.len());
+        let shares = if group.len() > 1 { tried.collect() } else { Vec::new() };
+        DecisionLine { shares, text, ..last.own_line() }
+    }
+
+    fn own_line(&self) -> DecisionLine {
         let all = self.seen.iter().find(|(id, ..)| id == ALL).map(|(_, kl, _)| *kl);
         let n: f64 = self.seen.iter().map(|(.., n)| n).sum();
         let mean = self.seen.iter().map(|(_, kl, n)| kl * n).sum::<f64>() / n;
@@ -231,6 +255,7 @@ impl Decision {
             step: self.step,
             phase: if self.trial { "trial" } else { "rollout" }.to_owned(),
             what: self.verdict.clone(),
+            shares: Vec::new(),
             beta: self.beta.clone(),
             kl_nats: all.or((n > 0.0).then_some(mean)),
             text: self.text.clone(),
