@@ -20,7 +20,7 @@ pub(super) fn headline(data: &ReportData) -> Headline {
     let mut headline = outcome(data);
     if let Some((step, why)) = &data.halted {
         headline.title = format!("HALTED at step {step}");
-        headline.sentences.insert(0, format!("The run stopped itself: {why}"));
+        headline.sentences.insert(0, format!("The run stopped itself: {why}."));
         headline
             .sentences
             .push("With --resume --after-halt it goes on, once somebody has looked at it.".into());

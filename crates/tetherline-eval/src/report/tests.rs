@@ -186,7 +186,7 @@ fn a_halted_run_says_so_first() {
     let halted = Some((7, "five in a row were <broken>".to_owned()));
     let html = render(&ReportData { halted, ..data(1.0) });
     assert!(html.contains("<h1>HALTED at step 7</h1>"), "{html}");
-    assert!(html.contains("The run stopped itself: five in a row were &lt;broken&gt;"));
+    assert!(html.contains("The run stopped itself: five in a row were &lt;broken&gt;."));
     balanced(&html);
 }
 

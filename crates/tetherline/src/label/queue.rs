@@ -216,6 +216,13 @@ pub fn make_queue(path: &Path, options: &LabelOptions, observer: &mut dyn Observ
         for (c, margins) in candidates.iter_mut().zip(scores) {
             c.disagreement = Some(disagreement(&margins));
         }
+        // Also of a single model there is none.
+        if candidates.iter().all(|c| c.disagreement.is_none_or(|apart| apart <= f64::EPSILON)) {
+            observer.on_event(&Event::Warning(
+                "the reward models disagree about nothing, so the pairs stay in the order of the prompts: give two or more that were \
+                 trained with other seeds, data or steps",
+            ));
+        }
         candidates.sort_by(|x, y| y.disagreement.unwrap_or(0.0).total_cmp(&x.disagreement.unwrap_or(0.0)));
     }
     let mut seen = std::collections::HashSet::new();

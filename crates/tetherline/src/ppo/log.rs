@@ -72,11 +72,12 @@ impl StepOutput {
             }
             let what = if text("event") == "verdict" { text("verdict") } else { text("event") };
             let mut message = format!("step {}: {what}: {}", line["step"], text("text"));
-            if let ([_, more @ ..], true) = (&scales[..], is_scale(line))
-                && let Some(last) = more.last()
-            {
-                let share = last["scale"].as_f64().unwrap_or_default();
-                message += &format!(" ({} more times, down to {share:.4})", more.len());
+            // A share of 0 is a look at the weights before the update.
+            let shares: Vec<f64> = scales.iter().skip(1).filter_map(|l| l["scale"].as_f64()).collect();
+            let smaller: Vec<f64> = shares.into_iter().filter(|share| *share > 0.0).collect();
+            if let (true, Some(last)) = (is_scale(line), smaller.last()) {
+                let times = if smaller.len() == 1 { "time" } else { "times" };
+                message += &format!(" ({} more {times}, down to {last:.4})", smaller.len());
             }
             let grave =
                 matches!(what, "rollback" | "rolled_back" | "halt" | "domain_absent" | "score_fallback");
