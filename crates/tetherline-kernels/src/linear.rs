@@ -33,6 +33,13 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Whether products round both sides on this CPU, and not the weights alone.
+    pub fn rounds_both_sides(self) -> bool {
+        self == Self::Bf16 && unit() != Unit::Widened
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct PackedLinear {
     forward: Weights,
@@ -453,7 +460,7 @@ impl PackedWeights {
         panels: &mut Panels,
     ) {
         let mut held = false; // whether the panels are those of x
-        let rounded = self.precision == Precision::Bf16 && unit() != Unit::Widened;
+        let rounded = self.precision.rounds_both_sides();
         if rounded {
             gradients(of, rows, x, ldx, grad);
         }

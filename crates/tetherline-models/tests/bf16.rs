@@ -1,11 +1,12 @@
 //! Products in bf16 (`Precision::Bf16`) against the goldens that Python transformers made in f32.
 //!
 //! ```text
-//! |found − golden|₂ / |golden|₂ ≤ 2e-2     of all logits, hidden states, log-probs or scores of a row
+//! |found − golden|₂ / |golden|₂ ≤ 2e-2     of all logits, hidden states, log-probs or scores of a row,
+//!                                 4e-2     where the CPU rounds activations too
 //! ```
 //!
-//! bf16 has eight bits: every weight and activation that enters a product is rounded by up to 0.2 %. Sums, norms, softmax and
-//! log-probs are f32. The goldens of the oracle (`TETHER_ORACLE`) are tested where they are found.
+//! bf16 has eight bits: every weight, and on CPUs that multiply bf16 every activation, that enters a product is rounded by up
+//! to 0.2 %. Sums, norms, softmax and log-probs are f32. The goldens of the oracle (`TETHER_ORACLE`) are tested where they are found.
 #![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
 
 #[expect(dead_code, clippy::print_stderr, reason = "shared with tests that use all of it")]
@@ -50,13 +51,14 @@ fn outputs(model: &Model, engine: &Engine, tokens: &[u32]) -> Vec<(&'static str,
 }
 
 #[test]
-fn rows_are_within_two_percent() {
+fn rows_are_near_the_goldens() {
+    let limit = if Precision::Bf16.rounds_both_sides() { 4e-2 } else { 2e-2 };
     let engine = Engine::new(1).with_precision(Precision::Bf16).unwrap();
     let mut compared = 0;
     let mut close = |of: &str, what: &str, found: &[f32], expected: &[f32]| {
         let apart = apart(found, expected);
         // Written so that a NaN fails; equal numbers would mean that nothing was rounded.
-        assert!(0.0 < apart && apart <= 2e-2, "{of}: {what} is {apart:.4} from the golden");
+        assert!(0.0 < apart && apart <= limit, "{of}: {what} is {apart:.4} from the golden");
         compared += 1;
     };
     for dir in models() {
