@@ -28,20 +28,6 @@ use tetherline_core::{BoxError, Metrics};
 /// Largest first.
 const BETAS: [f64; 5] = [4.0, 2.0, 1.0, 0.5, 0.25];
 
-/// What the recipe changes for the optimum to be reached, and not only approached.
-const SETTINGS: &[(&str, &str)] = &[
-    ("ppo.batch_size", "256"),
-    ("ppo.samples_per_prompt", "256"),
-    ("ppo.epochs", "1"),
-    ("ppo.lr", "3e-3"),
-    ("ppo.lr_schedule", "linear"),
-    ("ppo.lam", "1"),
-    ("ppo.whiten_advantages", "false"),
-    ("ppo.value_clip_range", "0"),
-    ("ppo.vf_coef", "1"),
-    ("ppo.max_grad_norm", "0"),
-];
-
 /// One change each, to see which of them are needed; on two tokens with β = 0.5.
 const CHANGES: &[(&str, &[(&str, &str)])] = &[
     ("none", &[]),
@@ -131,7 +117,7 @@ fn main() -> Result<(), BoxError> {
         let world = World::new(&args.out.join("world"), tokens)?;
         let recipe = world.recipe()?;
         let job = |(beta, seed): (f64, u64)| {
-            Job::new(format!("tokens{tokens}-beta{beta}-{seed}"), &recipe, SETTINGS)
+            Job::new(format!("tokens{tokens}-beta{beta}-{seed}"), &recipe, letters::SETTINGS)
                 .set("kl.fixed.init", beta)
                 .set("seed", seed)
                 .set("ppo.steps", steps)
@@ -294,7 +280,7 @@ fn changes(world: &World, args: &Args, steps: u64, numbers: &mut Vec<Value>) -> 
     let mut jobs = Vec::new();
     for (i, (_, sets)) in CHANGES.iter().enumerate() {
         for seed in 0..seeds {
-            let mut job = Job::new(format!("change{i}-{seed}"), &recipe, SETTINGS)
+            let mut job = Job::new(format!("change{i}-{seed}"), &recipe, letters::SETTINGS)
                 .set("kl.fixed.init", CHANGES_BETA)
                 .set("seed", seed)
                 .set("ppo.steps", steps);
@@ -351,7 +337,8 @@ mod tests {
     fn ppo_goes_to_the_optimum() {
         let out = std::env::temp_dir().join(format!("closed-form-{}", std::process::id()));
         let world = World::new(&out.join("world"), 2).unwrap();
-        let job = Job::new("run".to_owned(), &world.recipe().unwrap(), SETTINGS).set("ppo.steps", 150);
+        let job =
+            Job::new("run".to_owned(), &world.recipe().unwrap(), letters::SETTINGS).set("ppo.steps", 150);
         let job = job.set("kl.fixed.init", 2).set("ppo.batch_size", 256).set("ppo.samples_per_prompt", 256);
         let log = run_all(std::slice::from_ref(&job), &out, 1).unwrap().remove(0);
         world.check_samples(&job.dir(&out)).unwrap();

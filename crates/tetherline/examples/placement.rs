@@ -11,6 +11,8 @@
 //!   expect, π(b|a) ∝ π_ref·e^{r(a,b)/β}, π(a) ∝ π_ref·e^{Q(a)/β} with Q(a) = E_{π(·|a)} r, where π* has β·ln Z(a), which is
 //!   Q(a) less β times the KL that comes after a.
 //! - k3 in the loss: the gradient of KL(π_ref ‖ π), so each token ends at π = β·π_ref/(λ − Q) with λ such that Σ π = 1.
+//! - k2 or k3 in the reward: no end. A response is paid less for being far from the reference on either side, so one that has
+//!   become less likely is made less likely still: where l < 0 the fixed point r − β·k(l) = λ is unstable.
 //!
 //! On stories260k (the oracle) no end is known; there the reward at equal KL is compared.
 #![expect(
@@ -37,36 +39,24 @@ use support::runs::{Job, run_all};
 use tetherline_core::BoxError;
 
 /// Name, and what the recipe says.
-const PLACEMENTS: [(&str, &[(&str, &str)]); 4] = [
+const PLACEMENTS: [(&str, &[(&str, &str)]); 6] = [
     ("k1 in the reward", &[("ppo.kl_in", "reward")]),
     ("exact in the loss", &[("ppo.kl_in", "loss"), ("ppo.kl_loss", "corrected")]),
     ("k2 in the loss", &[("ppo.kl_in", "loss"), ("ppo.kl_loss", "k2")]),
     ("k3 in the loss", &[("ppo.kl_in", "loss"), ("ppo.kl_loss", "k3"), ("ppo.kl_wrong_gradient", "accept")]),
-];
-
-/// As in `closed_form`.
-const SETTINGS: &[(&str, &str)] = &[
-    ("ppo.batch_size", "256"),
-    ("ppo.samples_per_prompt", "256"),
-    ("ppo.epochs", "1"),
-    ("ppo.lr", "3e-3"),
-    ("ppo.lr_schedule", "linear"),
-    ("ppo.lam", "1"),
-    ("ppo.whiten_advantages", "false"),
-    ("ppo.value_clip_range", "0"),
-    ("ppo.vf_coef", "1"),
-    ("ppo.max_grad_norm", "0"),
+    ("k2 in the reward", &[("ppo.kl_reward", "k2"), ("ppo.kl_wrong_gradient", "accept")]),
+    ("k3 in the reward", &[("ppo.kl_reward", "k3"), ("ppo.kl_wrong_gradient", "accept")]),
 ];
 
 const BETAS: [f64; 3] = [2.0, 1.0, 0.5];
 
 /// Of stories260k; β beside advantages in score units, so these are not whitened.
-const STORY_BETAS: [&str; 1] = ["0.1"];
-const STORY_STEPS: u64 = 18;
+const STORY_BETAS: [&str; 3] = ["0.03", "0.1", "0.3"];
+const STORY_STEPS: u64 = 40;
 const STORY_SETTINGS: &[(&str, &str)] = &[("ppo.whiten_advantages", "false")];
 
 /// KL at which rewards are compared there, nats per sequence.
-const AT_KL: [f64; 2] = [5.0, 10.0];
+const AT_KL: [f64; 3] = [2.0, 5.0, 10.0];
 
 /// One token: tilted by `q`, or where the gradient is that of the forward KL.
 type Token = fn(&[f64], &[f64], f64) -> Vec<f64>;
@@ -111,11 +101,13 @@ fn most_reward(world: &World, wanted: f64) -> f64 {
     mean(&at(low), &world.reward)
 }
 
-fn predicted(world: &World, placement: usize, beta: f64) -> Vec<f64> {
+/// Where a placement ends; `None` where it has no end.
+fn predicted(world: &World, placement: usize, beta: f64) -> Option<Vec<f64>> {
     match placement {
-        0 => optimum(&world.reference, &world.reward, beta).0,
-        1 | 2 => token_wise(&world.reference, &world.reward, beta, tilted),
-        _ => token_wise(&world.reference, &world.reward, beta, forward_tilted),
+        0 => Some(optimum(&world.reference, &world.reward, beta).0),
+        1 | 2 => Some(token_wise(&world.reference, &world.reward, beta, tilted)),
+        3 => Some(token_wise(&world.reference, &world.reward, beta, forward_tilted)),
+        _ => None,
     }
 }
 
@@ -155,7 +147,7 @@ fn on_letters(args: &Args, seeds: u64) -> Result<(String, Vec<Panel>, Value), Bo
     for (i, (_, sets)) in PLACEMENTS.iter().enumerate() {
         for beta in BETAS {
             for seed in 0..seeds {
-                let mut job = Job::new(format!("letters{i}-{beta}-{seed}"), &recipe, SETTINGS);
+                let mut job = Job::new(format!("letters{i}-{beta}-{seed}"), &recipe, letters::SETTINGS);
                 job.sets.extend(sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
                 jobs.push(job.set("kl.fixed.init", beta).set("seed", seed).set("ppo.steps", steps));
             }
@@ -173,44 +165,49 @@ fn on_letters(args: &Args, seeds: u64) -> Result<(String, Vec<Panel>, Value), Bo
         let (mut dots, mut below) = (Vec::new(), Vec::new());
         let betas = (0..=40).map(|k| 0.45 * 5_f64.powf(f64::from(k) / 40.0));
         let line: Vec<(f64, Place)> =
-            betas.map(|b| (b, Place::of(&world, &predicted(&world, i, b)))).collect();
+            betas.filter_map(|b| Some((b, Place::of(&world, &predicted(&world, i, b)?)))).collect();
         for beta in BETAS {
             let wanted = predicted(&world, i, beta);
             let (best, _) = optimum(&world.reference, &world.reward, beta);
-            let theory = Place::of(&world, &wanted);
-            let mut found: Vec<(Place, f64, f64)> = Vec::new();
+            let theory = wanted.as_ref().map(|p| Place::of(&world, p));
+            let mut found: Vec<(Place, Option<f64>, f64)> = Vec::new();
             for job in left.next().unwrap_or_default() {
                 let policy = world.distribution(&job.dir(&args.out).join("policy"))?;
-                let (own, other) = (total_variation(&policy, &wanted), total_variation(&policy, &best));
+                let own = wanted.as_ref().map(|p| total_variation(&policy, p));
+                let other = total_variation(&policy, &best);
                 found.push((Place::of(&world, &policy), own, other));
             }
-            let each = |of: fn(&(Place, f64, f64)) -> f64| -> Vec<f64> { found.iter().map(of).collect() };
-            let cell = |of: fn(&(Place, f64, f64)) -> f64| over_seeds(&each(of));
+            type Run = (Place, Option<f64>, f64);
+            let each = |of: fn(&Run) -> f64| -> Vec<f64> { found.iter().map(of).collect() };
+            let cell = |of: fn(&Run) -> f64| over_seeds(&each(of));
+            let known = |of: fn(&Place) -> f64, digits: usize| {
+                theory.as_ref().map_or_else(|| "–".to_owned(), |t| format!("{:.digits$}", of(t)))
+            };
+            let off = |x: f64| format!("{x:.3}");
             rows.push(vec![
                 (*name).to_owned(),
                 beta.to_string(),
-                format!("{:.3}", theory.reward),
+                known(|t| t.reward, 3),
                 cell(|f| f.0.reward),
-                format!("{:.3}", theory.kl),
+                known(|t| t.kl, 3),
                 cell(|f| f.0.kl),
-                format!("{:.4}", theory.lacks),
+                known(|t| t.lacks, 4),
                 cell(|f| f.0.lacks),
-                cell(|f| f.1),
-                format!("{:.3}", total_variation(&wanted, &best)),
+                over_seeds(&found.iter().filter_map(|f| f.1).collect::<Vec<_>>()),
+                wanted.as_ref().map_or_else(|| "–".to_owned(), |p| off(total_variation(p, &best))),
                 cell(|f| f.2),
             ]);
             below.push((beta, bounds(&each(|f| f.0.lacks)).0));
             dots.push((bounds(&each(|f| f.0.kl)).0, bounds(&each(|f| f.0.reward)).0));
             numbers.push(json!({"placement": name, "beta": beta, "steps": steps,
-                "predicted": {"reward": theory.reward, "kl": theory.kl, "lacks": theory.lacks},
+                "predicted": theory.as_ref().map(|t| json!({"reward": t.reward, "kl": t.kl, "lacks": t.lacks})),
                 "runs": found.iter().map(|f| json!({"reward": f.0.reward, "kl": f.0.kl, "lacks": f.0.lacks,
                     "tv_predicted": f.1, "tv_optimum": f.2})).collect::<Vec<_>>()}));
         }
+        let (colour, way) = (i, line.iter().map(|p| (p.1.kl, p.1.reward)).collect());
         panel = panel
-            .with(
-                Series::new("", Style::Dashed, line.iter().map(|p| (p.1.kl, p.1.reward)).collect()).colour(i),
-            )
-            .with(Series::new(name, Style::Dots, dots).colour(i));
+            .with(Series::new("", Style::Dashed, way).colour(colour))
+            .with(Series::new(name, Style::Dots, dots).colour(colour));
         let theory = if i == 0 { Vec::new() } else { line.iter().map(|p| (p.0, p.1.lacks)).collect() };
         lacks = lacks
             .with(Series::new("", Style::Dashed, theory).colour(i))
@@ -257,8 +254,10 @@ fn on_stories(args: &Args, stories: &Stories, seeds: u64) -> Result<(String, Vec
             curves: logs.iter().map(|log| Curve::of(log)).collect(),
         })
         .collect();
-    let columns: [Number<'_>; 4] =
-        [&|c| c.end().0, &|c| c.end().1, &|c| c.score_at(AT_KL[0]), &|c| c.score_at(AT_KL[1])];
+    let columns: [Number<'_>; 5] =
+        [&|c| c.end().0, &|c| c.end().1, &|c| c.score_at(AT_KL[0]), &|c| c.score_at(AT_KL[1]), &|c| {
+            c.score_at(AT_KL[2])
+        }];
     let (mut rows, mut panels) = (Vec::new(), Vec::new());
     for (beta, settings) in betas.iter().zip(found.chunks(PLACEMENTS.len())) {
         let mut panel = Panel::new(&format!("Stories, β {beta}"), "KL, nats per sequence", "mean score");
@@ -271,7 +270,9 @@ fn on_stories(args: &Args, stories: &Stories, seeds: u64) -> Result<(String, Vec
                 let pairs = setting.curves.iter().zip(&settings[0].curves);
                 pairs.map(|(a, b)| of(a) - of(b)).filter(|x| x.is_finite()).collect()
             };
-            row.push(if i == 0 { String::new() } else { change(&paired(columns[2])) });
+            row.extend(
+                columns[2..].iter().map(|of| if i == 0 { String::new() } else { change(&paired(of)) }),
+            );
             rows.push(row);
             panel = panel.with(Series::new(&setting.name, Style::Line, setting.frontier()).colour(i));
         }
@@ -282,9 +283,12 @@ fn on_stories(args: &Args, stories: &Stories, seeds: u64) -> Result<(String, Vec
         "β",
         "reward at the end",
         "KL there",
-        "reward at KL 5",
-        "reward at KL 10",
-        "at KL 5, less k1 in the reward",
+        "reward at KL 2",
+        "at KL 5",
+        "at KL 10",
+        "less k1 in the reward, at KL 2",
+        "at KL 5",
+        "at KL 10",
     ];
     let mut text = String::new();
     writeln!(

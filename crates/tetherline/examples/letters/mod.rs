@@ -37,6 +37,20 @@ const REWARD: [(&str, f64); 11] = [
     ("ge", 3.0),
 ];
 
+/// What the recipe changes for the optimum to be reached, and not only approached.
+pub(crate) const SETTINGS: &[(&str, &str)] = &[
+    ("ppo.batch_size", "256"),
+    ("ppo.samples_per_prompt", "256"),
+    ("ppo.epochs", "1"),
+    ("ppo.lr", "3e-3"),
+    ("ppo.lr_schedule", "linear"),
+    ("ppo.lam", "1"),
+    ("ppo.whiten_advantages", "false"),
+    ("ppo.value_clip_range", "0"),
+    ("ppo.vf_coef", "1"),
+    ("ppo.max_grad_norm", "0"),
+];
+
 /// The model's directory and what of it does not change.
 pub(crate) struct World {
     dir: PathBuf,

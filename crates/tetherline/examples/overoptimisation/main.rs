@@ -58,16 +58,13 @@ pub(crate) struct Size {
     block: usize,
 }
 
-/// Seeds of PPO at most; best-of-n is cheaper and takes all that are asked for.
-const PPO_SEEDS: u64 = 3;
-
 const FULL: Size =
     Size { prompts: 48, answers: 256, train_prompts: 256, shown: 2000, steps: 50, tokens: 64, block: 5 };
 const QUICK: Size =
     Size { prompts: 3, answers: 16, train_prompts: 4, shown: 64, steps: 4, tokens: 24, block: 1 };
 
 fn main() -> Result<(), BoxError> {
-    let args = Args::parse("overoptimisation", 3)?;
+    let args = Args::parse("overoptimisation", 5)?;
     let (size, seeds) = if args.quick { (QUICK, 1) } else { (FULL, args.seeds) };
     let size = Size { steps: args.steps.unwrap_or(size.steps), ..size };
     let out = std::path::absolute(&args.out)?;
@@ -112,11 +109,9 @@ fn main() -> Result<(), BoxError> {
             measured.accuracy.push((cell, seed, accuracy(&proxies::directory(&out, cell, seed))?));
             models.insert((cell.directory(), seed), trained);
         }
-        if seed < PPO_SEEDS {
-            ppo(&mut measured, seed, &ARMS[..FIRST], &models)?;
-        }
+        ppo(&mut measured, seed, &ARMS[..FIRST], &models)?;
     }
-    for seed in 0..seeds.min(PPO_SEEDS) {
+    for seed in 0..seeds {
         ppo(&mut measured, seed, &ARMS[FIRST..], &models)?;
     }
     write(&args, &mut measured, &out, &pool, &world)
