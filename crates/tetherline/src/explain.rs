@@ -238,10 +238,25 @@ impl Work<'_> {
             if found.iter().any(|a| a.anchor.after == end) {
                 continue;
             }
+            if let Some((step, kept)) = self.kept_as(end, log) {
+                let known = |anchors: &[SourcedAnchor]| {
+                    let of = anchors.iter().find(|a| a.anchor.after == step).map(|a| a.anchor.kl_nats);
+                    of.or_else(|| held_out.iter().find(|(s, _)| *s == step).map(|(_, kl)| *kl))
+                };
+                let kl_nats = match known(&found) {
+                    Some(kl) => kl,
+                    None if *kept == Kept::Start && self.policies.starts_as_reference => 0.0,
+                    None => self.kl(&self.policies.load(kept)?, observer)?,
+                };
+                let source = format!("the policy after {step}");
+                found.push(SourcedAnchor { anchor: Anchor { after: end, kl_nats }, source });
+                continue;
+            }
             let known = logged.get(&end).map(|l| (end, *l));
             // Updates that were undone leave the KL what it was.
             let undone = |a: &&SourcedAnchor| {
-                a.anchor.after < end && (a.anchor.after + 1..=end).all(|s| !log.stood(s))
+                let (first, last) = (a.anchor.after.min(end), a.anchor.after.max(end));
+                (first + 1..=last).all(|s| !log.stood(s))
             };
             let same = found.iter().filter(undone).max_by_key(|a| a.anchor.after).cloned();
             if let Some(mut same) = same {
@@ -278,6 +293,22 @@ impl Work<'_> {
         found.retain(|a| a.anchor.after <= end);
         found.sort_by_key(|a| a.anchor.after);
         Ok(found)
+    }
+
+    /// The kept policy that is the one after `end` updates, as updates were undone or the run went back since.
+    fn kept_as(&self, end: u64, log: &RunLog) -> Option<(u64, &Kept)> {
+        let mut step = end;
+        loop {
+            if let Some((_, kept)) = self.policies.kept.iter().find(|(s, _)| *s == step) {
+                return Some((step, kept));
+            }
+            let back = log.rollbacks().into_iter().find(|(s, _)| *s == step).map(|(_, to)| to);
+            step = match back {
+                Some(to) if to < step => to,
+                _ if step > 0 && !log.stood(step) => step - 1,
+                _ => return None,
+            };
+        }
     }
 
     /// Mean KL to the reference on the prompts, nats per sequence.

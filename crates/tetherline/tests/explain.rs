@@ -158,12 +158,25 @@ fn contributions_add_up_to_the_drift_that_is_measured_alone() {
 fn a_guarded_run_tells_what_was_undone() {
     let dir = tempfile::tempdir().unwrap();
     let kl = "{ adaptive = { init = 0.1, target = 0.4 }, guard = {}, trust_region = { cap = 0.05 } }";
-    let out =
-        trained(dir.path(), "guarded", &[("kl", kl), ("trial.prompts", "8"), ("model.value", "shared")]);
+    // Updates 3 and 4 are undone, and after the third of them the run goes back to the policy after 2.
+    let fault = "[{ at = 3, steps = 3, what = 'nan_gradient' }]";
+    let more =
+        [("trial.prompts", "8"), ("model.value", "shared"), ("allow_faults", "true"), ("fault", fault)];
+    let out = trained(dir.path(), "guarded", &[&[("kl", kl)], &more[..]].concat());
     let e = explained(&out, None, None);
     assert!((sum(&e) - e.updates.total_nats()).abs() < 1e-9);
     let undone: Vec<_> = e.updates.each.iter().filter(|u| !u.contribution.stood).collect();
     assert!(undone.iter().all(|u| u.contribution.nats == 0.0 || u.contribution.measured), "{undone:?}");
+    assert!(undone.iter().map(|u| u.contribution.update).eq([3, 4]), "{:?}", e.updates.each);
+    // Alone too, whether or not the policies around them were kept.
+    let back = explained(&out, Some(4), Some(5));
+    assert!(back.updates.each[0].contribution.nats.abs() < 1e-9, "{:?}", back.updates);
+    for u in undone {
+        let n = u.contribution.update;
+        let alone = explained(&out, Some(n - 1), Some(n));
+        let contribution = &alone.updates.each[0].contribution;
+        assert_eq!((contribution.nats, contribution.stood), (0.0, false), "update {n}: {:?}", alone.updates);
+    }
     let acted = e.updates.each.iter().any(|u| u.verdicts.iter().any(|v| v.starts_with("trial: ")));
     assert!(
         acted,
