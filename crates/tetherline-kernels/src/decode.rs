@@ -123,7 +123,8 @@ impl<'a> DecodeBatch<'a> {
         self
     }
 
-    /// A cache for a row: of one that left, or a new one. What is in it is never read before it is written.
+    /// A cache for a row: of one that left, with what is in it, or a new one. Of positions that were not written yet a
+    /// kernel may read whole registers, and uses no lane of them.
     fn cache(&mut self, len: usize) -> RowCache {
         let (keys, values) = cache_floats(self.net.spec, self.capacity);
         let new = || RowCache { len, keys: vec![0.0; keys], values: vec![0.0; values] };

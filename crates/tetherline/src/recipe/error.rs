@@ -16,7 +16,7 @@ pub enum RecipeError {
         known: String,
     },
     /// The file cannot be read.
-    #[error("cannot read recipe {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {source}", path = path.display())]
     Read {
         /// Which file.
         path: PathBuf,
