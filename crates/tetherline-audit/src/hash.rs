@@ -1,9 +1,10 @@
 //! SHA-256 of bytes, files and directories, as 64 lower-case hex digits.
 
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 18;
@@ -29,34 +30,40 @@ pub fn file_sha256(path: &Path) -> io::Result<String> {
     }
 }
 
+/// SHA-256 of every file below a directory, by path (with `/`). Hidden files and directories do not count.
+///
+/// # Errors
+/// If something cannot be read.
+pub fn files_sha256(dir: &Path) -> io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    list(dir, "", &mut files)?;
+    Ok(files)
+}
+
 /// SHA-256 of a directory: of one line `HASH  PATH\n` per file, as `sha256sum` prints them, sorted by path (with `/`).
 /// Hidden files and `README.md`, which is written anew after an evaluation, do not count.
 ///
 /// # Errors
 /// If something cannot be read.
 pub fn dir_sha256(dir: &Path) -> io::Result<String> {
-    let mut files = Vec::new();
-    list(dir, "", &mut files)?;
-    files.sort();
-    let mut text = String::new();
-    for (name, path) in files {
-        text.push_str(&format!("{}  {name}\n", file_sha256(&path)?));
-    }
+    let mut files = files_sha256(dir)?;
+    files.remove("README.md");
+    let text: String = files.iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect();
     Ok(sha256(text.as_bytes()))
 }
 
-fn list(dir: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
+fn list(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let own = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if own.starts_with('.') || (prefix.is_empty() && own == "README.md") {
+        if own.starts_with('.') {
             continue;
         }
         let name = format!("{prefix}{own}");
         if path.is_dir() {
             list(&path, &format!("{name}/"), files)?;
         } else {
-            files.push((name, path));
+            files.insert(name, file_sha256(&path)?);
         }
     }
     Ok(())
@@ -87,6 +94,9 @@ mod tests {
         assert_eq!(dir_sha256(dir.path()).unwrap(), whole);
         std::fs::write(dir.path().join("README.md"), "x").unwrap();
         assert_eq!(dir_sha256(dir.path()).unwrap(), whole);
+        let files = files_sha256(dir.path()).unwrap();
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["README.md", "a", "b/c"]);
+        assert_eq!(files["a"], abc);
         std::fs::rename(dir.path().join("a"), dir.path().join("d")).unwrap();
         assert_ne!(dir_sha256(dir.path()).unwrap(), whole);
         assert!(dir_sha256(&dir.path().join("none")).is_err());

@@ -18,5 +18,5 @@ mod hash;
 mod log;
 
 pub use chain::{Broken, Head, Record, seal, verify};
-pub use hash::{dir_sha256, file_sha256, sha256};
+pub use hash::{dir_sha256, file_sha256, files_sha256, sha256};
 pub use log::{AuditError, AuditLog};

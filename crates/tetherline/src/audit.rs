@@ -2,12 +2,12 @@
 //!
 //! | `event` | when | says |
 //! | --- | --- | --- |
-//! | `start`, `resume` | a process begins in the directory | SHA-256 of `config.toml` and of every data file, seed, version |
+//! | `start`, `resume` | a process begins in the directory | SHA-256 of `config.toml` and of every data file, seed, version; once the SHA-256 of the checkpoints that were there |
 //! | `models` | the models that it starts from are loaded | SHA-256 of each directory |
 //! | `stage` | a stage has left its result | SHA-256 of the directory |
 //! | `restored` | PPO begins, or goes on from a checkpoint | the step; 0 at the start |
 //! | `decision` | the controller decided | the decision, and the SHA-256 of the observation's line in `control.jsonl` |
-//! | `checkpoint` | one was saved | the step |
+//! | `checkpoint` | one is about to appear | the step, of which stage, SHA-256 of each file |
 //! | `rolled_back`, `halt_released` | the run went back, or on after a halt | to which step |
 //! | `evaluation` | `evaluation.json` was written | its SHA-256 |
 //! | `end` | the process ends by itself | how, and the SHA-256 of every log |
@@ -16,12 +16,15 @@
 //! (`restored`), and the decisions of the lost steps stand twice. They must be the same, as a resumed run repeats what was
 //! lost. No prompt, response, path or configuration text is in it.
 
+pub(crate) mod checkpoints;
+
 use crate::Error;
 use crate::inputs::ModelHashes;
 use crate::recipe::Recipe;
 use crate::replay::{Entry, replay};
 use crate::report::lines;
 use crate::run_dir::RunDir;
+use checkpoints::Recorded;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -69,6 +72,9 @@ pub(crate) fn started(run: &RunDir, recipe: &Recipe) -> Result<(), Error> {
     let event = if log.head().records == 0 { "start" } else { "resume" };
     let mut body = json!({"event": event, "seed": recipe.seed, "config": hash_of(&run.config())?, "data": data,
         "version": env!("CARGO_PKG_VERSION")});
+    if !read(&run.audit(), None)?.1.iter().any(|r| r.body.contains_key("checkpoints")) {
+        body["checkpoints"] = json!(checkpoints::inventory(run)?);
+    }
     if log.torn() > 0 {
         body["torn_bytes"] = json!(log.torn());
     }
@@ -145,17 +151,32 @@ pub struct Checked {
     pub ended: bool,
 }
 
-/// Verifies the chain of a run, and that its configuration, its logs and the results of its stages are those that the chain
-/// names. With `kept`, the chain must contain that head.
+/// Verifies the chain of a run, and that its configuration, its logs, its checkpoints and the results of its stages are those
+/// that the chain names. With `kept`, the chain must contain that head.
 ///
 /// # Errors
 /// [`Error::Io`] without an audit, [`Error::Audit`] where the chain is broken.
 pub fn check(root: &Path, kept: Option<&Head>) -> Result<Checked, Error> {
-    let path = root.join("audit.jsonl");
-    let (head, records) = read(&path, kept)?;
+    let (head, records) = read(&root.join("audit.jsonl"), kept)?;
+    let mut checked = compare(root, head, &records);
+    checked.problems.extend(Recorded::of(root, &records).problems());
+    Ok(checked)
+}
+
+/// The same but for checkpoints, on which no number of a run depends once it has ended.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_results(root: &Path) -> Result<Checked, Error> {
+    let (head, records) = read(&root.join("audit.jsonl"), None)?;
+    Ok(compare(root, head, &records))
+}
+
+/// Compares what is in the directory with what the records say.
+fn compare(root: &Path, head: Head, records: &[Record]) -> Checked {
     let mut events = BTreeMap::new();
     let mut problems = Vec::new();
-    for record in &records {
+    for record in records {
         *events.entry(event(record).to_owned()).or_default() += 1;
     }
     let mut expect = |name: &str, is: Result<String, std::io::Error>, was: &Value| match is {
@@ -194,7 +215,7 @@ pub fn check(root: &Path, kept: Option<&Head>) -> Result<Checked, Error> {
                 .to_owned(),
         );
     }
-    Ok(Checked { head, events, problems, ended })
+    Checked { head, events, problems, ended }
 }
 
 fn event(record: &Record) -> &str {

@@ -2,12 +2,14 @@
 //! at a time, a log line for each, and checkpoints.
 
 use crate::Error;
+use crate::audit::checkpoints::{Recorded, saved};
 use crate::recipe::CheckpointConfig;
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, member_name};
 use crate::train::Trainer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use tetherline_audit::AuditLog;
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_core::{BoxError, Event, Metrics, Observer, Schedule, Stage};
 use tetherline_models::{Engine, Model};
@@ -57,7 +59,8 @@ impl Supervised<'_> {
         let checkpoints = self.run.stage_checkpoints(stage, self.member)?;
         let mut place = Place::default();
         let mut last_checkpoint = None;
-        let found = checkpoints.restore(|path| {
+        let recorded = Recorded::read(self.run)?;
+        let found = recorded.restore(&checkpoints, |path| {
             restore(path, &mut trainer, self.engine)
                 .map_err(|e| Error::input(format!("the checkpoint {}", path.display()), e))
         })?;
@@ -95,7 +98,13 @@ impl Supervised<'_> {
             let stop = observer.stop_requested() && step < total;
             let every = self.checkpoint.every;
             if stop || (every > 0 && step.is_multiple_of(every) && step < total) {
-                let path = checkpoints.save(step, |dir| save(dir, &trainer, &place))?;
+                let of = member_name(stage.name(), self.member);
+                let mut audit = AuditLog::open(self.run.audit())?;
+                let path = checkpoints.save(step, |dir| {
+                    save(dir, &trainer, &place)?;
+                    saved(&mut audit, dir, json!({"event": "checkpoint", "of": of, "step": step}))?;
+                    Ok(())
+                })?;
                 checkpoints.prune(step, 1, &[])?;
                 last_checkpoint = Some(path);
             }

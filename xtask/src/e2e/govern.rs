@@ -5,6 +5,7 @@
 use super::Model;
 use super::checks::Checks;
 use super::compare::copy_dir;
+use super::interrupt::newest_checkpoint;
 use super::tether::{Tether, args};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -52,6 +53,11 @@ fn tampered(tether: &Tether) -> Result<()> {
     tether.run(&args!["audit", "verify", copy])?.expect_error(&["audit.jsonl: line", "was edited"])?;
     fs::copy(whole.join("audit.jsonl"), copy.join("audit.jsonl"))?;
     edit("control.jsonl", "\"verdict\":\"accept\"", "\"verdict\":\"reject\"")?;
+    let weights = newest_checkpoint(&copy)?.join("policy.bin");
+    let mut bytes = fs::read(&weights)?;
+    bytes[100] ^= 1;
+    fs::write(&weights, bytes)?;
+    tether.run(&args!["audit", "verify", copy])?.expect_error(&["policy.bin is not what the run saved"])?;
     tether
         .run(&args!["audit", "replay", copy])?
         .expect_error(&["step 1", "verdict is \"reject\" in control.jsonl"])

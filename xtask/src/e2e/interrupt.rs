@@ -85,7 +85,7 @@ fn expect_same_run(run: &Path, straight: &Path) -> Result<()> {
 }
 
 /// The newest checkpoint of a run.
-fn newest_checkpoint(run: &Path) -> Result<PathBuf> {
+pub(super) fn newest_checkpoint(run: &Path) -> Result<PathBuf> {
     let dir = run.join("checkpoints");
     let entries = fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let mut found = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;

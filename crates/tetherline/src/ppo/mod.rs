@@ -29,6 +29,7 @@ mod state;
 mod trl_update;
 mod update;
 
+use crate::audit::checkpoints::{Files, Recorded, saved};
 use crate::checkpoint::Checkpoints;
 use crate::codec::Codec;
 use crate::conversation::{self, Conversations};
@@ -105,6 +106,8 @@ pub struct Ppo<'a> {
     decision: ControlDecision,
     guarded: Option<Guarded>,
     presence: Presence,
+    /// What the audit has of the checkpoints.
+    recorded: Recorded,
     /// The checkpoint of the last rollback.
     went_back: Option<u64>,
     constraint: Option<Constraint>,
@@ -242,6 +245,7 @@ impl<'a> Ppo<'a> {
             decision,
             guarded,
             presence: Presence::default(),
+            recorded: Recorded::default(),
             went_back: None,
             constraint,
             costs: None,
@@ -297,7 +301,9 @@ impl<'a> Ppo<'a> {
     ) -> Result<(Model, Spending), Error> {
         let checkpoints = run.checkpoints()?;
         let total = self.config.steps;
-        let found = checkpoints.restore(|path| self.restore(path))?;
+        let recorded = Recorded::read(run)?;
+        let found = recorded.restore(&checkpoints, |path| self.restore(path))?;
+        self.recorded = recorded;
         let (mut last_checkpoint, mut offsets, mut halt) = (None, None, None);
         match found {
             Some(found) => {
@@ -364,7 +370,7 @@ impl<'a> Ppo<'a> {
     }
 
     fn save_checkpoint(
-        &self,
+        &mut self,
         checkpoints: &Checkpoints,
         logs: &mut RunLogs,
         observer: &mut dyn Observer,
@@ -374,9 +380,14 @@ impl<'a> Ppo<'a> {
             // As in the stream of `tether kl control`, so that a replay of the log can follow a rollback.
             logs.control.write(&json!({"checkpoint": step}))?;
         }
-        audit::append(&mut logs.audit, json!({"event": "checkpoint", "step": step}))?;
         let offsets = logs.sync()?;
-        let path = checkpoints.save(step, |dir| self.save(dir, offsets))?;
+        let mut files = Files::new();
+        let path = checkpoints.save(step, |dir| {
+            self.save(dir, offsets)?;
+            files = saved(&mut logs.audit, dir, json!({"event": "checkpoint", "step": step}))?;
+            Ok(())
+        })?;
+        self.recorded.saved(&path, files);
         checkpoints.prune(step, self.recipe.checkpoint.keep, &self.last_resorts(checkpoints)?)?;
         observer.on_event(&Event::CheckpointSaved { step, path: &path });
         Ok(path)

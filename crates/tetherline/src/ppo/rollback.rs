@@ -6,14 +6,15 @@
 //! and neither this nor the newest checkpoint that passed is ever pruned, so there is one to go back to unless the disk loses it.
 //! Where a rollback is due again and none passed since the last one, that one did not help: it goes back to the one before.
 //!
-//! Where none can be read, the rollback is a halt: the step's lines and a checkpoint are saved first.
+//! One whose files are not those that the audit has of it is passed over, as is one that cannot be read, and the event says so.
+//! Where there is none, the rollback is a halt: the step's lines and a checkpoint are saved first.
 //!
 //! A rollback restores weights, moments, a moving reference and the laws of the domains that the checkpoint knows. Step,
 //! data cursor, streams, ledgers and the guard's own counters go on: the next batch is another one, under a boosted β and a
 //! throttled learning rate.
 
 use super::Ppo;
-use super::state::Saved;
+use super::state::{STATE, Saved};
 use crate::Error;
 use crate::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
 use crate::jsonl::JsonlError;
@@ -21,6 +22,9 @@ use crate::run_dir::RunLogs;
 use serde_json::{Value, json};
 use tetherline_core::Stage;
 use tetherline_kl::KlController;
+
+/// Checkpoints that passed, newest first, with what they say.
+type Passed = Vec<(Checkpoint, Saved)>;
 
 /// What a rollback has to say.
 pub(super) struct RolledBack {
@@ -69,11 +73,19 @@ impl Ppo<'_> {
         self.guarded.as_ref().is_some_and(|g| g.passed) && calm
     }
 
-    /// The checkpoints that passed, newest first, with what they say.
-    fn passed_before(&self, checkpoints: &Checkpoints) -> Result<Vec<(Checkpoint, Saved)>, CheckpointError> {
-        let found = checkpoints.all()?.into_iter().rev().filter(|c| c.step <= self.done);
-        let read = |c: Checkpoint| Saved::read(&c.path).ok().filter(Saved::passed).map(|saved| (c, saved));
-        Ok(found.filter_map(read).collect())
+    /// The checkpoints that passed, newest first, with what they say, and what is wrong with those that say nothing.
+    fn passed_before(&self, checkpoints: &Checkpoints) -> Result<(Passed, Vec<String>), CheckpointError> {
+        let (mut passed, mut problems) = (Vec::new(), Vec::new());
+        for c in checkpoints.all()?.into_iter().rev().filter(|c| c.step <= self.done) {
+            // What an edited one says of itself does not count.
+            match self.recorded.check_file(&c.path, STATE) {
+                Err(e) => problems.push(e.to_string()),
+                Ok(()) => {
+                    passed.extend(Saved::read(&c.path).ok().filter(Saved::passed).map(|saved| (c, saved)))
+                }
+            }
+        }
+        Ok((passed, problems))
     }
 
     /// The newest checkpoint that passed and the start, which must not be pruned.
@@ -81,13 +93,13 @@ impl Ppo<'_> {
         if self.recipe.kl.guard.is_none() {
             return Ok(Vec::new());
         }
-        Ok(self.passed_before(checkpoints)?.first().map(|(c, _)| c.step).into_iter().chain([0]).collect())
+        let (passed, _) = self.passed_before(checkpoints)?;
+        Ok(passed.first().map(|(c, _)| c.step).into_iter().chain([0]).collect())
     }
 
     /// Goes back to the newest checkpoint that passed and can be read; what is wrong, where there is none.
     pub(super) fn roll_back(&mut self, step: u64, checkpoints: &Checkpoints) -> Result<RolledBack, String> {
-        let mut problems = Vec::new();
-        let mut passed = self.passed_before(checkpoints).map_err(|e| e.to_string())?;
+        let (mut passed, mut problems) = self.passed_before(checkpoints).map_err(|e| e.to_string())?;
         // Where none passed since the last rollback, what that one went back to did not help.
         let newest = passed.first().map(|(c, _)| c.step);
         if let Some(last) = self.went_back.filter(|last| newest.is_some_and(|newest| newest <= *last)) {
@@ -97,8 +109,10 @@ impl Ppo<'_> {
             passed.rotate_left(older);
         }
         for (checkpoint, saved) in passed {
-            let restored = self.restore_weights(&checkpoint.path).map_err(|e| e.to_string());
+            let as_saved = self.recorded.check(&checkpoint.path);
+            let restored = as_saved.and_then(|()| self.restore_weights(&checkpoint.path));
             match restored
+                .map_err(|e| e.to_string())
                 .and_then(|()| self.controller.roll_back(saved.controller()).map_err(|e| e.to_string()))
             {
                 Ok(()) => {
@@ -108,13 +122,16 @@ impl Ppo<'_> {
                         guarded.passed = true;
                     }
                     let guard = self.controller.state().guard;
-                    let text = format!(
+                    let mut text = format!(
                         "weights and moments are those of step {} again; β is multiplied by {:.4}, the learning rate by \
                          {:.4}",
                         checkpoint.step,
                         guard.ln_boost.exp(),
                         guard.lr_factor
                     );
+                    if !problems.is_empty() {
+                        text.push_str(&format!("; passed over: {}", problems.join("; ")));
+                    }
                     let line = json!({"step": step, "event": "rolled_back", "to": checkpoint.step, "text": text,
                         "beta": self.decision.beta, "problems": problems});
                     return Ok(RolledBack { to: checkpoint.step, line });

@@ -10,6 +10,9 @@ use std::path::Path;
 use tetherline_core::BoxError;
 use tetherline_kl::{ControlDecision, ControllerState, KlController, ReferenceLedger};
 
+/// The file of what a checkpoint says.
+pub(super) const STATE: &str = "state.json";
+
 /// What a checkpoint says besides weights and moments.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Saved {
@@ -54,7 +57,7 @@ pub(super) struct Resumed {
 impl Saved {
     /// Reads what the checkpoint in `dir` says.
     pub(super) fn read(dir: &Path) -> Result<Self, BoxError> {
-        Ok(serde_json::from_slice(&std::fs::read(dir.join("state.json"))?)?)
+        Ok(serde_json::from_slice(&std::fs::read(dir.join(STATE))?)?)
     }
 
     /// Whether a rollback may come back to it.
@@ -95,7 +98,7 @@ impl Ppo<'_> {
             linked: self.linked.clone(),
             multiplier: self.constraint.as_ref().map(|c| c.multiplier.state()),
         };
-        std::fs::write(dir.join("state.json"), serde_json::to_vec_pretty(&saved)?)?;
+        std::fs::write(dir.join(STATE), serde_json::to_vec_pretty(&saved)?)?;
         Ok(())
     }
 

@@ -122,7 +122,7 @@ fn expect_audited(policy: &Artifact) -> anyhow::Result<()> {
     let refused = |why: String| -> anyhow::Error {
         Refused(format!("{}: {}: {why}", called(policy), run.display())).into()
     };
-    match tetherline::audit::check(&run, None) {
+    match tetherline::audit::check_results(&run) {
         Ok(checked) if checked.problems.is_empty() => Ok(()),
         Ok(checked) => Err(refused(checked.problems.join("; "))),
         Err(e) => Err(refused(e.to_string())),
