@@ -6,7 +6,7 @@ mod contribution;
 mod html;
 mod text;
 
-pub use contribution::{Anchor, Contribution, Logged, contributions};
+pub use contribution::{Anchor, Contribution, Fate, Logged, contributions};
 
 use crate::drift::{Drift, TextStyle};
 use crate::regression::Regression;

@@ -245,7 +245,8 @@ pub struct ReplayedRun {
 }
 
 /// Recomputes every decision of a run from the observations in its `control.jsonl`, under the controller of its
-/// `config.toml`, and compares it, to the last bit, with the decision in that log and with the audit.
+/// `config.toml`, and compares it, to the last bit, with the decision in that log and with the audit. The sentence of a reason
+/// is not compared: another build may say the same in other words.
 ///
 /// # Errors
 /// If the directory is no run, or a log cannot be read.
@@ -275,7 +276,7 @@ pub fn replay_run(root: &Path) -> Result<ReplayedRun, Error> {
                 n => format!(" {n}"),
             }
         );
-        let decided = json!(replayed.decision);
+        let decided = without_prose(&json!(replayed.decision));
         match &replayed.logged {
             None => out.differences.push(format!("{place}: control.jsonl has no decision on it")),
             Some(logged) => differ(&place, "control.jsonl", logged, &decided, &mut out.differences),
@@ -351,8 +352,18 @@ fn word(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
-/// Says where `found`, the decision in `place`, is not `decided`.
+/// A decision without the sentence of its reason, whose code stays.
+fn without_prose(decision: &Value) -> Value {
+    let mut out = decision.clone();
+    if let Some(reason) = out.get_mut("reason").and_then(Value::as_object_mut) {
+        reason.remove("text");
+    }
+    out
+}
+
+/// Says where `found`, the decision in `place`, is not `decided`, which has no prose.
 fn differ(place: &str, where_: &str, found: &Value, decided: &Value, out: &mut Vec<String>) {
+    let found = &without_prose(found);
     if found == decided {
         return;
     }

@@ -156,7 +156,7 @@ fn adapt(recipe: &mut Recipe, options: &ExplainOptions) {
 fn updates(out: &Explanation, recipe: &Recipe, log: &RunLog, anchors: Vec<SourcedAnchor>) -> Updates {
     let logged = log.logged();
     let only: Vec<Anchor> = anchors.iter().map(|a| a.anchor).collect();
-    let each = contributions(&only, &logged, |s| log.stood(s));
+    let each = contributions(&only, &logged, |s| log.fate(s));
     let by_log = |after: u64| anchors.iter().any(|a| a.anchor.after == after && a.source == STEP_LOG);
     let update = |mut contribution: Contribution| {
         let step = contribution.update;
@@ -256,7 +256,7 @@ impl Work<'_> {
             // Updates that were undone leave the KL what it was.
             let undone = |a: &&SourcedAnchor| {
                 let (first, last) = (a.anchor.after.min(end), a.anchor.after.max(end));
-                (first + 1..=last).all(|s| !log.stood(s))
+                (first + 1..=last).all(|s| log.undone(s))
             };
             let same = found.iter().filter(undone).max_by_key(|a| a.anchor.after).cloned();
             if let Some(mut same) = same {
@@ -305,7 +305,7 @@ impl Work<'_> {
             let back = log.rollbacks().into_iter().find(|(s, _)| *s == step).map(|(_, to)| to);
             step = match back {
                 Some(to) if to < step => to,
-                _ if step > 0 && !log.stood(step) => step - 1,
+                _ if step > 0 && log.undone(step) => step - 1,
                 _ => return None,
             };
         }

@@ -167,7 +167,10 @@ fn a_guarded_run_tells_what_was_undone() {
     assert!((sum(&e) - e.updates.total_nats()).abs() < 1e-9);
     let undone: Vec<_> = e.updates.each.iter().filter(|u| !u.contribution.stood).collect();
     assert!(undone.iter().all(|u| u.contribution.nats == 0.0 || u.contribution.measured), "{undone:?}");
-    assert!(undone.iter().map(|u| u.contribution.update).eq([3, 4]), "{:?}", e.updates.each);
+    // The update at which it went back did not stand either.
+    assert!(undone.iter().map(|u| u.contribution.update).eq([3, 4, 5]), "{:?}", e.updates.each);
+    let json: serde_json::Value = serde_json::to_value(&e).unwrap();
+    assert_eq!(json["updates"]["each"][4]["stood"], false);
     // Alone too, whether or not the policies around them were kept.
     let back = explained(&out, Some(4), Some(5));
     assert!(back.updates.each[0].contribution.nats.abs() < 1e-9, "{:?}", back.updates);

@@ -618,6 +618,17 @@ fn the_audit_outlives_a_crash_and_shows_every_edit() {
         differences[0].starts_with("step 1, rollout: lr_factor is 0.5 in control.jsonl"),
         "{differences:?}"
     );
+    // The same reason in the words of another build is the same decision; another reason is not.
+    let reworded = control.replace("\"text\":\"", "\"text\":\"in other words: ");
+    assert_ne!(reworded, control);
+    assert_eq!(replay(&reworded), [""; 0]);
+    let code = serde_json::from_str::<Value>(line(2)).unwrap()["reason"]["code"].to_string();
+    let differences = replay(&control.replacen(&format!("\"code\":{code}"), "\"code\":\"halted\"", 1));
+    let (is, was) = ("reason is {\"code\":\"halted\"} in control.jsonl", format!("{{\"code\":{code}}} when"));
+    assert!(
+        differences.len() == 1 && differences[0].contains(is) && differences[0].contains(&was),
+        "{differences:?}"
+    );
     let other = line(1).replace("\"n\":8", "\"n\":9");
     assert_ne!(other, line(1));
     let differences = replay(&control.replacen(line(1), &other, 1));

@@ -6,9 +6,10 @@
 //! anchors the shape comes from the log, which has the KL of every policy, but each on the prompts of its own step, with
 //! their noise: with L_s the logged KL after s updates,
 //!
-//! C_s = (L_s − L_{s−1}) + r,   r = [(K_b − K_a) − Σ (L_s − L_{s−1})] / (updates between the anchors that stood)
+//! C_s = (L_s − L_{s−1}) + r,   r = [(K_b − K_a) − Σ (L_s − L_{s−1})] / (steps between the anchors that changed the policy)
 //!
-//! so the sum stays exact. An update that was undone contributed nothing. The standard error given is that of L_s − L_{s−1}.
+//! so the sum stays exact. An update that was undone contributed nothing, but where the run also went back to an earlier policy,
+//! what that changed stands beside it. The standard error given is that of L_s − L_{s−1}.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,17 +43,29 @@ pub struct Contribution {
     pub stderr: Option<f64>,
     /// Whether both ends were measured.
     pub measured: bool,
-    /// Whether the update stood.
+    /// Whether the update stood. One that the run was rolled back at did not.
     pub stood: bool,
 }
 
-/// Contributions between the first and the last of `anchors` (ascending). `logged` is by updates done, `stood` says
-/// whether an update was kept.
+/// What became of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stood.
+    Stood,
+    /// It was undone, and the policy stayed as it was.
+    Undone,
+    /// It was undone, and the run went back to an earlier policy.
+    RolledBack,
+}
+
+/// Contributions between the first and the last of `anchors` (ascending). `logged` is by updates done.
 pub fn contributions(
     anchors: &[Anchor],
     logged: &BTreeMap<u64, Logged>,
-    stood: impl Fn(u64) -> bool,
+    fate: impl Fn(u64) -> Fate,
 ) -> Vec<Contribution> {
+    let stood = |s: u64| fate(s) == Fate::Stood;
+    let changed = |s: u64| fate(s) != Fate::Undone;
     let mut out = Vec::new();
     for pair in anchors.windows(2) {
         let (a, b) = (pair[0], pair[1]);
@@ -63,9 +76,9 @@ pub fn contributions(
             continue;
         }
         let updates: Vec<u64> = (a.after + 1..=b.after).collect();
-        // Where nothing stood and the KL differs all the same, it is shared by all.
-        let none = whole != 0.0 && !updates.iter().any(|s| stood(*s));
-        let counts = |s: u64| none || stood(s);
+        // Where nothing changed the policy and the KL differs all the same, it is shared by all.
+        let none = whole != 0.0 && !updates.iter().any(|s| changed(*s));
+        let counts = |s: u64| none || changed(s);
         let step = |s: u64| -> Option<(f64, f64)> {
             let (after, before) = (logged.get(&s)?, logged.get(&(s - 1))?);
             Some((after.kl_nats - before.kl_nats, after.stderr.hypot(before.stderr)))
@@ -103,7 +116,7 @@ mod tests {
     #[test]
     fn contributions_telescope_between_anchors() {
         let log = logged(&[0.0, 0.5, 1.0, 3.0, 2.5, 4.0]);
-        let of = contributions(&anchors(&[(0, 0.0), (3, 2.4), (4, 2.6), (6, 5.0)]), &log, |_| true);
+        let of = contributions(&anchors(&[(0, 0.0), (3, 2.4), (4, 2.6), (6, 5.0)]), &log, |_| Fate::Stood);
         let sum = |from: u64, to: u64| -> f64 {
             of.iter().filter(|c| c.update > from && c.update <= to).map(|c| c.nats).sum()
         };
@@ -123,13 +136,34 @@ mod tests {
     #[test]
     fn an_update_that_was_undone_contributed_nothing() {
         let log = logged(&[0.0, 1.0, 1.4, 1.2, 2.0]);
-        let of = contributions(&anchors(&[(0, 0.0), (4, 2.0)]), &log, |s| s != 2);
+        let of = contributions(&anchors(&[(0, 0.0), (4, 2.0)]), &log, |s| {
+            if s == 2 { Fate::Undone } else { Fate::Stood }
+        });
         assert_eq!((of[1].nats, of[1].stood, of[1].stderr), (0.0, false, None));
         assert!((of.iter().map(|c| c.nats).sum::<f64>() - 2.0).abs() < 1e-12);
         // Two undone updates between equal anchors: the noise of the log is not theirs.
-        let undone = contributions(&anchors(&[(0, 0.0), (1, 1.0), (3, 1.0)]), &log, |s| s < 2);
+        let undone = contributions(&anchors(&[(0, 0.0), (1, 1.0), (3, 1.0)]), &log, |s| {
+            if s < 2 { Fate::Stood } else { Fate::Undone }
+        });
         assert_eq!(undone.iter().map(|c| c.nats).collect::<Vec<_>>(), [1.0, 0.0, 0.0]);
-        let none = contributions(&anchors(&[(0, 0.0), (2, 1.0)]), &logged(&[]), |_| false);
+        let none = contributions(&anchors(&[(0, 0.0), (2, 1.0)]), &logged(&[]), |_| Fate::Undone);
         assert_eq!(none.iter().map(|c| c.nats).collect::<Vec<_>>(), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn an_update_that_was_rolled_back_did_not_stand_and_has_what_going_back_changed() {
+        let fate = |s: u64| match s {
+            3 => Fate::Undone,
+            4 => Fate::RolledBack,
+            _ => Fate::Stood,
+        };
+        // Back to the policy after 1 at step 4, between anchors and at one.
+        let log = logged(&[0.0, 1.0, 2.0, 2.0, 1.0, 1.5]);
+        let within = contributions(&anchors(&[(0, 0.0), (5, 1.5)]), &log, fate);
+        assert_eq!(within.iter().map(|c| c.nats).collect::<Vec<_>>(), [1.0, 1.0, 0.0, -1.0, 0.5]);
+        let at = contributions(&anchors(&[(3, 2.0), (4, 1.0)]), &log, fate);
+        assert_eq!((at[0].nats, at[0].stood), (-1.0, false));
+        let stood: Vec<bool> = within.iter().map(|c| c.stood).collect();
+        assert_eq!(stood, [true, true, false, false, true]);
     }
 }

@@ -7,7 +7,7 @@ use crate::run_dir::RunDir;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use tetherline_core::Metrics;
-use tetherline_eval::explain::{BetaRange, BudgetInForce, DecisionLine, Decisions, Logged};
+use tetherline_eval::explain::{BetaRange, BudgetInForce, DecisionLine, Decisions, Fate, Logged};
 use tetherline_kl::{ALL, Budget};
 
 /// The logs, by step.
@@ -105,16 +105,22 @@ impl RunLog {
         self.events.iter().filter_map(of).collect()
     }
 
-    /// Whether an update changed the policy.
-    pub(super) fn stood(&self, step: u64) -> bool {
+    /// What became of an update.
+    pub(super) fn fate(&self, step: u64) -> Fate {
         if self.rollbacks().iter().any(|(s, _)| *s == step) {
-            return true;
+            return Fate::RolledBack;
         }
         if let Some(kept) = self.metric(step, "trial/kept") {
-            return kept > 0.0;
+            return if kept > 0.0 { Fate::Stood } else { Fate::Undone };
         }
         let skips = ["reject", "rollback", "halt"];
-        !self.decisions.iter().any(|d| d.step == step && !d.trial && skips.contains(&d.verdict.as_str()))
+        let skipped = |d: &Decision| d.step == step && !d.trial && skips.contains(&d.verdict.as_str());
+        if self.decisions.iter().any(skipped) { Fate::Undone } else { Fate::Stood }
+    }
+
+    /// Whether the policy after an update is the one before it.
+    pub(super) fn undone(&self, step: u64) -> bool {
+        self.fate(step) == Fate::Undone
     }
 
     /// Verdicts of a step other than to accept.
