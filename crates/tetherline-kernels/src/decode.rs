@@ -10,7 +10,7 @@ use crate::attention::newest;
 use crate::block::{Acts, sized};
 use crate::cap::cap_in_place;
 use crate::chunk::{Keep, Net, Workspace, embed};
-use crate::engine::{Engine, Row};
+use crate::engine::{Engine, Phase, Row};
 use crate::gemm::{A, B, Init, NR, gemm};
 use crate::head::scalar_forward;
 use crate::size::{Chunk, FLOAT};
@@ -112,6 +112,7 @@ impl<'a> DecodeBatch<'a> {
     /// The same with the buffers that an earlier batch left to `engine`, to which it leaves its own.
     #[must_use]
     pub fn of(mut self, engine: &'a Engine) -> Self {
+        engine.begin(self.net.spec, Phase::Sampling);
         let Leftovers(all) = &engine.leftovers;
         self.leftovers = Some(&engine.leftovers);
         let left = all.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();

@@ -3,16 +3,18 @@
 //! Work is a list of *units*: the rows that one term of the loss needs together (one response for PPO, a
 //! chosen and a rejected answer for a reward model). Units are grouped into chunks of a fixed number of
 //! tokens and chunks into a number of shards that depends on the batch alone; threads take shards. Each
-//! shard has its own gradient, and shards are summed in order.
+//! shard has its own gradient, and shards are summed in order ([`Sum`]).
 
 use crate::chunk::{Keep, Net, Workspace};
 use crate::decode::Leftovers;
 use crate::params::Grad;
 use crate::softmax::kl_of_logits;
 use crate::spec::DecoderSpec;
+use crate::sum::Sum;
+use crate::threads::on_threads;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex};
 
 /// Gradient shards of a step, by the size of the model alone; also the largest useful number of threads. Each has as
 /// many numbers as there are parameters, which have to be cleared and added up.
@@ -20,9 +22,20 @@ pub(crate) fn most_shards(spec: &DecoderSpec) -> usize {
     if spec.n_trained() > 4_000_000 { 4 } else { 8 }
 }
 
-/// A model of more parameters gives back what only sampling or [`Engine::forward_pair`] need when something else begins:
-/// to ask for it anew is little beside the work, and training wants the memory.
+/// A model of more parameters gives back what only one kind of work needs when another begins: to ask for it anew is little
+/// beside the work, and each wants the memory.
 const LARGE: usize = 1_000_000;
+
+/// Kinds of work that take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// [`crate::DecodeBatch`].
+    Sampling,
+    /// [`Engine::forward_pair`].
+    Scoring,
+    /// [`Engine::step`].
+    Training,
+}
 
 /// One sequence and what is wanted of it.
 #[derive(Clone, Debug)]
@@ -96,8 +109,10 @@ pub struct Engine {
     workspaces: Mutex<Vec<Workspace>>,
     /// Of the second model of [`Engine::forward_pair`]: apart, since those above grow to what training keeps.
     seconds: Mutex<Vec<Workspace>>,
-    shards: Mutex<Vec<Vec<f32>>>,
+    /// Gradients that nobody uses.
+    gradients: Mutex<Vec<Vec<f32>>>,
     pub(crate) leftovers: Leftovers,
+    phase: Mutex<Option<Phase>>,
 }
 
 impl Engine {
@@ -109,8 +124,9 @@ impl Engine {
             keep: Keep::Activations,
             workspaces: Mutex::default(),
             seconds: Mutex::default(),
-            shards: Mutex::default(),
+            gradients: Mutex::default(),
             leftovers: Leftovers::default(),
+            phase: Mutex::default(),
         }
     }
 
@@ -127,10 +143,31 @@ impl Engine {
         self.threads
     }
 
-    fn done_sampling(&self, spec: &DecoderSpec) {
-        if spec.n_params > LARGE {
+    /// Work of a kind begins.
+    pub(crate) fn begin(&self, spec: &DecoderSpec, phase: Phase) {
+        if spec.n_params <= LARGE || lock(&self.phase).replace(phase) == Some(phase) {
+            return;
+        }
+        if phase != Phase::Sampling {
             self.leftovers.clear();
         }
+        if phase != Phase::Training {
+            lock(&self.gradients).clear();
+            lock(&self.workspaces).clear();
+        }
+    }
+
+    /// A gradient of nothing.
+    fn zeros(&self, n: usize) -> Vec<f32> {
+        let mut gradient = lock(&self.gradients).pop().unwrap_or_default();
+        gradient.clear();
+        gradient.resize(n, 0.0);
+        gradient
+    }
+
+    /// Takes a gradient that has been used, for the next one.
+    pub fn recycle(&self, gradient: Vec<f32>) {
+        lock(&self.gradients).push(gradient);
     }
 
     fn take_workspace(&self) -> Workspace {
@@ -155,17 +192,7 @@ impl Engine {
             }
             self.return_workspace(ws);
         };
-        let threads = self.threads.min(tasks);
-        if threads <= 1 {
-            worker();
-            return;
-        }
-        std::thread::scope(|s| {
-            for _ in 1..threads {
-                s.spawn(worker);
-            }
-            worker();
-        });
+        on_threads(0..self.threads.min(tasks), |_| worker());
     }
 
     /// Outputs of every row at temperature `temperature`.
@@ -196,7 +223,7 @@ impl Engine {
         rows: &[Row<'_>],
         temperature: f32,
     ) -> Vec<PairRow> {
-        self.done_sampling(policy.spec);
+        self.begin(policy.spec, Phase::Scoring);
         let vocab = policy.spec.vocab;
         assert_eq!(vocab, reference.spec.vocab, "policy and reference must share a vocabulary");
         let scale = 1.0 / temperature;
@@ -252,111 +279,92 @@ impl Engine {
         (hidden, logits)
     }
 
-    /// Forward and backward of the summed unit losses; the gradient is **added** to `grad`.
+    /// Forward and backward of the summed unit losses; the gradient is **added** to `grad`, of which an empty one is that of
+    /// nothing and becomes one float per trained parameter. [`Engine::recycle`] takes it when it has been used.
     ///
     /// `units[u]` lists the rows of unit `u`. Returns each unit's statistics in order.
     ///
     /// # Panics
-    /// As [`Engine::forward`]; if `grad` is not one float per trained parameter.
+    /// As [`Engine::forward`]; if `grad` is neither empty nor one float per trained parameter.
     pub fn step<L: UnitLoss>(
         &self,
         net: Net<'_>,
         units: &[Vec<Row<'_>>],
         temperature: f32,
         loss: &L,
-        grad: &mut [f32],
+        grad: &mut Vec<f32>,
     ) -> Vec<L::Stats> {
         let spec = net.spec;
+        self.begin(spec, Phase::Training);
+        if grad.is_empty() {
+            *grad = self.zeros(spec.n_trained());
+        }
         assert_eq!(grad.len(), spec.n_trained(), "gradient length");
-        self.done_sampling(spec);
         let scale = 1.0 / temperature;
         let chunks = chunks_of(spec, units.len(), |u| units[u].iter().map(|r| r.tokens.len()).sum());
         let shards = most_shards(spec).min(chunks.len());
         let stats: Vec<Mutex<Option<L::Stats>>> = units.iter().map(|_| Mutex::new(None)).collect();
-        let sum = InOrder { grad: Mutex::new((Some(0), grad)), passed: Condvar::new() };
-
-        self.parallel(shards, |ws, shard| {
-            let turn = Turn { sum: &sum, shard };
-            let mut buffer = lock(&self.shards).pop().unwrap_or_default();
-            buffer.clear();
-            buffer.resize(spec.n_trained(), 0.0);
+        let backward = |ws: &mut Workspace, shard: usize, grad: &mut [f32]| {
             // Chunks of a shard are spread over the batch, so long rows spread too.
             for chunk in chunks.iter().skip(shard).step_by(shards) {
                 let picked: Vec<&Row<'_>> = units[chunk.clone()].iter().flatten().collect();
                 ws.forward(net, &picked, scale, self.keep, |_, _| {});
-                zeroed(&mut ws.g_logprobs, ws.lm.logprobs.len());
-                zeroed(&mut ws.g_entropy, ws.lm.entropy.len());
-                zeroed(&mut ws.g_scalars, ws.scalars.len());
-                let (mut lm, mut sc) = (0, 0);
-                for u in chunk.clone() {
-                    let n = units[u].len();
-                    let mut outs = Vec::with_capacity(n);
-                    let (mut gl, mut ge, mut gs) =
-                        (&mut ws.g_logprobs[lm..], &mut ws.g_entropy[lm..], &mut ws.g_scalars[sc..]);
-                    let mut grads = Vec::with_capacity(n);
-                    for row in &units[u] {
-                        let a = if ws.lm.logprobs.is_empty() { 0 } else { row.lm.len() };
-                        let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() * spec.scores() };
-                        outs.push(RowOutput {
-                            logprobs: &ws.lm.logprobs[lm..lm + a],
-                            entropy: &ws.lm.entropy[lm..lm + a],
-                            scalars: &ws.scalars[sc..sc + b],
-                        });
-                        let (l, rest) = gl.split_at_mut(a);
-                        gl = rest;
-                        let (e, rest) = ge.split_at_mut(a);
-                        ge = rest;
-                        let (s, rest) = gs.split_at_mut(b);
-                        gs = rest;
-                        grads.push(RowGrad { logprobs: l, entropy: e, scalars: s });
-                        lm += a;
-                        sc += b;
-                    }
-                    *lock(&stats[u]) = Some(loss.unit(u, &outs, &mut grads));
-                }
-                ws.backward(net, scale, &mut Grad::new(spec.frozen, &mut buffer));
+                losses(ws, chunk.clone(), units, spec.scores(), loss, &stats);
+                ws.backward(net, scale, &mut Grad::new(spec.frozen, grad));
             }
-            turn.add(&buffer);
-            lock(&self.shards).push(buffer);
+        };
+        let sum = Sum::new(grad);
+        self.parallel(shards, |ws, shard| {
+            if shard == 0 {
+                sum.first(|grad| backward(ws, shard, grad));
+                return;
+            }
+            let mut buffer = self.zeros(spec.n_trained());
+            sum.add(shard, &mut buffer, |grad| backward(ws, shard, grad));
+            self.recycle(buffer);
         });
         stats.into_iter().filter_map(unlock).collect()
     }
 }
 
-/// A gradient that shards are added to in their order, as they come: there are then as many buffers as threads and not
-/// as many as shards. A thread that is early waits, which costs little, since shards are alike.
-struct InOrder<'a> {
-    /// The shard whose turn it is, `None` after one was given up, and the sum.
-    grad: Mutex<(Option<usize>, &'a mut [f32])>,
-    passed: Condvar,
-}
-
-/// A shard's place in the order. Dropped without its addition (by a panic) it lets the others go.
-struct Turn<'a, 'g> {
-    sum: &'a InOrder<'g>,
-    shard: usize,
-}
-
-impl Turn<'_, '_> {
-    fn add(&self, buffer: &[f32]) {
-        let mut grad = lock(&self.sum.grad);
-        while grad.0.is_some_and(|next| next != self.shard) {
-            grad = self.sum.passed.wait(grad).unwrap_or_else(std::sync::PoisonError::into_inner);
+/// Shows `loss` what the workspace computed of the units of a chunk, one after the other, for the gradients of it.
+fn losses<L: UnitLoss>(
+    ws: &mut Workspace,
+    chunk: Range<usize>,
+    units: &[Vec<Row<'_>>],
+    scores: usize,
+    loss: &L,
+    stats: &[Mutex<Option<L::Stats>>],
+) {
+    zeroed(&mut ws.g_logprobs, ws.lm.logprobs.len());
+    zeroed(&mut ws.g_entropy, ws.lm.entropy.len());
+    zeroed(&mut ws.g_scalars, ws.scalars.len());
+    let (mut lm, mut sc) = (0, 0);
+    for u in chunk {
+        let n = units[u].len();
+        let mut outs = Vec::with_capacity(n);
+        let (mut gl, mut ge, mut gs) =
+            (&mut ws.g_logprobs[lm..], &mut ws.g_entropy[lm..], &mut ws.g_scalars[sc..]);
+        let mut grads = Vec::with_capacity(n);
+        for row in &units[u] {
+            let a = if ws.lm.logprobs.is_empty() { 0 } else { row.lm.len() };
+            let b = if ws.scalars.is_empty() { 0 } else { row.scalar.len() * scores };
+            outs.push(RowOutput {
+                logprobs: &ws.lm.logprobs[lm..lm + a],
+                entropy: &ws.lm.entropy[lm..lm + a],
+                scalars: &ws.scalars[sc..sc + b],
+            });
+            let (l, rest) = gl.split_at_mut(a);
+            gl = rest;
+            let (e, rest) = ge.split_at_mut(a);
+            ge = rest;
+            let (s, rest) = gs.split_at_mut(b);
+            gs = rest;
+            grads.push(RowGrad { logprobs: l, entropy: e, scalars: s });
+            lm += a;
+            sc += b;
         }
-        if grad.0.is_some() {
-            crate::simd::add_assign(grad.1, buffer);
-            grad.0 = Some(self.shard + 1);
-        }
-    }
-}
-
-impl Drop for Turn<'_, '_> {
-    fn drop(&mut self) {
-        let mut grad = lock(&self.sum.grad);
-        if grad.0.is_some_and(|next| next <= self.shard) {
-            grad.0 = None;
-        }
-        self.sum.passed.notify_all();
+        *lock(&stats[u]) = Some(loss.unit(u, &outs, &mut grads));
     }
 }
 

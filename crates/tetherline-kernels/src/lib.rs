@@ -29,18 +29,22 @@ mod head;
 mod linear;
 mod mlp;
 mod norm;
+mod optimizer;
 mod params;
 pub mod rope;
 mod size;
 mod softmax;
 mod spec;
+mod sum;
 mod team;
+mod threads;
 
 pub use chunk::Net;
 pub use decode::{DecodeBatch, DecodeOutput};
 pub use engine::{Engine, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss};
 pub use floats::Floats;
 pub use linear::{PackedWeights, Precision};
+pub use optimizer::{AdamWStep, adamw, sum_of_squares};
 pub use params::Params;
 pub use size::{RowSize, Split, Work};
 pub use softmax::{draw, log_softmax_in_place};
@@ -49,3 +53,4 @@ pub use spec::{
     NormSpec,
 };
 pub use team::Team;
+pub use threads::{on_threads, worth};

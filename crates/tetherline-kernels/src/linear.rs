@@ -7,6 +7,7 @@ use crate::params::{Grad, Params};
 use crate::simd::add_assign;
 use crate::spec::{AdapterSpec, DecoderSpec, Layout, LinearSpec};
 use crate::team::{Shares, Team, each};
+use crate::threads::{on_threads, worth};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -263,23 +264,14 @@ impl PackedWeights {
                 packed.backward.pack(precision, w, over_out, over_in, l.n_out, l.n_in);
             }
         };
-        let per_thread = linears.len().div_ceil(threads.max(1));
+        let per_thread = linears.len().div_ceil(worth(threads, spec.n_params)).max(1);
         let parts = self.layers.chunks_mut(per_thread).zip(self.adapters.chunks_mut(per_thread));
         let run = |((ps, adapters), ls): ((&mut [_], &mut [_]), &[&LinearSpec])| {
             for ((p, a), l) in ps.iter_mut().zip(adapters).zip(ls) {
                 pack(p, a, l);
             }
         };
-        let parts = parts.zip(linears.chunks(per_thread));
-        if threads <= 1 {
-            parts.for_each(run);
-            return;
-        }
-        std::thread::scope(|s| {
-            for part in parts {
-                s.spawn(|| run(part));
-            }
-        });
+        on_threads(parts.zip(linears.chunks(per_thread)), run);
     }
 
     /// y\[rows × n_out\] = init + x\[rows × n_in\]·W + b, row strides `ldx` and `ldy`, and what the adapter adds.

@@ -82,6 +82,13 @@ impl Engine {
         }
     }
 
+    /// Takes a gradient of [`crate::Model::step`] that has been used: the next step needs no new one.
+    pub fn recycle(&self, gradient: Vec<f32>) {
+        if let Run::Kernels(kernels) = &self.run {
+            kernels.recycle(gradient);
+        }
+    }
+
     /// What linear layers compute with.
     pub fn precision(&self) -> Precision {
         self.precision

@@ -17,6 +17,9 @@ use std::sync::{Arc, OnceLock};
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_kernels::{DecoderSpec, Floats, PackedWeights, PairRow, Params, Row, RowResult, UnitLoss};
 
+/// Parameters above which [`Model::rest`] gives memory back.
+const LARGE: usize = 1_000_000;
+
 const LONG_ROPE: &str = "past it LongRoPE rotates the whole sequence otherwise, which cached decoding and the graph \
                          cannot follow; shorten the prompt or max_new_tokens";
 
@@ -300,6 +303,14 @@ impl Model {
         Self { packed: OnceLock::new(), ..self.clone() }
     }
 
+    /// Gives back the copies of frozen parameters that the kernels compute with, where they are large and no other model shares
+    /// them; the next pass makes them again, which is little beside it. For a model that waits while another is trained.
+    pub fn rest(&mut self) {
+        if !self.trainable && self.spec.frozen == 0 && self.n_params() > LARGE {
+            self.packed.take();
+        }
+    }
+
     /// The decoder as the kernels run it; the first engine's precision is that of the panels.
     fn kernels(&self, engine: &Engine) -> tetherline_kernels::Net<'_> {
         let (threads, precision) = (engine.threads(), engine.precision());
@@ -434,7 +445,8 @@ impl Model {
         }
     }
 
-    /// Forward, loss and backward; the gradient is added to `grad` (one float per trained parameter).
+    /// Forward, loss and backward; the gradient is added to `grad`, which has one float per trained parameter, or is empty and
+    /// will have.
     ///
     /// # Errors
     /// As [`Model::forward`]; on the graph also [`ModelError::NoGradient`].
@@ -444,12 +456,15 @@ impl Model {
         units: &[Vec<Row<'_>>],
         temperature: f32,
         loss: &L,
-        grad: &mut [f32],
+        grad: &mut Vec<f32>,
     ) -> Result<Vec<L::Stats>> {
         units.iter().flatten().try_for_each(|r| self.check_row(engine, r))?;
         match &engine.run {
             Run::Kernels(k) => Ok(k.step(self.kernels(engine), units, temperature, loss, grad)),
-            Run::Graph(device) => graph::step(&self.net(device)?, units, temperature, loss, grad),
+            Run::Graph(device) => {
+                grad.resize(self.n_trained(), 0.0);
+                graph::step(&self.net(device)?, units, temperature, loss, grad)
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::Path;
 use tetherline_core::BoxError;
-use tetherline_models::optim::{AdamW, AdamWConfig, AdamWState, clip_grad_norm};
+use tetherline_models::optim::{AdamW, AdamWConfig, AdamWState, clip_factor, grad_norm};
 use tetherline_models::{Engine, Model, Row, RowGrad, RowOutput, UnitLoss};
 
 /// A model, its gradient and its optimizer.
@@ -13,6 +13,7 @@ pub struct Trainer {
     /// The model.
     pub model: Model,
     adam: AdamW,
+    /// Empty before anything has accumulated, so that models which are trained in turn need one between them.
     grad: Vec<f32>,
     /// Hash of the frozen parameters: a checkpoint holds the trained ones alone.
     base: u64,
@@ -39,7 +40,7 @@ impl Trainer {
         model.make_trainable();
         let n = model.n_trained();
         let base = hash(model.frozen());
-        Self { model, adam: AdamW::new(n, adam), grad: vec![0.0; n], base }
+        Self { model, adam: AdamW::new(n, adam), grad: Vec::new(), base }
     }
 
     /// The optimizer's moments and its count of steps.
@@ -60,7 +61,7 @@ impl Trainer {
         self.check_size(params)?;
         self.adam.restore(moments.clone()).map_err(|e| e.to_string())?;
         self.model.update(engine, |own| own.copy_from_slice(params));
-        self.grad.fill(0.0);
+        self.grad = Vec::new();
         Ok(())
     }
 
@@ -91,7 +92,7 @@ impl Trainer {
     }
 
     fn check_size(&self, params: &[f32]) -> Result<(), BoxError> {
-        let (got, n) = (params.len(), self.grad.len());
+        let (got, n) = (params.len(), self.model.n_trained());
         if got == n {
             Ok(())
         } else {
@@ -130,8 +131,8 @@ impl Trainer {
         Ok(self.model.step(engine, units, temperature, loss, &mut self.grad)?)
     }
 
-    /// Clips the accumulated gradient, takes an optimizer step and clears the gradient. Returns the norm
-    /// before clipping.
+    /// Clips the accumulated gradient, takes an optimizer step and gives the gradient back to the engine. Returns the norm
+    /// before clipping. Where nothing has accumulated, the gradient is zero.
     ///
     /// # Errors
     /// [`NonFiniteGradient`], with parameters and moments untouched.
@@ -141,15 +142,16 @@ impl Trainer {
         lr: f64,
         max_norm: Option<f64>,
     ) -> Result<f64, NonFiniteGradient> {
-        let norm = clip_grad_norm(&mut self.grad, max_norm.unwrap_or(f64::INFINITY));
-        if !norm.is_finite() {
-            self.grad.fill(0.0);
-            return Err(NonFiniteGradient(norm));
+        let (mut grad, threads) = (std::mem::take(&mut self.grad), engine.threads());
+        grad.resize(self.model.n_trained(), 0.0);
+        let norm = grad_norm(&grad, threads);
+        if norm.is_finite() {
+            let factor = clip_factor(norm, max_norm.unwrap_or(f64::INFINITY));
+            let adam = &mut self.adam;
+            self.model.update(engine, |params| adam.step(params, &grad, factor, lr, threads));
         }
-        let (adam, grad) = (&mut self.adam, &self.grad);
-        self.model.update(engine, |params| adam.step(params, grad, lr, engine.threads()));
-        self.grad.fill(0.0);
-        Ok(norm)
+        engine.recycle(grad);
+        if norm.is_finite() { Ok(norm) } else { Err(NonFiniteGradient(norm)) }
     }
 
     /// Writes trained parameters and their moments as little-endian bytes, for a checkpoint.
@@ -159,7 +161,7 @@ impl Trainer {
     pub fn save(&self, path: &Path) -> std::io::Result<()> {
         let state = self.adam.state();
         let mut file = std::fs::File::create(path)?;
-        for word in [state.step, self.grad.len() as u64, self.base] {
+        for word in [state.step, self.model.n_trained() as u64, self.base] {
             file.write_all(&word.to_le_bytes())?;
         }
         // A piece at a time: a second copy of all of it would be the peak of a run's memory.
@@ -179,7 +181,7 @@ impl Trainer {
     /// # Errors
     /// If the bytes are of another model, or of an adapter for another one.
     pub fn restore(&mut self, engine: &Engine, bytes: &[u8]) -> Result<(), BoxError> {
-        let n = self.grad.len();
+        let n = self.model.n_trained();
         let word =
             |i: usize| bytes.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
         if word(1) != Some(n as u64) || bytes.len() != HEADER + 12 * n {

@@ -8,9 +8,10 @@
 //!
 //! ε is added outside the bias-corrected square root. (TensorFlow 1, which OpenAI's 2019 code used, adds
 //! it to the uncorrected one and so takes smaller early steps.) Scalars are computed in f64, elements in
-//! f32.
+//! f32; a gradient that is clipped is multiplied by its factor as it is read.
 
 use std::ops::Range;
+use tetherline_kernels::{AdamWStep, adamw, on_threads, worth};
 
 /// Hyperparameters; the learning rate is an argument of [`AdamW::step`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,12 +113,12 @@ impl AdamW {
         Ok(())
     }
 
-    /// One step at learning rate `lr`, on at most `threads` threads: no number depends on another, so their count does
-    /// not show in the bits.
+    /// One step at learning rate `lr` on gradients times `factor` ([`super::clip_factor`], or 1), on at most `threads` threads:
+    /// no number depends on another, so their count does not show in the bits.
     ///
     /// # Panics
     /// If `params` or `grads` do not have one entry per parameter.
-    pub fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f64, threads: usize) {
+    pub fn step(&mut self, params: &mut [f32], grads: &[f32], factor: f32, lr: f64, threads: usize) {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
         let AdamWState { step, m, v } = &mut self.state;
         assert_eq!(params.len(), m.len(), "parameters and moments");
@@ -133,34 +134,22 @@ impl AdamW {
         }
 
         let t = *step as f64;
-        let step_size = (lr / (1.0 - beta1.powf(t))) as f32;
-        let root_correction = (1.0 - beta2.powf(t)).sqrt() as f32;
-        let (eps, beta2_f) = (eps as f32, beta2 as f32);
-        let (rest1, rest2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
-        let part = |params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]| {
-            for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
-                *m += (g - *m) * rest1;
-                *v = *v * beta2_f + rest2 * g * g;
-                *p = *p * keep - step_size * (*m / (v.sqrt() / root_correction + eps));
-            }
+        let numbers = AdamWStep {
+            keep,
+            factor,
+            rest1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            rest2: (1.0 - beta2) as f32,
+            step_size: (lr / (1.0 - beta1.powf(t))) as f32,
+            root_correction: (1.0 - beta2.powf(t)).sqrt() as f32,
+            eps: eps as f32,
         };
-        let size = params.len().div_ceil(threads.max(1)).max(PER_THREAD);
-        if size >= params.len() {
-            part(params, grads, m, v);
-            return;
-        }
+        let size = params.len().div_ceil(worth(threads, params.len())).max(1);
         let parts =
             params.chunks_mut(size).zip(grads.chunks(size)).zip(m.chunks_mut(size).zip(v.chunks_mut(size)));
-        std::thread::scope(|s| {
-            for ((params, grads), (m, v)) in parts {
-                s.spawn(|| part(params, grads, m, v));
-            }
-        });
+        on_threads(parts, |((params, grads), (m, v))| adamw(params, grads, m, v, numbers));
     }
 }
-
-/// The fewest numbers that are worth a thread.
-const PER_THREAD: usize = 1 << 18;
 
 #[cfg(test)]
 mod tests {
@@ -175,7 +164,7 @@ mod tests {
         let mut params = [1.0f32; 4];
         let mut adam = AdamW::new(4, CONFIG);
         for _ in 0..7 {
-            adam.step(&mut params, &grads, 0.01, 1);
+            adam.step(&mut params, &grads, 1.0, 0.01, 1);
         }
         for (p, g) in params.iter().zip(grads) {
             let g = f64::from(g);
@@ -192,9 +181,9 @@ mod tests {
         let config = AdamWConfig { beta1: 0.5, beta2: 0.75, eps: 0.0, weight_decay: 0.0 };
         let mut adam = AdamW::new(1, config);
         let mut p = [0.0f32];
-        adam.step(&mut p, &[1.0], 0.3, 1);
+        adam.step(&mut p, &[1.0], 1.0, 0.3, 1);
         assert!((p[0] + 0.3).abs() < 1e-6, "{p:?}");
-        adam.step(&mut p, &[-1.0], 0.3, 1);
+        adam.step(&mut p, &[-1.0], 1.0, 0.3, 1);
         assert!((p[0] + 0.2).abs() < 1e-6, "{p:?}");
         assert_eq!(adam.state().m, [-0.25]);
         assert_eq!(adam.state().v, [7.0 / 16.0]);
@@ -205,7 +194,7 @@ mod tests {
     #[test]
     fn eps_is_outside_the_corrected_root() {
         let mut p = [0.0f32];
-        AdamW::new(1, CONFIG).step(&mut p, &[1e-5], 1.0, 1);
+        AdamW::new(1, CONFIG).step(&mut p, &[1e-5], 1.0, 1.0, 1);
         assert!((p[0] + 0.5).abs() < 1e-3, "{p:?}");
     }
 
@@ -215,14 +204,14 @@ mod tests {
         let mut p = [2.0f32; 4];
         let mut adam = AdamW::new(4, config).with_decay_ranges(vec![0..1, 2..3]);
         for _ in 0..3 {
-            adam.step(&mut p, &[0.0; 4], 0.5, 1);
+            adam.step(&mut p, &[0.0; 4], 1.0, 0.5, 1);
         }
         let decayed = 2.0 * 0.95f32.powi(3);
         for (got, want) in p.iter().zip([decayed, 2.0, decayed, 2.0]) {
             assert!((got - want).abs() < 1e-6, "{p:?}");
         }
         let mut p = [2.0f32];
-        AdamW::new(1, config).step(&mut p, &[0.0], 0.5, 1);
+        AdamW::new(1, config).step(&mut p, &[0.0], 1.0, 0.5, 1);
         assert!((p[0] - 1.9).abs() < 1e-6);
     }
 
@@ -231,13 +220,13 @@ mod tests {
         let grad = |t: usize| [0.1 * t as f32 - 0.3, 0.7, -(t as f32)];
         let (mut a, mut p) = (AdamW::new(3, CONFIG), [0.1f32, 0.2, 0.3]);
         for t in 0..3 {
-            a.step(&mut p, &grad(t), 0.01, 1);
+            a.step(&mut p, &grad(t), 1.0, 0.01, 1);
         }
         let (mut b, mut q) = (AdamW::new(3, CONFIG), p);
         b.restore(a.state().clone()).unwrap();
         for t in 3..6 {
-            a.step(&mut p, &grad(t), 0.01, 1);
-            b.step(&mut q, &grad(t), 0.01, 1);
+            a.step(&mut p, &grad(t), 1.0, 0.01, 1);
+            b.step(&mut q, &grad(t), 1.0, 0.01, 1);
         }
         assert_eq!(p, q);
         assert_eq!(a.state(), b.state());
@@ -247,13 +236,13 @@ mod tests {
 
     #[test]
     fn threads_do_not_show_in_the_bits() {
-        let n = 2 * PER_THREAD + 5;
+        let n = (3 << 19) + 5;
         let config = AdamWConfig { weight_decay: 0.1, ..CONFIG };
         let grads: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
         let run = |threads: usize| {
             let (mut p, mut adam) = (grads.clone(), AdamW::new(n, config));
             for _ in 0..2 {
-                adam.step(&mut p, &grads, 0.01, threads);
+                adam.step(&mut p, &grads, 1.0, 0.01, threads);
             }
             (p, adam.state().clone())
         };

@@ -7,4 +7,4 @@ mod adamw;
 mod clip;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, StateMismatch};
-pub use clip::{clip_grad_norm, grad_norm};
+pub use clip::{clip_factor, grad_norm};

@@ -156,7 +156,7 @@ impl Probe {
         let spec = shape.spec();
         let forward_work = spec.forward_work(&sizes).total();
         let forward = seconds(self.clock, || model.forward(&engine, &rows, 1.0).map(drop))?;
-        let mut grad = vec![0.0; model.n_trained()];
+        let mut grad = Vec::new();
         let step = seconds(self.clock, || model.step(&engine, &units, 1.0, &Flat, &mut grad).map(drop))?;
         let backward_work = spec.step_work(&sizes, kind.checkpointing).backward;
         let decode = self.decode(&model, &engine)?;
@@ -164,8 +164,7 @@ impl Probe {
         let (n, threads) = (model.n_trained(), self.threads);
         let mut adam = AdamW::new(n, config);
         let optimizer = seconds(self.clock, || {
-            model.update(&engine, |p| adam.step(p, &grad, 0.0, threads));
-            grad.fill(0.0);
+            model.update(&engine, |p| adam.step(p, &grad, 1.0, 0.0, threads));
             Ok(())
         })?;
         Ok(Rates {
