@@ -159,6 +159,12 @@ pub struct Scorer {
 }
 
 impl Scorer {
+    /// [`Model::rest`] of every reward model.
+    pub(crate) fn rest(&mut self) {
+        let raters = self.reward.iter_mut().map(|(rater, _)| rater).chain(&mut self.others);
+        raters.filter_map(Rater::decoder_mut).for_each(|reward| reward.model.rest());
+    }
+
     /// The scorers of a recipe for a policy with codec `policy`; `trained` is the directory of a reward model
     /// trained by this run.
     ///

@@ -456,6 +456,8 @@ impl<'a> Ppo<'a> {
         }
         let used = std::mem::replace(&mut self.decision, self.controller.observe(&observation));
         let next_entropy_coef = self.set_entropy_bonus(&scored.rollout);
+        self.reference.rest();
+        self.scorer.rest();
         let t2 = clock();
         // 5. Update, and judge what it did.
         let skip = matches!(self.decision.verdict, Verdict::Reject | Verdict::Rollback | Verdict::Halt);

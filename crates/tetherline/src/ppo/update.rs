@@ -2,12 +2,12 @@
 //! in the first `critic_warmup` steps the critic.
 
 use super::loss::{Part, PpoLoss};
-use super::{Ppo, not_finite, stage};
+use super::{Ppo, stage};
 use crate::Error;
 use crate::rows::{lm_rows, scalar_rows};
-use crate::train::Trainer;
+use crate::train::{NonFiniteGradient, Trainer};
 use tetherline_core::seeds::{Purpose, stream};
-use tetherline_core::{Advantages, Rollout, ScoredRollout, Stage, UpdateStats};
+use tetherline_core::{Advantages, ScoredRollout, Stage, UpdateStats};
 use tetherline_kl::NatsPerSequence;
 use tetherline_models::{Engine, Row};
 use tetherline_ppo::{
@@ -23,13 +23,25 @@ impl Ppo<'_> {
         full: &[Vec<u32>],
         lr: f64,
     ) -> Result<UpdateStats, Error> {
-        let rollout = &scored.rollout;
-        let lm = lm_rows(full, rollout);
+        let (rollout, engine, max_grad_norm) = (&scored.rollout, self.engine, self.config.max_grad_norm);
+        let mut lm = lm_rows(full, rollout);
         let scalar = scalar_rows(full, rollout, self.config.score_at == ScoreAt::AfterEos);
         let n = lm.len();
         let config = &PpoConfig { entropy_coef: self.entropy_bonus, ..self.config.clone() };
         let critic = config.advantages.needs_critic();
         let policy_learns = step > config.critic_warmup;
+        let spoils_gradients = self.spoils_gradients(step);
+        // A value head on the policy's own trunk learns with it.
+        let shared = critic && self.value.is_none();
+        if shared {
+            lm.iter_mut().zip(&scalar).for_each(|(row, s)| row.scalar = s.scalar.clone());
+        }
+        let not_finite = |e: NonFiniteGradient| Error::NotFinite {
+            stage: Stage::Ppo,
+            step,
+            what: e.to_string(),
+            last_checkpoint: None,
+        };
         let (mut sums, mut norms, mut steps) = (LossSums::default(), 0.0, 0u64);
         let mut of_costs = LossSums::default();
         'epochs: for epoch in 0..self.config.epochs {
@@ -38,58 +50,35 @@ impl Ppo<'_> {
             let mut of_epoch = LossSums::default();
             for minibatch in order.chunks(n / self.config.minibatches) {
                 let totals = MinibatchTotals::of(adv, adv.counted.as_ref(), minibatch);
-                for micro in minibatch.chunks(self.config.micro_batch.unwrap_or(n)) {
-                    let loss =
-                        PpoLoss { rows: micro, rollout, adv, totals: &totals, config, what: Part::Policy };
-                    if policy_learns && (self.value.is_some() || !critic) {
-                        let stats = accumulate(&mut self.policy, self.engine, micro, &lm, &loss, rollout)?;
-                        merge(&mut of_epoch, stats, step)?;
-                    }
-                    if let Some(value) = &mut self.value {
-                        let loss = PpoLoss { what: Part::Value, ..loss };
-                        let stats = accumulate(value, self.engine, micro, &scalar, &loss, rollout)?;
-                        merge(&mut of_epoch, stats, step)?;
-                        if let (Some(constraint), Some(costs)) = (&mut self.constraint, &self.costs) {
-                            let loss = PpoLoss { rollout: &costs.scored.rollout, adv: &costs.adv, ..loss };
-                            let stats = accumulate(
-                                &mut constraint.critic,
-                                self.engine,
-                                micro,
-                                &scalar,
-                                &loss,
-                                rollout,
-                            )?;
-                            merge(&mut of_costs, stats, step)?;
-                        }
-                    } else if critic {
-                        let both: Vec<Row<'_>> = lm
-                            .iter()
-                            .zip(&scalar)
-                            .map(|(l, s)| Row { scalar: s.scalar.clone(), ..l.clone() })
-                            .collect();
-                        let loss = PpoLoss { what: Part::Both, ..loss };
-                        let stats = accumulate(&mut self.policy, self.engine, micro, &both, &loss, rollout)?;
-                        merge(&mut of_epoch, stats, step)?;
-                    }
+                let loss = |rows, what| PpoLoss { rows, rollout, adv, totals: &totals, config, what };
+                let micros = || minibatch.chunks(self.config.micro_batch.unwrap_or(n));
+                // One model after the other: they need one gradient between them.
+                for rows in micros().filter(|_| policy_learns || shared) {
+                    let loss = loss(rows, if shared { Part::Both } else { Part::Policy });
+                    let stats = accumulate(&mut self.policy, engine, &lm, &loss)?;
+                    merge(&mut of_epoch, stats, step)?;
                 }
-                let not_finite = |e: crate::train::NonFiniteGradient| Error::NotFinite {
-                    stage: Stage::Ppo,
-                    step,
-                    what: e.to_string(),
-                    last_checkpoint: None,
-                };
-                if self.spoils_gradients(step) {
+                if spoils_gradients {
                     self.policy.spoil_gradient();
                 }
                 if policy_learns {
-                    norms +=
-                        self.policy.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                    norms += self.policy.step(engine, lr, max_grad_norm).map_err(not_finite)?;
                 }
                 if let Some(value) = &mut self.value {
-                    value.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                    for rows in micros() {
+                        let stats = accumulate(value, engine, &scalar, &loss(rows, Part::Value))?;
+                        merge(&mut of_epoch, stats, step)?;
+                    }
+                    value.step(engine, lr, max_grad_norm).map_err(not_finite)?;
                 }
-                if let Some(constraint) = &mut self.constraint {
-                    constraint.critic.step(self.engine, lr, self.config.max_grad_norm).map_err(not_finite)?;
+                if let (Some(constraint), Some(costs)) = (&mut self.constraint, &self.costs) {
+                    let (rollout, adv) = (&costs.scored.rollout, &costs.adv);
+                    for rows in micros() {
+                        let loss = PpoLoss { rollout, adv, ..loss(rows, Part::Value) };
+                        let stats = accumulate(&mut constraint.critic, engine, &scalar, &loss)?;
+                        merge(&mut of_costs, stats, step)?;
+                    }
+                    constraint.critic.step(engine, lr, max_grad_norm).map_err(not_finite)?;
                 }
                 steps += 1;
             }
@@ -123,18 +112,16 @@ impl Ppo<'_> {
 fn accumulate(
     trainer: &mut Trainer,
     engine: &Engine,
-    micro: &[usize],
     rows: &[Row<'_>],
     loss: &PpoLoss<'_>,
-    rollout: &Rollout,
 ) -> Result<Vec<Result<LossSums, PpoError>>, Error> {
-    let units: Vec<Vec<Row<'_>>> = micro.iter().map(|&i| vec![rows[i].clone()]).collect();
-    trainer.accumulate(engine, &units, rollout.temperature, loss).map_err(stage)
+    let units: Vec<Vec<Row<'_>>> = loss.rows.iter().map(|&i| vec![rows[i].clone()]).collect();
+    trainer.accumulate(engine, &units, loss.rollout.temperature, loss).map_err(stage)
 }
 
 fn merge(sums: &mut LossSums, rows: Vec<Result<LossSums, PpoError>>, step: u64) -> Result<(), Error> {
     for row in rows {
-        sums.merge(&row.map_err(not_finite(step))?);
+        sums.merge(&row.map_err(super::not_finite(step))?);
     }
     Ok(())
 }
