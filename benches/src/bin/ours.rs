@@ -37,6 +37,7 @@ ours prepare --model DIR --size S|M   writes DIR: models and data for all of the
 
 fn main() -> ExitCode {
     machine::start();
+    tetherline_kernels::give_back_freed_blocks();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,

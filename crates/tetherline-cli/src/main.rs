@@ -16,6 +16,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    tetherline::give_back_freed_blocks();
     let cli = cli::Cli::parse();
     output::start_tracing(cli.verbose);
     #[cfg(feature = "hub")]

@@ -19,12 +19,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Gradient shards of a step, by the size of the model alone; also the largest useful number of threads. Each has as
 /// many numbers as there are parameters, which have to be cleared and added up.
 pub(crate) fn most_shards(spec: &DecoderSpec) -> usize {
-    if spec.n_trained() > 4_000_000 { 4 } else { 8 }
+    if spec.n_trained() > LARGE { 4 } else { 8 }
 }
 
 /// A model of more parameters gives back what only one kind of work needs when another begins: to ask for it anew is little
 /// beside the work, and each wants the memory.
-const LARGE: usize = 1_000_000;
+const LARGE: usize = 4_000_000;
+
+impl DecoderSpec {
+    /// Whether memory that one kind of work alone needs (sampling, scoring, training) is given back when another begins.
+    pub fn is_large(&self) -> bool {
+        self.n_params > LARGE
+    }
+}
 
 /// Kinds of work that take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +152,7 @@ impl Engine {
 
     /// Work of a kind begins.
     pub(crate) fn begin(&self, spec: &DecoderSpec, phase: Phase) {
-        if spec.n_params <= LARGE || lock(&self.phase).replace(phase) == Some(phase) {
+        if !spec.is_large() || lock(&self.phase).replace(phase) == Some(phase) {
             return;
         }
         if phase != Phase::Sampling {
@@ -254,7 +261,7 @@ impl Engine {
             }
             lock(&self.seconds).push(other);
         });
-        if policy.spec.n_params > LARGE {
+        if policy.spec.is_large() {
             lock(&self.seconds).clear();
         }
         out.into_iter().map(unlock).collect()

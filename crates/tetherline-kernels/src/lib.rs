@@ -15,6 +15,7 @@
 
 #[macro_use]
 mod simd;
+mod allocator;
 mod attention;
 #[doc(hidden)]
 pub mod bench;
@@ -39,6 +40,7 @@ mod sum;
 mod team;
 mod threads;
 
+pub use allocator::give_back_freed_blocks;
 pub use chunk::Net;
 pub use decode::{DecodeBatch, DecodeOutput};
 pub use engine::{Engine, PairRow, Row, RowGrad, RowOutput, RowResult, UnitLoss};
@@ -46,7 +48,7 @@ pub use floats::Floats;
 pub use linear::{PackedWeights, Precision};
 pub use optimizer::{AdamWStep, adamw, sum_of_squares};
 pub use params::Params;
-pub use size::{RowSize, Split, Work};
+pub use size::{RowSize, Split, StepSize, Work};
 pub use softmax::{draw, log_softmax_in_place};
 pub use spec::{
     Activation, AdapterSpec, AttentionSpec, DecoderSpec, LayerSpec, Layout, LinearSpec, MlpSpec, NormKind,

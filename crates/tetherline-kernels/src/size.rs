@@ -46,6 +46,17 @@ pub struct Split {
     pub trained: usize,
 }
 
+/// What a training step needs beside the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepSize {
+    /// Bytes of the buffers of each thread.
+    pub workspace: usize,
+    /// Threads that have some.
+    pub threads: usize,
+    /// Gradients: the sum, and the shards that are not added to it yet.
+    pub gradients: usize,
+}
+
 /// Floating-point operations of a decoder on some rows; a multiply-add counts as two.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
@@ -129,12 +140,17 @@ impl DecoderSpec {
         (chunk::forward_bytes(self, &chunk), threads.min(chunks))
     }
 
-    /// Bytes of the buffers that a training step over `units` adds to those of [`DecoderSpec::forward_bytes`] for each
-    /// thread, and the number of threads, each with a gradient shard of its own besides.
-    pub fn step_bytes(&self, units: &[Vec<RowSize>], checkpointing: bool, threads: usize) -> (usize, usize) {
+    /// What a training step over `units` adds to [`DecoderSpec::forward_bytes`].
+    pub fn step_size(&self, units: &[Vec<RowSize>], checkpointing: bool, threads: usize) -> StepSize {
         let (chunk, chunks) = largest(self, units);
         let keep = if checkpointing { Keep::Inputs } else { Keep::Activations };
-        (chunk::step_bytes(self, &chunk, keep), most_shards(self).min(chunks).min(threads))
+        let shards = most_shards(self).min(chunks);
+        StepSize {
+            workspace: chunk::step_bytes(self, &chunk, keep),
+            threads: threads.min(shards),
+            // The first shard's is the sum; its thread goes on with another.
+            gradients: shards.min(threads + 1),
+        }
     }
 
     /// Bytes that each thread rounds operands into for products in bf16 over `units`: on the way forward, and what the

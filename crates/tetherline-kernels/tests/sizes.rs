@@ -176,10 +176,11 @@ fn sizes_are_those_of_what_is_allocated() {
         drop(engine.forward(net, &rows, 1.0));
         close("a forward pass", forward, live() - before);
         engine.step(net, &units, 1.0, &Flat, &mut grad);
-        let (step, shards) = spec.step_bytes(&sizes, checkpointing, 1);
-        let said = forward + step + shards * 4 * spec.n_params;
+        let step = spec.step_size(&sizes, checkpointing, 1);
+        assert_eq!((step.threads, step.gradients), (1, 2));
+        let said = forward + step.workspace + 4 * spec.n_params;
         close("a training step", said, live() - before);
-        let without = said - shards * 4 * spec.n_params;
+        let without = said - 4 * spec.n_params;
         close("workspaces", without, live() - before - 4 * spec.n_params);
     }
 

@@ -50,7 +50,7 @@ pub use lora::{LoraConfig, TargetModules};
 pub use model::{Model, ModelShape};
 pub use tetherline_kernels::{
     Activation, DecoderSpec, NormKind, PairRow, Precision, Row, RowGrad, RowOutput, RowResult, RowSize,
-    Split, Team, UnitLoss, Work, draw, log_softmax_in_place,
+    Split, Team, UnitLoss, Work, draw, give_back_freed_blocks, log_softmax_in_place,
 };
 pub use tokenizer::{JointEncoding, Tokenizer};
 pub use tokenizer_pieces::Encoded;

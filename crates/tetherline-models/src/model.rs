@@ -17,9 +17,6 @@ use std::sync::{Arc, OnceLock};
 use tetherline_core::seeds::{Purpose, stream};
 use tetherline_kernels::{DecoderSpec, Floats, PackedWeights, PairRow, Params, Row, RowResult, UnitLoss};
 
-/// Parameters above which [`Model::rest`] gives memory back.
-const LARGE: usize = 1_000_000;
-
 const LONG_ROPE: &str = "past it LongRoPE rotates the whole sequence otherwise, which cached decoding and the graph \
                          cannot follow; shorten the prompt or max_new_tokens";
 
@@ -303,10 +300,10 @@ impl Model {
         Self { packed: OnceLock::new(), ..self.clone() }
     }
 
-    /// Gives back the copies of frozen parameters that the kernels compute with, where they are large and no other model shares
-    /// them; the next pass makes them again, which is little beside it. For a model that waits while another is trained.
+    /// For a model that waits while another is trained: gives back the panels that the kernels compute with, if they are large
+    /// and no other model can have them too. The next pass makes them again, which is little beside it.
     pub fn rest(&mut self) {
-        if !self.trainable && self.spec.frozen == 0 && self.n_params() > LARGE {
+        if !self.trainable && self.spec.frozen == 0 && self.spec.is_large() {
             self.packed.take();
         }
     }

@@ -59,7 +59,7 @@ pub use plan::{PlannedStage, plan};
 pub use recipe::{Recipe, RecipeError};
 /// Statistics and pages of what was measured.
 pub use tetherline_eval as eval;
-pub use tetherline_models::Device;
 /// Models from the hub.
 #[cfg(feature = "hub")]
 pub use tetherline_models::hub;
+pub use tetherline_models::{Device, give_back_freed_blocks};

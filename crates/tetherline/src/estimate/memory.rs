@@ -1,7 +1,8 @@
 //! Peak memory of each stage as a sum of named parts.
 //!
-//! A stage is taken at the moment when most is alive. The engine's workspaces and gradient shards outlive the stage that
-//! made them, so a whole run carries them on.
+//! A stage is taken at the moment when most is alive. The engine's workspaces and gradients outlive the stage that made them,
+//! so a whole run of a small model carries them on. A large one gives back what only one kind of work needs when another
+//! begins, and frozen models give back their panels while others are trained: of its PPO the larger of two moments counts.
 
 use super::Ground;
 use super::models::{Models, Reference};
@@ -40,10 +41,11 @@ struct Pools {
     step: usize,
     /// Of the reference, for each thread.
     second: usize,
-    /// A gradient shard.
-    shard: usize,
+    /// Bytes of a gradient, and how many there are: the sum and what is not added to it yet.
+    gradient: usize,
+    gradients: usize,
     threads: usize,
-    sharding: usize,
+    training: usize,
     /// Of the encoder that needs most, however many threads.
     encoder: usize,
     /// What each thread rounds to bf16 on the way forward, and what the way back adds.
@@ -70,18 +72,19 @@ impl Pools {
     fn step(&mut self, shape: &ModelShape, units: &[Vec<RowSize>], checkpointing: bool, threads: usize) {
         let rows: Vec<RowSize> = units.iter().flatten().copied().collect();
         self.forward(shape, &rows, threads);
-        let (bytes, threads) = shape.spec().step_bytes(units, checkpointing, threads);
-        self.step = self.step.max(bytes);
-        self.sharding = self.sharding.max(threads);
+        let size = shape.spec().step_size(units, checkpointing, threads);
+        self.step = self.step.max(size.workspace);
+        self.training = self.training.max(size.threads);
+        self.gradients = self.gradients.max(size.gradients);
         if self.precision == Precision::Bf16 {
             self.rounded_back = self.rounded_back.max(shape.spec().rounding_bytes(units).1);
         }
-        self.shard = self.shard.max(shape.weight_bytes().trained);
+        self.gradient = self.gradient.max(shape.weight_bytes().trained);
     }
 }
 
 /// A list of parts under way.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Parts(Vec<Part>);
 
 impl Parts {
@@ -104,15 +107,14 @@ impl Parts {
     fn trainer(&mut self, name: &str, shape: &ModelShape, precision: Precision) {
         let n = shape.weight_bytes().trained;
         self.model(name, n, shape.spec().panel_bytes(true, precision).trained);
-        self.add(format!("{name}: gradient"), n);
         self.add(format!("{name}: moments"), 2 * n);
     }
 
     fn pools(&mut self, p: &Pools) {
-        self.add("workspaces", p.threads * (p.forward + p.second) + p.sharding * p.step);
+        self.add("workspaces", p.threads * (p.forward + p.second) + p.training * p.step);
         self.add("workspace of encoders", p.encoder);
-        self.add("gradient shards", p.sharding * p.shard);
-        self.add("rounded to bf16", p.threads * p.rounded + p.sharding * p.rounded_back);
+        self.add("gradients", p.gradients * p.gradient);
+        self.add("rounded to bf16", p.threads * p.rounded + p.training * p.rounded_back);
     }
 
     /// Decoding `rows`: caches, and everything else of the batches and of the draws.
@@ -331,11 +333,32 @@ pub(super) fn stages(recipe: &Recipe, models: &Models, ground: &Ground) -> Vec<S
         }
         pools.second(policy, &rows, threads);
     }
-    parts.pools(&pools);
-    parts.sampler(&models.policy, &rows, &recipe.sampling, threads);
     let numbers: usize = rows.iter().map(|r| ROLLOUT.0 * r.lm + ROLLOUT.1 * r.tokens).sum();
     parts.add("rollouts", numbers);
-    all.push(parts.of(Stage::Ppo, held));
+    let sampler = |parts: &mut Parts| parts.sampler(&models.policy, &rows, &recipe.sampling, threads);
+    let moments = if models.policy.spec().is_large() {
+        let mut sampling = parts.clone();
+        let mut scoring = parts.clone();
+        let mut training = parts;
+        sampler(&mut sampling);
+        scoring.pools(&Pools { step: 0, gradient: 0, rounded_back: 0, ..pools });
+        training.pools(&Pools { second: 0, ..pools });
+        if !is_frozen {
+            let rest =
+                |parts: &mut Parts, name: &str| parts.0.retain(|p| p.name != format!("{name}: panels"));
+            rest(&mut training, "reward model");
+            // Of an update that is judged KL is measured, maybe again and again.
+            if !recipe.judges_updates() {
+                rest(&mut training, "reference");
+            }
+        }
+        vec![sampling, scoring, training]
+    } else {
+        sampler(&mut parts);
+        parts.pools(&pools);
+        vec![parts]
+    };
+    all.extend(moments.into_iter().map(|m| m.of(Stage::Ppo, held)).max_by_key(|m| m.peak));
 
     evaluation(&mut all, &mut pools);
     all
