@@ -21,8 +21,8 @@ mod scale;
 
 pub use ab::ab_page;
 pub use data::{
-    DomainAccuracy, GroupAccuracy, LossPoint, ReliabilityBin, ReportData, RewardModelReport, SamplePair,
-    SampleSide, StageNote, sample_pairs,
+    DomainAccuracy, GroupAccuracy, LossPoint, NotFinite, ReliabilityBin, ReportData, RewardModelReport,
+    SamplePair, SampleSide, StageNote, sample_pairs,
 };
 
 pub use frontier::{frontier_page, frontier_svg};

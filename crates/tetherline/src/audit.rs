@@ -10,7 +10,7 @@
 //! | `checkpoint` | one is about to appear | the step, of which stage, SHA-256 of each file |
 //! | `rolled_back`, `halt_released` | the run went back, or on after a halt | to which step |
 //! | `evaluation` | `evaluation.json` was written | its SHA-256 |
-//! | `end` | the process ends by itself | how, and the SHA-256 of every log |
+//! | `end` | the process ends by itself | how (with what was not finite, where that ended it), and the SHA-256 of every log |
 //!
 //! A resumed run does not cut it: the other logs are cut back to the checkpoint, this one says that it went on from there
 //! (`restored`), and the decisions of the lost steps stand twice. They must be the same, as a resumed run repeats what was
@@ -30,10 +30,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tetherline_audit::{AuditLog, Head, Record, dir_sha256, file_sha256, sha256, verify};
 use tetherline_core::Stage;
+use tetherline_eval::report::NotFinite;
 use tetherline_models::Device;
 
-/// The logs whose hashes an `end` record has.
-const LOGS: [&str; 7] = [
+/// The logs and tables whose hashes an `end` record has.
+const LOGS: [&str; 9] = [
     "metrics.jsonl",
     "control.jsonl",
     "samples.jsonl",
@@ -41,6 +42,8 @@ const LOGS: [&str; 7] = [
     "sft.jsonl",
     "reward.jsonl",
     "dpo.jsonl",
+    "reward_held_out.json",
+    "dpo_held_out.json",
 ];
 
 /// Appends `value`, an object, to a log.
@@ -118,7 +121,33 @@ pub(crate) fn ended(run: &RunDir, failed: Option<&Error>) -> Result<(), Error> {
             hashes.insert(name, hash_of(&path)?);
         }
     }
-    record(run, json!({"event": "end", "outcome": word, "step": step, "logs": hashes}))
+    let mut body = json!({"event": "end", "outcome": word, "step": step, "logs": hashes});
+    if let Some(Error::NotFinite { stage, what, last_checkpoint, .. }) = failed {
+        let checkpoint = last_checkpoint.as_deref().map(|p| p.strip_prefix(run.root()).unwrap_or(p));
+        (body["stage"], body["what"]) = (json!(stage.name()), json!(what));
+        body["checkpoint"] = json!(checkpoint.map(|p| p.display().to_string()));
+    }
+    record(run, body)
+}
+
+/// How a run ended on a number that is not finite, if it did and no process has gone on since. The chain is not verified.
+pub(crate) fn not_finite(run: &RunDir) -> Result<Option<NotFinite>, Error> {
+    let path = run.audit();
+    let text = match std::fs::read_to_string(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|source| Error::Io { action: "read", path, source })?,
+    };
+    let last: Option<Value> = text.lines().next_back().and_then(|line| serde_json::from_str(line).ok());
+    let Some(end) = last.filter(|r| r["event"] == "end" && r["outcome"] == "not_finite") else {
+        return Ok(None);
+    };
+    let words = |key: &str| end[key].as_str().map(str::to_owned);
+    Ok(Some(NotFinite {
+        stage: words("stage").unwrap_or_default(),
+        step: end["step"].as_u64().unwrap_or_default(),
+        what: words("what").unwrap_or_else(|| "a number was not finite".to_owned()),
+        checkpoint: words("checkpoint"),
+    }))
 }
 
 /// The records of the lines that a step added to `control.jsonl`.
@@ -195,7 +224,8 @@ fn compare(root: &Path, head: Head, records: &[Record]) -> Checked {
             expect(name, file_sha256(&root.join(name)), was);
         }
     }
-    if let Some(evaluation) = last("evaluation") {
+    let evaluation = last("evaluation");
+    if let Some(evaluation) = evaluation {
         expect("evaluation.json", file_sha256(&root.join("evaluation.json")), &evaluation.body["sha256"]);
     }
     let mut stages: BTreeMap<&str, &Value> = BTreeMap::new();
@@ -205,6 +235,13 @@ fn compare(root: &Path, head: Head, records: &[Record]) -> Checked {
     for (stage, was) in stages {
         let dir = if stage == Stage::Ppo.name() { "policy" } else { stage };
         expect(&format!("{dir}/"), dir_sha256(&root.join(dir)), was);
+    }
+    if evaluation.is_none() && root.join("evaluation.json").is_file() {
+        problems.push(
+            "evaluation.json is not in the audit: it was put there, or the run was killed just then (`tether eval` evaluates \
+             anew)"
+                .to_owned(),
+        );
     }
     if records.is_empty() {
         problems.push("audit.jsonl has no record: it covers nothing".to_owned());

@@ -90,15 +90,15 @@ pub fn run(recipe: &Recipe, options: &RunOptions, observer: &mut dyn Observer) -
     // What ended the run matters more than that its end could not be recorded.
     let recorded = audit::models(&run.dir, &run.models);
     let recorded = recorded.and_then(|()| audit::ended(&run.dir, outcome.as_ref().err()));
-    let halted = matches!(outcome, Err(Error::Halted { .. }));
+    let stopped = matches!(outcome, Err(Error::Halted { .. } | Error::NotFinite { .. }));
     let recorded = recorded.and_then(|()| {
-        if had_report || halted || !summary.table.is_empty() {
+        if had_report || stopped || !summary.table.is_empty() {
             summary.report = Some(report::write(run.dir.root())?);
         }
         Ok(())
     });
-    if let (true, Some(report)) = (halted, &summary.report) {
-        observer.on_event(&Event::Note(&format!("the report of the halted run: {}", report.display())));
+    if let (true, Some(report)) = (stopped, &summary.report) {
+        observer.on_event(&Event::Note(&format!("the report of the run that stopped: {}", report.display())));
     }
     outcome?;
     recorded?;

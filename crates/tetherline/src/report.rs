@@ -42,6 +42,7 @@ pub fn write(run_dir: &Path) -> Result<PathBuf, Error> {
         title: "Tetherline run".into(),
         run_name: name_of(root, &recipe),
         halted: halted(&control),
+        not_finite: crate::audit::not_finite(&run)?,
         stages: [
             steps("sft", sft.len(), "steps"),
             steps("reward", reward.len(), "steps"),

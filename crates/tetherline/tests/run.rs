@@ -151,6 +151,45 @@ fn the_audit_has_the_sha256_of_every_model_before_the_first_checkpoint() {
 }
 
 #[test]
+fn a_run_that_ends_on_a_number_that_is_not_finite_leaves_a_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let title = |out: &Path| {
+        let html = std::fs::read_to_string(out.join("report.html")).unwrap();
+        let at = html.find("<h1>").unwrap() + 4;
+        (html[at..at + html[at..].find("</h1>").unwrap()].to_owned(), html)
+    };
+    // In the first stage, before there is anything but a few losses.
+    let out = dir.path().join("sft");
+    let error = run(&recipe(&[("sft.lr", "1e30")]), &options(&out, 1, false), &mut Silent).unwrap_err();
+    let Error::NotFinite { stage: Stage::Sft, step, what, last_checkpoint: None } = error else {
+        panic!("{error}")
+    };
+    let (found, html) = title(&out);
+    assert_eq!(found, format!("NOT FINITE: stopped at step {step} of sft"));
+    assert!(html.contains(&what) && html.contains("No checkpoint had been saved yet."), "{what}");
+    // In PPO, with a checkpoint before it; the audit covers what the report says.
+    let sets = [("allow_faults", "true"), ("fault", "[{ at = 4, what = 'nan_gradient' }]")];
+    let (out, recipe) = (dir.path().join("ppo"), recipe(&sets));
+    let error = run(&recipe, &options(&out, 1, false), &mut Silent).unwrap_err();
+    let Error::NotFinite { stage: Stage::Ppo, step: 4, what, .. } = error else { panic!("{error}") };
+    let told = |html: &str| {
+        html.contains(&format!("The run stopped itself: {what}."))
+            && html.contains("The last good checkpoint is checkpoints/step-000002.")
+    };
+    let (found, html) = title(&out);
+    assert!(found == "NOT FINITE: stopped at step 4 of ppo" && told(&html), "{found}");
+    assert_eq!(tetherline::audit::check(&out, None).unwrap().problems, [""; 0]);
+    // Drawn anew it says the same; while the run goes on there is none.
+    std::fs::remove_file(out.join("report.html")).unwrap();
+    tetherline::report::write(&out).unwrap();
+    assert!(told(&title(&out).1));
+    let mut observer = StopAt { stage: Stage::Ppo, at: 3, reached: false };
+    let stopped = run(&recipe, &options(&out, 1, true), &mut observer);
+    assert!(matches!(stopped, Err(Error::Interrupted { step: 3, .. })), "{stopped:?}");
+    assert_eq!(title(&out).0, "3 PPO steps, not evaluated");
+}
+
+#[test]
 fn held_out_prompts_are_measured_as_often_as_asked_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let metrics = |name: &str, every: &str| -> Vec<serde_json::Map<String, serde_json::Value>> {

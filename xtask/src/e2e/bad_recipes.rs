@@ -54,7 +54,12 @@ pub(super) fn check(checks: &mut Checks, s: &Setup<'_>) {
     checks.check("bad input: PPO that breaks keeps its last good checkpoint", || {
         let out = s.tether.path("nan-ppo");
         let args = args!["run", s.recipe, "--set", "ppo.lr=1e30", "--set", "ppo.steps=6", "--out", out];
-        s.expect_error(&args, &["ppo", "step", "checkpoint"])
+        s.expect_error(&args, &["ppo", "step", "checkpoint"])?;
+        let report = fs::read_to_string(out.join("report.html"))?;
+        if !report.contains("NOT FINITE: stopped at step") {
+            bail!("the report does not say that the run stopped on a number that is not finite");
+        }
+        Ok(())
     });
     checks.check("bad input: the run directory of another recipe is left alone", || {
         let out = s.tether.path("theirs");

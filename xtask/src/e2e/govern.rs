@@ -73,6 +73,13 @@ fn gates(tether: &Tether) -> Result<()> {
     expect_verdict(&json, true, 2)?;
     tether.run(&[gate(&strict), outs].concat())?.expect_error(&["refused: 0 of 2 gates", "missing"])?;
     expect_verdict(&json, false, 2)?;
+    // A table or chain that was edited is not judged.
+    let edited = tether.path("gated");
+    copy_dir(&whole, &edited)?;
+    let evaluation = fs::read(edited.join("evaluation.json"))?;
+    fs::write(edited.join("evaluation.json"), [&evaluation[..], b" "].concat())?;
+    let gate = args!["gate", "--candidate", edited, "--gates", loose];
+    tether.run(&gate)?.expect_error(&["evaluation.json is not what it was", "not judged"])?;
     let xml = fs::read_to_string(&junit)?;
     if !xml.contains("tests=\"2\" failures=\"2\"") {
         bail!("gate.xml: {xml}");

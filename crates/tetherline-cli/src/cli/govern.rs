@@ -286,8 +286,9 @@ Example:
       name = \"p95_ms\"        # from --metrics FILE
       max = 400.0
 
-Exit code 0: every gate passed; 1: one did not. A bound has to keep the limit, not the
-number itself, and what was not measured does not pass.";
+Exit code 0: every gate passed; 1: one did not, or a run's numbers are not those of its
+audit. A bound has to keep the limit, not the number itself, and what was not measured
+does not pass.";
 
 pub(crate) const AUDIT_HELP: &str = "\
 Examples:

@@ -15,6 +15,8 @@ pub struct ReportData {
     pub run_name: String,
     /// Step and reason of a halt after which the run did not go on.
     pub halted: Option<(u64, String)>,
+    /// Where it ended on a number that is not finite.
+    pub not_finite: Option<NotFinite>,
     /// Stages done, in order.
     pub stages: Vec<StageNote>,
     /// Baseline against aligned policy on held-out prompts.
@@ -37,6 +39,19 @@ pub struct ReportData {
     pub samples: Vec<SamplePair>,
     /// The resolved recipe as TOML text.
     pub recipe: String,
+}
+
+/// How a run ended on a number that is not finite.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NotFinite {
+    /// In which stage.
+    pub stage: String,
+    /// At which step, from 1.
+    pub step: u64,
+    /// What was not finite.
+    pub what: String,
+    /// The last good checkpoint, if there was one.
+    pub checkpoint: Option<String>,
 }
 
 /// A stage and what to say of it.

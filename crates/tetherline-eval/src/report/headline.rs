@@ -3,7 +3,7 @@
 //! A claim of direction is made only where the 95 % interval of the change excludes zero.
 
 use super::{
-    ReportData,
+    NotFinite, ReportData,
     curves::points,
     html::{brief, interval, num, percent},
 };
@@ -24,6 +24,17 @@ pub(super) fn headline(data: &ReportData) -> Headline {
         headline
             .sentences
             .push("With --resume --after-halt it goes on, once somebody has looked at it.".into());
+    }
+    if let Some(NotFinite { stage, step, what, checkpoint }) = &data.not_finite {
+        headline.title = format!("NOT FINITE: stopped at step {step} of {stage}");
+        headline.sentences.insert(0, format!("The run stopped itself: {what}."));
+        headline.sentences.push(match checkpoint {
+            Some(path) => format!(
+                "The last good checkpoint is {path}. With --resume the run goes on from there and repeats the same steps; with \
+                 other settings, or under kl.guard, which undoes such an update, it is a new run."
+            ),
+            None => "No checkpoint had been saved yet.".to_owned(),
+        });
     }
     headline
 }

@@ -191,6 +191,25 @@ fn a_halted_run_says_so_first() {
 }
 
 #[test]
+fn a_run_that_ended_on_a_number_that_is_not_finite_says_so_first() {
+    let of = |checkpoint: Option<&str>| {
+        let not_finite = Some(super::NotFinite {
+            stage: "ppo".into(),
+            step: 7,
+            what: "the gradient norm is <NaN>".into(),
+            checkpoint: checkpoint.map(str::to_owned),
+        });
+        render(&ReportData { not_finite, ..data(1.0) })
+    };
+    let html = of(Some("checkpoints/step-000006"));
+    assert!(html.contains("<h1>NOT FINITE: stopped at step 7 of ppo</h1>"), "{html}");
+    assert!(html.contains("The run stopped itself: the gradient norm is &lt;NaN&gt;."), "{html}");
+    assert!(html.contains("The last good checkpoint is checkpoints/step-000006."), "{html}");
+    balanced(&html);
+    assert!(of(None).contains("No checkpoint had been saved yet."));
+}
+
+#[test]
 fn what_is_missing_is_said() {
     let html = render(&ReportData::default());
     for line in [

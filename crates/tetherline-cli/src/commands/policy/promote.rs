@@ -2,7 +2,7 @@
 
 use super::{actor, called, digits, find, told};
 use crate::cli::{PromoteArgs, RollbackArgs};
-use crate::commands::gate::{show, timing};
+use crate::commands::gate::{audited, show, timing};
 use crate::exit_codes::{Refused, UsageError};
 use crate::output;
 use serde_json::json;
@@ -20,8 +20,9 @@ pub(super) fn promote(registry: &mut Registry, args: &PromoteArgs) -> anyhow::Re
     let timing = Some(timing(&args.timing));
     let mut options = GateOptions { gates: args.gates.clone(), timing, ..GateOptions::default() };
     // A policy without a run has only what a file says of it.
+    let mut doubts = Vec::new();
     for side in std::iter::once(&policy.artifact).chain(now.as_ref().map(|p| &p.artifact)) {
-        expect_audited(side)?;
+        doubts.extend(expect_audited(side)?);
     }
     (options.candidate, options.metrics) = match (run_of(&policy.artifact), &args.metrics) {
         (Some(run), metrics) => (run, metrics.clone()),
@@ -37,7 +38,8 @@ pub(super) fn promote(registry: &mut Registry, args: &PromoteArgs) -> anyhow::Re
     } else {
         options.baseline_metrics = args.baseline_metrics.clone();
     }
-    let verdict = judge(&options)?;
+    let mut verdict = judge(&options)?;
+    verdict.warnings.extend(doubts);
     show(&verdict);
     let evidence = Evidence {
         passed: verdict.report.passed,
@@ -116,15 +118,8 @@ fn expect_unchanged(policy: &Artifact) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a policy whose run has other numbers than its audit recorded: gates would judge what nobody measured.
-fn expect_audited(policy: &Artifact) -> anyhow::Result<()> {
-    let Some(run) = run_of(policy) else { return Ok(()) };
-    let refused = |why: String| -> anyhow::Error {
-        Refused(format!("{}: {}: {why}", called(policy), run.display())).into()
-    };
-    match tetherline::audit::check_results(&run) {
-        Ok(checked) if checked.problems.is_empty() => Ok(()),
-        Ok(checked) => Err(refused(checked.problems.join("; "))),
-        Err(e) => Err(refused(e.to_string())),
-    }
+/// Refuses a policy whose run has other numbers than its audit recorded; what that does not cover.
+fn expect_audited(policy: &Artifact) -> anyhow::Result<Option<String>> {
+    let Some(run) = run_of(policy) else { return Ok(None) };
+    Ok(audited(&run).map_err(|why| Refused(format!("{}: {why}", called(policy))))?)
 }
