@@ -88,11 +88,14 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     match failed {
         None => Ok(()),
-        Some((name, log)) => bail!("ci stopped at {name}; its whole output is in {}", log.display()),
+        Some((name, log)) => bail!(
+            "ci stopped at {name}; compiler messages are above, all else it printed is in {}",
+            log.display()
+        ),
     }
 }
 
-/// Runs a step, everything it prints into `log`. Shows all of it, or of tests only the gist.
+/// Runs a step, what it prints on standard output into `log`. Shows all of it, or of tests only the gist.
 fn run_step(command: &mut Command, log: &Path, gist: bool) -> Result<bool> {
     let mut file = fs::File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
     // Compiler messages come on standard error and are shown as they come.

@@ -29,7 +29,7 @@ impl UnitLoss for Nll {
 }
 
 /// One training step.
-fn train(model: &mut Model, engine: &Engine, tokens: &[Vec<u32>], grad: &mut [f32]) -> Result<()> {
+fn train(model: &mut Model, engine: &Engine, tokens: &[Vec<u32>], grad: &mut Vec<f32>) -> Result<()> {
     let row = |tokens| vec![Row { tokens, lm: PROMPT - 1..WIDTH - 1, scalar: 0..0 }];
     let units: Vec<Vec<Row<'_>>> = tokens.iter().map(|t| row(&t[..])).collect();
     grad.fill(0.0);
