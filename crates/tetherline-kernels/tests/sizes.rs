@@ -66,9 +66,9 @@ impl Build {
 }
 
 /// A Llama with heads of 24 and grouped queries.
-fn llama() -> DecoderSpec {
+fn llama(vocab: usize) -> DecoderSpec {
     let mut b = Build(0, 0);
-    let embed = b.take(500 * DIM);
+    let embed = b.take(vocab * DIM);
     let layer = |b: &mut Build| LayerSpec {
         norm1: Some(b.norm()),
         attention: AttentionSpec {
@@ -96,14 +96,14 @@ fn llama() -> DecoderSpec {
     };
     let layers = (0..LAYERS).map(|_| layer(&mut b)).collect();
     let final_norm = b.norm();
-    let lm_head = Some(b.linear(DIM, 500));
+    let lm_head = Some(b.linear(DIM, vocab));
     let table = RopeTable::new((0..12).map(|i| 0.5f32.powi(i)).collect(), 1.0, 256);
     DecoderSpec {
         dim: DIM,
         heads: 4,
         kv_heads: 2,
         head_dim: 24,
-        vocab: 500,
+        vocab,
         max_positions: 256,
         embed,
         embed_scale: 1.0,
@@ -138,8 +138,46 @@ fn close(what: &str, said: usize, counted: usize) {
 
 // With one thread, which counts its own.
 #[test]
+fn a_large_model_gives_back_what_other_work_needs() {
+    for (vocab, large) in [(500, false), (20_000, true)] {
+        let spec = llama(vocab);
+        assert_eq!(spec.is_large(), large);
+        let flat: Vec<f32> = (0..spec.n_params).map(|i| (i as f32 * 0.37).sin() * 0.02).collect();
+        let params = Params::trained(&flat);
+        let packed = PackedWeights::new(&spec, params, true, Precision::F32, 1);
+        let net = Net::new(&spec, params, &packed);
+        let tokens: Vec<u32> = (0..96).map(|t| t * 7 % 500).collect();
+        let row = Row { tokens: &tokens, lm: 90..95, scalar: 0..0 };
+        let units = vec![vec![row.clone()]; 4];
+        let engine = Engine::new(1);
+        let before = live();
+        let train = || {
+            let mut grad = Vec::new();
+            engine.step(net, &units, 1.0, &Flat, &mut grad);
+            let bits: Vec<u32> = grad.iter().map(|g| g.to_bits()).collect();
+            engine.recycle(grad);
+            bits
+        };
+        let first = train();
+        let step = spec.step_size(&vec![vec![RowSize { tokens: 96, lm: 5, scalar: 0 }]; 4], false, 1);
+        let gradients = step.gradients * 4 * spec.n_params;
+        assert!(step.gradients > 1 && live() - before - 4 * spec.n_params > gradients, "{vocab}: trained");
+        drop(engine.forward_pair(net, net, &[row.clone()], 1.0));
+        let scored = live() - before - 4 * spec.n_params;
+        assert_eq!(scored < gradients / 4, large, "{vocab}: {scored} bytes are left of training");
+        {
+            let mut batch = DecodeBatch::new(net, 96).of(&engine);
+            batch.push_all(&[&tokens[..40]; 3], false);
+            batch.step(&[3; 3]);
+        }
+        assert!(train() == first, "{vocab}: the same bits");
+    }
+}
+
+// With one thread, which counts its own.
+#[test]
 fn sizes_are_those_of_what_is_allocated() {
-    let spec = llama();
+    let spec = llama(500);
     let flat: Vec<f32> = (0..spec.n_params).map(|i| (i as f32 * 0.37).sin() * 0.02).collect();
     let params = Params::trained(&flat);
     for precision in [Precision::F32, Precision::Bf16] {
@@ -219,7 +257,7 @@ fn sizes_are_those_of_what_is_allocated() {
 /// By hand: a matrix of 250 columns has 16 panels of 16 columns, one of 96 six.
 #[test]
 fn panels_are_padded_to_sixteen_columns() {
-    let spec = llama();
+    let spec = llama(500);
     let block = 4 * 96 * (6 + 3 + 3 + 6 + 16 + 16) * 16 + 4 * 250 * 6 * 16;
     let head = 4 * 96 * 32 * 16;
     assert_eq!(spec.panel_bytes(false, Precision::F32).trained, LAYERS * block + head);
@@ -228,7 +266,7 @@ fn panels_are_padded_to_sixteen_columns() {
 /// By hand: one token sees itself, and a multiply-add is two operations.
 #[test]
 fn work_is_two_operations_a_weight_and_token() {
-    let spec = llama();
+    let spec = llama(500);
     let block = 2 * 96 * (96 + 48 + 48 + 96 + 3 * 250) + 4 * 96;
     let row = RowSize { tokens: 1, lm: 1, scalar: 0 };
     let work = spec.forward_work(&[row; 3]);
