@@ -490,3 +490,33 @@ impl Model {
         Ok(DecodeBatch { rows, vocab: self.config.vocab, capacity, lens: Vec::new() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::ModelFiles;
+    use std::path::Path;
+
+    #[test]
+    fn a_large_frozen_model_rests_without_its_panels() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/tiny-llama");
+        let config = ModelConfig::load(&ModelFiles::dir(dir).unwrap()).unwrap();
+        let engine = Engine::new(2);
+        let mut large = config.clone();
+        large.vocab = 5_000_000 / config.dim;
+        for (config, trainable, rests) in
+            [(config, false, false), (large.clone(), true, false), (large, false, true)]
+        {
+            let mut model = Model::random(config, Heads { lm: true, scalar: false }, 1);
+            if trainable {
+                model.make_trainable();
+            }
+            let tokens = [5, 2, 7, 1, 3];
+            let row = || Row { tokens: &tokens, lm: 0..4, scalar: 0..0 };
+            let before = model.forward(&engine, &[row()], 1.0).unwrap();
+            model.rest();
+            assert_eq!(model.packed.get().is_none(), rests, "{} parameters", model.n_params());
+            assert_eq!(model.forward(&engine, &[row()], 1.0).unwrap(), before);
+        }
+    }
+}
