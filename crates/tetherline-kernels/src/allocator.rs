@@ -1,7 +1,8 @@
 //! What the system's allocator does with freed memory.
 
-/// Lets the allocator give freed blocks of 256 KiB and more back to the system at once, where it is glibc's. For a program, at
-/// its start; a library leaves that choice to the program.
+/// Lets the allocator give freed blocks of 256 KiB and more back to the system at once, where it is glibc's and the environment
+/// says nothing else (`MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`). For a program, at its start; a library leaves that choice to
+/// the program.
 ///
 /// By itself glibc learns from each such block that is freed to keep the next ones of its size, up to 32 MiB. Gradients, caches
 /// and panels of a model of some million parameters come and go with the kind of work, and then leave holes that none of
@@ -10,6 +11,9 @@ pub fn give_back_freed_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::ffi::c_int;
+        if ["MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"].iter().any(|v| std::env::var_os(v).is_some()) {
+            return;
+        }
         // malloc.h
         const M_TRIM_THRESHOLD: c_int = -1;
         const M_MMAP_THRESHOLD: c_int = -3;

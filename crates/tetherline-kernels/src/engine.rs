@@ -172,9 +172,12 @@ impl Engine {
         gradient
     }
 
-    /// Takes a gradient that has been used, for the next one.
+    /// Takes a gradient that has been used, for the next one; no more of them than a step needs.
     pub fn recycle(&self, gradient: Vec<f32>) {
-        lock(&self.gradients).push(gradient);
+        let mut gradients = lock(&self.gradients);
+        if gradients.len() <= self.threads {
+            gradients.push(gradient);
+        }
     }
 
     fn take_workspace(&self) -> Workspace {

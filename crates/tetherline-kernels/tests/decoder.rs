@@ -371,12 +371,49 @@ fn a_loss_that_panics_ends_the_step() {
     // Long enough for a chunk each, so that there are as many shards.
     let seqs: Vec<Vec<u32>> = (0..6).map(|_| vec![1; 100]).collect();
     let units: Vec<Vec<Row<'_>>> = rows(&seqs).into_iter().map(|r| vec![r]).collect();
+    let gradient = |engine: &Engine| {
+        let mut grad = Vec::new();
+        engine.step(net, &units, 1.0, &Weighted, &mut grad);
+        grad
+    };
+    let expected = gradient(&Engine::new(1));
     for threads in [1, 2, 4] {
+        let engine = Engine::new(threads);
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut grad = vec![0.0; spec.n_params];
-            Engine::new(threads).step(net, &units, 1.0, &Broken, &mut grad);
+            engine.step(net, &units, 1.0, &Broken, &mut Vec::new());
         }));
         assert!(ended.is_err(), "{threads} threads");
+        assert_eq!(gradient(&engine), expected, "{threads} threads, after a panic");
+    }
+}
+
+/// Six shards, so that the order of their sum shows in the bits, and a second batch that is added to the first.
+#[test]
+fn shards_of_several_batches_add_up_to_the_same_bits() {
+    for kind in [LLAMA, GPT] {
+        let (spec, flat) = decoder(kind);
+        let packed = PackedWeights::new(&spec, Params::trained(&flat), true, Precision::F32, 1);
+        let net = Net::new(&spec, Params::trained(&flat), &packed);
+        let seqs: Vec<Vec<u32>> =
+            (0..9u32).map(|s| (0..90 + s).map(|i| (i * 7 + s * 13) % 37).collect()).collect();
+        let units: Vec<Vec<Row<'_>>> = rows(&seqs).into_iter().map(|r| vec![r]).collect();
+        let run = |threads: usize, parts: &[std::ops::Range<usize>]| {
+            let (engine, mut grad) = (Engine::new(threads), Vec::new());
+            for part in parts {
+                engine.step(net, &units[part.clone()], 0.8, &Weighted, &mut grad);
+            }
+            grad.iter().map(|g| g.to_bits()).collect::<Vec<u32>>()
+        };
+        let (whole, apart) = (run(1, &[0..9]), run(1, &[0..6, 6..9]));
+        assert_ne!(whole, apart, "{}: another order of the sum", kind.name);
+        for (a, b) in whole.iter().zip(&apart) {
+            let (a, b) = (f32::from_bits(*a), f32::from_bits(*b));
+            assert!((a - b).abs() <= 1e-4 * (1.0 + a.abs()), "{}: {a} {b}", kind.name);
+        }
+        for threads in [2, 3, 4, 8] {
+            assert_eq!(run(threads, &[0..9]), whole, "{}, {threads} threads", kind.name);
+            assert_eq!(run(threads, &[0..6, 6..9]), apart, "{}, {threads} threads, two batches", kind.name);
+        }
     }
 }
 

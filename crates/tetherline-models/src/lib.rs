@@ -45,6 +45,8 @@ pub use encoders::{Encoder, EncoderProbe, EncoderShape};
 pub use engine::{DecodeBatch, DecodeOutput, Engine};
 pub use error::{ModelError, Result};
 pub use files::ModelFiles;
+#[cfg(feature = "graph")]
+pub use graph::{CandleLoss, CandleRow};
 pub use layout::{Heads, Slot};
 pub use lora::{LoraConfig, TargetModules};
 pub use model::{Model, ModelShape};

@@ -9,10 +9,12 @@ mod common;
 #[path = "common/train.rs"]
 mod train;
 
+use candle_core::Tensor;
 use common::{Golden, GoldenRow, dirs, fixtures};
 use std::path::{Path, PathBuf};
 use tetherline_models::{
-    Device, Engine, Heads, Model, ModelError, ModelFiles, Row, RowGrad, RowOutput, SaveType, UnitLoss,
+    CandleLoss, CandleRow, Device, Engine, Heads, Model, ModelError, ModelFiles, Row, RowGrad, RowOutput,
+    SaveType, UnitLoss,
 };
 use train::{ids, json};
 
@@ -221,6 +223,74 @@ fn same_gradients(model: &Model, units: &[Vec<Row<'_>>], temperature: f32) {
         // Rounding of a number next to 0.25 is 1.5e-8.
         close(&slot.name, &graph, &kernels, (1e-4 * largest(&kernels)).max(2e-6));
         assert!(largest(&kernels) > 0.0, "{}", slot.name);
+    }
+}
+
+/// PPO with a clipped ratio, a squared value error and an entropy bonus, by hand: old log-prob −4, advantages of alternating sign.
+struct ByHand;
+
+fn advantage(i: usize) -> f32 {
+    if i.is_multiple_of(2) { 1.5 } else { -0.5 }
+}
+
+impl UnitLoss for ByHand {
+    type Stats = f64;
+
+    fn unit(&self, _: usize, rows: &[RowOutput<'_>], grads: &mut [RowGrad<'_>]) -> f64 {
+        let mut loss = 0.0;
+        for (row, grad) in rows.iter().zip(grads) {
+            for (i, logprob) in row.logprobs.iter().enumerate() {
+                let (ratio, a) = ((logprob + 4.0).exp(), advantage(i));
+                let clipped = ratio.clamp(0.8, 1.2);
+                loss -= f64::from((ratio * a).min(clipped * a)) + 0.01 * f64::from(row.entropy[i]);
+                grad.logprobs[i] = if ratio * a <= clipped * a { -a * ratio } else { 0.0 };
+                grad.entropy[i] = -0.01;
+            }
+            for (value, g) in row.scalars.iter().zip(grad.scalars.iter_mut()) {
+                loss += 0.5 * f64::from((value - 2.0).powi(2));
+                *g = value - 2.0;
+            }
+        }
+        loss
+    }
+}
+
+fn ppo(_: usize, rows: &[CandleRow]) -> candle_core::Result<Tensor> {
+    let mut loss = Tensor::zeros((), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+    for row in rows {
+        let n = row.logprobs.dim(0)?;
+        let a = Tensor::from_vec((0..n).map(advantage).collect(), n, row.logprobs.device())?;
+        let ratio = (&row.logprobs + 4.0)?.exp()?;
+        let surrogate = (&ratio * &a)?.minimum(&(ratio.clamp(0.8f32, 1.2f32)? * &a)?)?;
+        let values = ((&row.scalars - 2.0)?.sqr()? * 0.5)?;
+        loss = (((loss - surrogate.sum_all()?)? - (row.entropy.sum_all()? * 0.01)?)? + values.sum_all()?)?;
+    }
+    Ok(loss)
+}
+
+#[test]
+fn a_loss_may_be_a_candle_expression() {
+    let model = load(&fixtures().join("tiny-llama"), BOTH);
+    let tokens = ragged(model.config().vocab);
+    let units: Vec<Vec<Row<'_>>> = rows(&tokens).chunks(2).map(<[Row<'_>]>::to_vec).collect();
+    for engine in [Engine::new(2), graph()] {
+        let (mut by_hand, mut by_candle) = (Vec::new(), Vec::new());
+        let expected = model.step(&engine, &units, 0.7, &ByHand, &mut by_hand).unwrap();
+        let found = model.step(&engine, &units, 0.7, &CandleLoss::new(ppo), &mut by_candle).unwrap();
+        assert_eq!(found.len(), 3);
+        for (found, expected) in found.into_iter().zip(expected) {
+            let found = found.unwrap();
+            assert!((found - expected).abs() < 1e-5 * expected.abs(), "{found} {expected}");
+        }
+        close("gradient", &by_candle, &by_hand, 1e-5 * largest(&by_hand));
+        // What candle cannot compute is said, unit by unit, and adds nothing.
+        let wrong = CandleLoss::new(|_, rows: &[CandleRow]| rows[0].logprobs.reshape((1000, 7)));
+        let several = CandleLoss::new(|_, rows: &[CandleRow]| Ok(rows[0].logprobs.clone()));
+        let mut grad = Vec::new();
+        let failed = model.step(&engine, &units, 0.7, &wrong, &mut grad).unwrap();
+        assert!(failed.iter().all(Result::is_err) && grad.iter().all(|g| *g == 0.0));
+        assert!(model.step(&engine, &units[..1], 0.7, &several, &mut grad).unwrap()[0].is_err());
+        assert!(grad.iter().all(|g| *g == 0.0));
     }
 }
 

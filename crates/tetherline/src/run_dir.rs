@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tetherline_audit::{AuditError, AuditLog};
 use tetherline_core::Stage;
 
@@ -398,13 +399,22 @@ fn is_empty(root: &Path) -> Result<bool, RunDirError> {
     Ok(true)
 }
 
+/// A process that was killed holds its lock until the system has taken its memory back.
+const FOR_ONE_THAT_ENDS: Duration = Duration::from_secs(2);
+
 fn lock(root: &Path) -> Result<File, RunDirError> {
     let path = root.join(LOCK);
     let file = File::create(&path).map_err(io_error("create", &path))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(RunDirError::InUse { path: root.to_owned() }),
-        // Some file systems have no locks; a run is possible there all the same.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    let until = Instant::now() + FOR_ONE_THAT_ENDS;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(TryLockError::WouldBlock) => return Err(RunDirError::InUse { path: root.to_owned() }),
+            // Some file systems have no locks; a run is possible there all the same.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+        }
     }
 }
 

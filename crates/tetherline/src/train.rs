@@ -204,6 +204,7 @@ impl Trainer {
             .restore(AdamWState { step: word(0).unwrap_or(0), m: floats(1), v: floats(2) })
             .map_err(|e| e.to_string())?;
         self.model.update(engine, |p| p.copy_from_slice(&params));
+        self.grad = Vec::new();
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ mod batch;
 mod decode;
 mod decoder;
 mod heads;
+mod loss;
 mod open;
 mod ops;
 mod step;
@@ -23,6 +24,7 @@ mod upload;
 
 pub(crate) use candle_core::Device as GraphDevice;
 pub(crate) use decode::CachedRows;
+pub use loss::{CandleLoss, CandleRow};
 pub(crate) use open::open;
 pub(crate) use step::step;
 pub(crate) use upload::{DeviceCopy, Uploaded};

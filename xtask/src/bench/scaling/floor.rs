@@ -1,5 +1,6 @@
 //! The least time that the work can take: its floating-point operations at the rate of multiply-adds in registers, or
-//! its bytes at the rate at which memory of that footprint is read, whichever takes longer.
+//! its bytes at the rate at which memory of a quarter of that footprint is read, whichever takes longer: a cache may keep a
+//! part from one step to the next, and a last-level cache that other machines share gives more at some minutes than at others.
 //!
 //! Norms, activations, softmax, exponentials, packing and calls are free here, so the floor is below what any program
 //! reaches, and a ratio against it is an upper bound.
@@ -61,6 +62,9 @@ impl Model {
     }
 }
 
+/// By this a footprint is divided before its bandwidth is looked up.
+const KEPT: f64 = 4.0;
+
 /// What the machine can do on some number of threads.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
@@ -100,12 +104,17 @@ impl Machine {
         }
     }
 
+    /// The highest rate at which work of a footprint may read it.
+    pub(super) fn rate(&self, bytes: f64) -> f64 {
+        self.bandwidth(bytes / KEPT)
+    }
+
     fn seconds(&self, flop: f64, bytes: f64) -> f64 {
-        (flop / self.peak).max(bytes / self.bandwidth(bytes))
+        (flop / self.peak).max(bytes / self.rate(bytes))
     }
 
     fn adam(&self, params: f64) -> f64 {
-        28.0 * params / self.bandwidth(28.0 * params)
+        28.0 * params / self.rate(28.0 * params)
     }
 
     /// A training step on `rows` × `tokens` tokens with loss over `heads` positions of each.

@@ -18,7 +18,7 @@ const INTENSITY: &str = "## Arithmetic intensity
 
 A step moves at least 44 bytes per parameter (weights forward and backward, gradient written and read, AdamW's seven
 streams), decoding 4 bytes per weight and the cache of every row at a context of 40. *Ridge*: the intensity from which
-arithmetic is the limit, at the bandwidth of that footprint.
+arithmetic is the limit, at the bandwidth of a quarter of that footprint.
 
 ";
 
@@ -84,9 +84,9 @@ fn intensity(found: &Measured, out: &mut String) {
     for (name, about, train, sample) in &found.models {
         let model = Model::of(about);
         let mut add = |work: String, flop: f64, bytes: f64, seconds: f64| {
-            let ridge = m.peak / m.bandwidth(bytes);
+            let ridge = m.peak / m.rate(bytes);
             let bound = if flop / bytes < ridge { "memory" } else { "arithmetic" };
-            let least = (flop / m.peak).max(bytes / m.bandwidth(bytes));
+            let least = (flop / m.peak).max(bytes / m.rate(bytes));
             let share = format!("{} %", cell(100.0 * least / seconds));
             rows.push(vec![
                 work,
