@@ -166,6 +166,8 @@ mod tests {
         let m = machine();
         assert_eq!([1e3, 1024.0 * 1024.0, 1e9].map(|b| m.bandwidth(b)), [1e11, 1e11, 5e10]);
         assert!((m.bandwidth(2048.0 * 1024.0) - 7.5e10).abs() < 1.0);
+        // What does not fit a cache whole may still keep a quarter in it.
+        assert_eq!([4096.0 * 1024.0, 1e9].map(|b| m.rate(b)), [1e11, 5e10]);
     }
 
     /// The model M of the benchmarks: 98.9 GFLOP without attention, as `docs/performance.md` counts.
@@ -189,6 +191,6 @@ mod tests {
         let (m, machine) =
             (Model { params: 1e6, trunk: 9e5, head: 1e5, dim: 64.0, layers: 4.0, kv: 64.0 }, machine());
         assert!(machine.ppo(&m, true) < 0.6 * machine.ppo(&m, false));
-        assert!(machine.sampling(&m, 8.0, 8.0, 64.0) > 4.0 * machine.sampling(&m, 1.0, 8.0, 64.0));
+        assert!(machine.sampling(&m, 8.0, 8.0, 64.0) > 3.5 * machine.sampling(&m, 1.0, 8.0, 64.0));
     }
 }
