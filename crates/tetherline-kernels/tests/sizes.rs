@@ -162,7 +162,7 @@ fn a_large_model_gives_back_what_other_work_needs() {
         let step = spec.step_size(&vec![vec![RowSize { tokens: 96, lm: 5, scalar: 0 }]; 4], false, 1);
         let gradients = step.gradients * 4 * spec.n_params;
         assert!(step.gradients > 1 && live() - before - 4 * spec.n_params > gradients, "{vocab}: trained");
-        drop(engine.forward_pair(net, net, &[row.clone()], 1.0));
+        drop(engine.forward_pair(net, net, std::slice::from_ref(&row), 1.0));
         let scored = live() - before - 4 * spec.n_params;
         assert_eq!(scored < gradients / 4, large, "{vocab}: {scored} bytes are left of training");
         {
