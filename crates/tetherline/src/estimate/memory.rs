@@ -2,7 +2,7 @@
 //!
 //! A stage is taken at the moment when most is alive. The engine's workspaces and gradients outlive the stage that made them,
 //! so a whole run of a small model carries them on. A large one gives back what only one kind of work needs when another
-//! begins, and frozen models give back their panels while others are trained: of its PPO the larger of two moments counts.
+//! begins, and frozen models give back their panels while others are trained: of its PPO the largest of three moments counts.
 
 use super::Ground;
 use super::models::{Models, Reference};

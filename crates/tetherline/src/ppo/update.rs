@@ -31,7 +31,7 @@ impl Ppo<'_> {
         let critic = config.advantages.needs_critic();
         let policy_learns = step > config.critic_warmup;
         let spoils_gradients = self.spoils_gradients(step);
-        // A value head on the policy's own trunk learns with it.
+        // A value head on the policy's own trunk learns with it, and has no warm-up.
         let shared = critic && self.value.is_none();
         if shared {
             lm.iter_mut().zip(&scalar).for_each(|(row, s)| row.scalar = s.scalar.clone());
@@ -53,15 +53,15 @@ impl Ppo<'_> {
                 let loss = |rows, what| PpoLoss { rows, rollout, adv, totals: &totals, config, what };
                 let micros = || minibatch.chunks(self.config.micro_batch.unwrap_or(n));
                 // One model after the other: they need one gradient between them.
-                for rows in micros().filter(|_| policy_learns || shared) {
-                    let loss = loss(rows, if shared { Part::Both } else { Part::Policy });
-                    let stats = accumulate(&mut self.policy, engine, &lm, &loss)?;
-                    merge(&mut of_epoch, stats, step)?;
-                }
-                if spoils_gradients {
-                    self.policy.spoil_gradient();
-                }
                 if policy_learns {
+                    for rows in micros() {
+                        let loss = loss(rows, if shared { Part::Both } else { Part::Policy });
+                        let stats = accumulate(&mut self.policy, engine, &lm, &loss)?;
+                        merge(&mut of_epoch, stats, step)?;
+                    }
+                    if spoils_gradients {
+                        self.policy.spoil_gradient();
+                    }
                     norms += self.policy.step(engine, lr, max_grad_norm).map_err(not_finite)?;
                 }
                 if let Some(value) = &mut self.value {
